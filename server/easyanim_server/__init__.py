@@ -1,0 +1,1 @@
+"""The easyanim server: EasyAnimate V5.1 behind a streaming gRPC call."""

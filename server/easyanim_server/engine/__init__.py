@@ -1,0 +1,1 @@
+"""The model: loading, encoding, denoising, decoding. The only importer of torch."""

@@ -1,0 +1,268 @@
+"""The nouns that all floors share: jobs, pictures, buckets, events, and the two protocols.
+
+Pure Python; nothing here knows gRPC, torch or processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+DEFAULT_STEPS = 35
+DEFAULT_GUIDANCE = 6.0
+DEFAULT_FPS = 8
+MAX_STEPS = 200
+GUIDANCE_RANGE = (1.0, 20.0)
+FPS_RANGE = (1, 60)
+MAX_SEED = 2**63 - 1
+MAX_FRAMES = 49
+"""Longest clip that the model was trained on."""
+SIZE_MULTIPLE = 16
+"""Heights and widths are multiples of it: the VAE's factor 8 times the patch size 2."""
+CHUNK_BYTES = 256 * 1024
+"""Largest part of a file in one event."""
+
+
+class Phase(Enum):
+    """What a worker is doing; values are the contract's enum names less their prefix."""
+
+    TEXT_ENCODE = "TEXT_ENCODE"
+    IMAGE_ENCODE = "IMAGE_ENCODE"
+    DENOISE = "DENOISE"
+    DECODE = "DECODE"
+
+
+class FitPolicy(Enum):
+    """How a picture of another aspect becomes the bucket's."""
+
+    CROP = "CROP"
+    PAD = "PAD"
+    STRETCH = "STRETCH"
+
+
+class OutputFormat(Enum):
+    """File formats by media type."""
+
+    MP4 = "video/mp4"
+    WEBM = "video/webm"
+    MKV = "video/x-matroska"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """One shape that the engine serves; compiled and warmed as a whole."""
+
+    height: int
+    """Pixels, a multiple of 16."""
+    width: int
+    """Pixels, a multiple of 16."""
+    frames: int
+    """Frames of the video, of the form 4k+1, in [1, 49]."""
+
+    @property
+    def name(self) -> str:
+        """Height by width, as requests name it: ``384x672``."""
+        return f"{self.height}x{self.width}"
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.frames}"
+
+    @property
+    def log_aspect(self) -> float:
+        """Natural logarithm of width over height; 0 is square."""
+        return math.log(self.width / self.height)
+
+    @classmethod
+    def parse(cls, text: str) -> Bucket:
+        """Read ``HxW`` or ``HxWxF``; frames default to 49.
+
+        Raises:
+            ValueError: the text has another form, or a number is not allowed.
+        """
+        parts = text.lower().strip().split("x")
+        if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
+            raise ValueError(f"bucket {text!r} must look like 384x672 or 384x672x49 (height x width x frames)")
+        height, width, frames = (int(part) for part in [*parts, str(MAX_FRAMES)][:3])
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels <= 0 or pixels % SIZE_MULTIPLE:
+                raise ValueError(f"bucket {text!r}: {name} {pixels} must be a positive multiple of {SIZE_MULTIPLE}")
+        if not is_frame_count(frames):
+            raise ValueError(f"bucket {text!r}: {frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+        return cls(height, width, frames)
+
+
+def is_frame_count(frames: int) -> bool:
+    """Whether the VAE can decode so many frames: one alone, then groups of four."""
+    return 1 <= frames <= MAX_FRAMES and frames % 4 == 1
+
+
+def nearest_bucket(buckets: Iterable[Bucket], aspect: float) -> Bucket:
+    """The bucket whose aspect is nearest to `aspect` (width over height) by logarithm.
+
+    Of equally near ones the first stands, so the order of the configuration is the order of preference.
+    """
+    target = math.log(aspect)
+    return min(buckets, key=lambda bucket: round(abs(bucket.log_aspect - target), 9))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, already in the bucket's size."""
+
+    width: int
+    height: int
+    rgb: bytes
+    """Rows from the top, 3 bytes a pixel: ``height * width * 3`` bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation with every default resolved. Travels to the worker process."""
+
+    id: str
+    prompt: str
+    negative_prompt: str
+    bucket: Bucket
+    steps: int
+    guidance: float
+    seed: int
+    fps: int = DEFAULT_FPS
+    output: OutputFormat = OutputFormat.MP4
+    start: Picture | None = None
+    end: Picture | None = None
+    fit: FitPolicy = FitPolicy.CROP
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job has a place in the queue."""
+
+    job: Job
+    prompt_tokens: int
+    prompt_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job waits; `ahead` counts waiting and running jobs, `eta` is in seconds."""
+
+    ahead: int
+    eta: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A phase advanced. Times in seconds."""
+
+    phase: Phase
+    completed: int
+    total: int
+    unit_seconds: float | None
+    elapsed: float
+    eta: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next bytes of the file, at most `CHUNK_BYTES`."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The file is complete."""
+
+    size: int
+    sha256: bytes
+    seconds: dict[Phase, float]
+    """Seconds of each phase, measured in the worker."""
+    total_seconds: float
+    peak_device_bytes: int
+    model: ModelInfo
+    queue_seconds: float = 0.0
+
+
+Event = Accepted | Queued | Progress | Chunk | Completed
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """What the front needs to count a prompt's tokens without loading the model."""
+
+    tokenizer_json: str
+    """A serialised `tokenizers.Tokenizer`."""
+    prefix: str
+    """Chat template before the prompt."""
+    suffix: str
+    """Chat template after the prompt."""
+    max_tokens: int
+    """Tokens that the model reads; the rest is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a worker serves, as it goes into receipts."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over configuration and weight names, shapes and types; hex."""
+    parameters: int
+    """Parameters of the transformer."""
+    attention_mode: str
+    dtype: str
+    device: str
+    backend: str = "eager"
+    profile: str = "exact"
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+Observer = Callable[[Phase, int, int], None]
+"""Called by the engine between units of work with (phase, completed, total).
+
+It may raise to leave the engine, which then is as good as new.
+"""
+
+
+class Engine(Protocol):
+    """One model on one device. Used by one thread at a time."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """What is loaded."""
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """How prompts are counted."""
+
+    def warm(self, buckets: Sequence[Bucket]) -> None:
+        """Run every bucket once, so that no request pays for a first time."""
+
+    def begin(self, job: Job, observe: Observer) -> Any:
+        """Encode text and pictures and draw the noise; returns a sampling at step 0."""
+
+    def step(self, sampling: Any) -> None:
+        """Take one denoising step in place."""
+
+    def decode(self, sampling: Any) -> Iterator[Any]:
+        """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) uint8 arrays on the host."""
+
+    def peak_bytes(self, reset: bool = False) -> int:
+        """Highest device memory since the last reset; 0 on CPU."""
+
+
+class Worker(Protocol):
+    """A place where jobs run, one at a time, seen from the front's event loop."""
+
+    async def start(self) -> None:
+        """Bring the worker up; returns when it is warm."""
+
+    def run(self, job: Job) -> AsyncIterator[Event]:
+        """Run one job; closing the iterator cancels it. Raises `EasyAnimError` on failure."""
+
+    async def stop(self) -> None:
+        """End the worker and everything it holds."""

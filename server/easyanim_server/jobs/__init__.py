@@ -1,0 +1,1 @@
+"""Admission, the queue, and what each job has said so far."""

@@ -1,0 +1,147 @@
+"""All settings in one frozen object, read once: flags, then `EASYANIM_*`, then a TOML file, then defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from easyanim_server.errors import ConfigurationError
+from easyanim_server.job import Bucket
+
+ENV_PREFIX = "EASYANIM_"
+
+DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
+
+PUBLISHED_BUCKETS = (
+    "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
+)  # fmt: skip
+"""The sizes that the model's authors publish times for; 49 frames each."""
+
+TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
+"""Sizes for `builtin:tiny`, quick on a laptop's CPU."""
+
+
+class Settings(BaseSettings):
+    """How the server runs. Environment variables are `EASYANIM_` plus a field's name in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str = DEFAULT_MODEL
+    """What to serve: a Hugging Face id, a local diffusers folder, builtin:tiny, synthetic:7b or synthetic:12b."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    listen: str = "127.0.0.1:50051"
+    """Address and port of the gRPC server; port 0 takes a free one."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
+    attention_mode: Literal["original", "diffusers"] = "original"
+    """original runs the network as it was trained; diffusers repeats its port's omission, for comparison."""
+    buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
+    """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
+    noise_augmentation: float = Field(default=0.0563, ge=0.0, le=1.0)
+    """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
+    queue_size: int = Field(default=8, ge=1, le=1024)
+    """Jobs that may wait; the next one is refused with RESOURCE_EXHAUSTED."""
+    max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
+    """Largest request message; gRPC itself refuses a larger one."""
+    max_image_pixels: int = Field(default=50_000_000, ge=256)
+    """Largest picture, width times height, checked before it is decoded."""
+    max_prompt_chars: int = Field(default=4000, ge=1)
+    """Longest prompt and negative prompt."""
+    heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)
+    """Longest silence on a stream."""
+    drain_seconds: float = Field(default=900.0, ge=0.0)
+    """After SIGTERM, how long running and waiting jobs may take to finish."""
+    start_timeout_seconds: float = Field(default=3600.0, gt=0.0)
+    """How long a worker may take to load and warm up before it is started again."""
+    cpu_threads: int = Field(default=0, ge=0)
+    """Threads of one operation on the CPU; 0 leaves it to torch."""
+    reflection: bool = True
+    """Whether grpcurl and the like may ask for the contract."""
+    log_format: Literal["console", "json"] = "console"
+    """console for people, json for collectors."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _parse_buckets(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part for part in value.replace(" ", "").split(",") if part]
+        parsed = [item if isinstance(item, Bucket) else Bucket.parse(str(item)) for item in value]
+        twice = {str(item) for item in parsed if parsed.count(item) > 1}
+        if twice:
+            raise ValueError(f"named more than once: {', '.join(sorted(twice))}")
+        return tuple(parsed)
+
+    @property
+    def catalogue(self) -> tuple[Bucket, ...]:
+        """The buckets to serve, in order of preference."""
+        if self.buckets:
+            return self.buckets
+        names = TINY_BUCKETS if self.model == "builtin:tiny" else PUBLISHED_BUCKETS
+        return tuple(Bucket.parse(name) for name in names)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, which wins over the file named by `load`."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
+        return init_settings, env_settings, file
+
+    @classmethod
+    def load(cls, flags: dict[str, Any] | None = None, file: Path | None = None) -> Settings:
+        """Read flags, environment and `file`.
+
+        Raises:
+            ConfigurationError: a value is not allowed, a name is not known, or the file cannot be read.
+        """
+        unknown = unknown_environment(os.environ)
+        if unknown:
+            known = ", ".join(sorted(ENV_PREFIX + name.upper() for name in cls.model_fields))
+            raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}; known are {known}")
+        if file is not None and not file.is_file():
+            raise ConfigurationError(f"settings file {str(file)!r} does not exist")
+
+        class FromFile(cls):  # type: ignore[valid-type, misc]
+            model_config = SettingsConfigDict(toml_file=file)
+
+        try:
+            loaded = FromFile(**(flags or {})) if file else cls(**(flags or {}))
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_sentence(item) for item in error.errors())) from error
+        except ValueError as error:
+            raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
+        return cls.model_construct(**dict(loaded))
+
+
+def unknown_environment(environment: Iterable[str]) -> list[str]:
+    """Names that start with `EASYANIM_` and are no setting: misspelt ones must not pass in silence."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def _sentence(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; known are {', '.join(sorted(Settings.model_fields))}"
+    return f"{name}={item.get('input')!r}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""Frames in, file bytes out while they arrive."""

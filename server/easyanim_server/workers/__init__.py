@@ -1,0 +1,1 @@
+"""Processes that own a device, and the channel to them."""
