@@ -1,1 +1,5 @@
 """The easyanim server: EasyAnimate V5.1 behind a streaming gRPC call."""
+
+from importlib.metadata import version
+
+__version__ = version("easyanim")

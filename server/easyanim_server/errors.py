@@ -3,6 +3,7 @@
 EasyAnimError
 ├── InvalidArgument      a request's fields are wrong; nothing was started
 ├── QueueFull            all places in the queue are taken
+├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job
 ├── DeadlineExpired      the caller's deadline passed before the video was complete
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EasyAnimError(Exception):
@@ -25,6 +26,17 @@ class EasyAnimError(Exception):
 
     reason: ClassVar[str] = "UNKNOWN"
     """UPPER_SNAKE_CASE name that callers may branch on; part of the contract."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross the worker's pipe; the default would call __init__ with the finished message.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[EasyAnimError], args: tuple[Any, ...], state: dict[str, Any]) -> EasyAnimError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,16 @@ class QueueFull(EasyAnimError):
         super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
         self.retry_after = retry_after
         """Seconds after which a place is expected to be free."""
+
+
+class NotReady(EasyAnimError):
+    """The model is being loaded for the first time."""
+
+    reason = "NOT_READY"
+    retry_after = 2.0
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"the server is not ready yet: {detail}")
 
 
 class ShuttingDown(EasyAnimError):

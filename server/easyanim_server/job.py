@@ -6,7 +6,7 @@ Pure Python; nothing here knows gRPC, torch or processes.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -221,6 +221,14 @@ class ModelInfo:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a worker that is up brings along."""
+
+    model: ModelInfo
+    tokenizer: PromptTokenizer
+
+
 Observer = Callable[[Phase, int, int], None]
 """Called by the engine between units of work with (phase, completed, total).
 
@@ -248,7 +256,7 @@ class Engine(Protocol):
     def step(self, sampling: Any) -> None:
         """Take one denoising step in place."""
 
-    def decode(self, sampling: Any) -> Iterator[Any]:
+    def decode(self, sampling: Any) -> Generator[Any, None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) uint8 arrays on the host."""
 
     def peak_bytes(self, reset: bool = False) -> int:
@@ -258,11 +266,23 @@ class Engine(Protocol):
 class Worker(Protocol):
     """A place where jobs run, one at a time, seen from the front's event loop."""
 
-    async def start(self) -> None:
-        """Bring the worker up; returns when it is warm."""
+    async def start(self, report: Callable[[str], None]) -> Served:
+        """Bring the worker up; returns when it is warm. `report` takes a sentence for each stage.
 
-    def run(self, job: Job) -> AsyncIterator[Event]:
-        """Run one job; closing the iterator cancels it. Raises `EasyAnimError` on failure."""
+        Raises:
+            EasyAnimError: it will never come up with these settings.
+            WorkerLost: the process died or took too long; another try may succeed.
+        """
+
+    def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        """Run one job to its end.
+
+        Raises:
+            EasyAnimError: why there is no video; `JobCancelled` after `cancel`.
+        """
+
+    def cancel(self, job: Job) -> None:
+        """Ask the worker to leave this job; `run` ends as soon as it has."""
 
     async def stop(self) -> None:
-        """End the worker and everything it holds."""
+        """End the worker and everything it holds, at once."""

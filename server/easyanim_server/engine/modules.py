@@ -21,7 +21,8 @@ class Modules:
     transformer: EasyAnimateTransformer3DModel
     vae: AutoencoderKLMagvit
     text_encoder: nn.Module
-    """Qwen2-VL's text model less its last layer and final norm: `last_hidden_state` is the stock `hidden_states[-2]`."""
+    """`qwen.TrimmedTextEncoder`: called with (input_ids, attention_mask), each (batch, tokens) int64, it returns the
+    stock `hidden_states[-2]`, (batch, tokens, hidden)."""
     tokenizer: PreTrainedTokenizerBase
     """With the chat template; pads on the right."""
     scheduler: FlowMatchEulerDiscreteScheduler
@@ -29,12 +30,14 @@ class Modules:
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
-        return next(self.transformer.parameters()).device
+        device: torch.device = next(self.transformer.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Compute type of the transformer."""
-        return next(self.transformer.parameters()).dtype
+        dtype: torch.dtype = next(self.transformer.parameters()).dtype
+        return dtype
 
     def fingerprint(self) -> str:
         """SHA-256 over the networks' configurations and their weights' names and shapes, as hex.

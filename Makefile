@@ -1,0 +1,69 @@
+# Every developer action is one target; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+BUF_VERSION := 1.75.0
+BUF := $(CACHE)/buf/node_modules/.bin/buf
+# What the contract must stay compatible with.
+BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-gpu bench bench-overhead lint format proto constraints image clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the environment in .venv
+
+$(VENV)/.installed: pyproject.toml constraints/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "easyanim needs Python 3.10 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## Start a server on builtin:tiny, make a video of examples/cat.jpg, stop the server
+	$(BIN)/python scripts/demo.py
+
+serve: install ## Serve builtin:tiny on 127.0.0.1:50051
+	$(BIN)/easyanim-server serve --model builtin:tiny
+
+test: install ## All tests that need neither GPU nor network
+	$(BIN)/python -m pytest -m "not gpu and not bench"
+
+test-gpu: install ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: bench-overhead ## All benchmarks
+
+bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
+	$(BIN)/python bench/overhead.py
+
+lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PYTHON=$(BIN)/python scripts/proto.sh check
+	scripts/buf.sh $(BUF) lint proto
+	scripts/buf.sh $(BUF) format --diff --exit-code proto
+	scripts/buf.sh $(BUF) breaking proto --against '$(BREAKING_AGAINST)'
+
+format: install ## Format all Python and the contract
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: install ## Generate the stubs from proto/
+	PYTHON=$(BIN)/python scripts/proto.sh write
+
+$(BUF):
+	scripts/buf.sh install $(CACHE)/buf $(BUF_VERSION)
+
+constraints: ## Resolve the dependencies anew and pin what was found
+	$(PYTHON) scripts/constraints.py
+
+image: ## Build the container image easyanim:dev
+	docker build -t easyanim:dev .
+
+clean: ## Remove everything that was generated outside git
+	rm -rf $(VENV) $(CACHE) build dist out

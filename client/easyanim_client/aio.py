@@ -1,0 +1,118 @@
+"""AsyncClient: the service from asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+import grpc
+import grpc.aio
+
+from easyanim_client.core import (
+    CHANNEL_OPTIONS,
+    COMPRESSION,
+    INQUIRY_TIMEOUT,
+    BaseClient,
+    BaseGeneration,
+    credentials,
+)
+from easyanim_client.errors import Cancelled, translated
+from easyanim_client.results import Event, ServerInfo, Video
+
+
+class AsyncGeneration(BaseGeneration):
+    """One generation: iterate it for its events, or await its `result`.
+
+    Cancelling the task that does so cancels the work on the server.
+    """
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Send the request and yield its events; the last one is the `Video`.
+
+        Raises:
+            EasyAnimError: see `easyanim_client.errors`; nothing is left on disk then.
+            OSError: the file cannot be written.
+            RuntimeError: it was iterated before.
+        """
+        try:
+            with self._running() as call:
+                async for message in call:
+                    event = self._fold(message)
+                    if event is not None:
+                        yield event
+                yield self._finish()
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            # grpc.aio reports a call that `cancel` ended as if this task had been cancelled.
+            raise Cancelled("the generation was cancelled") from None
+
+    async def result(self) -> Video:
+        """Wait for the video; raises what iteration raises."""
+        if self._video is None:
+            async for _ in self:
+                pass
+        assert self._video is not None  # iteration ends in a video or raises
+        return self._video
+
+
+class AsyncClient(BaseClient[AsyncGeneration]):
+    """Talks to one server from the event loop that it was created in. Closing it cancels what still runs.
+
+    Args:
+        address: Host and port, such as ``localhost:50051``.
+        tls: False for plain text, True for TLS with gRPC's own roots, or credentials for anything else.
+        timeout: Seconds that each generation may take; None is no limit.
+
+    Raises:
+        RuntimeError: no event loop is running.
+    """
+
+    def __init__(
+        self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
+    ) -> None:
+        asyncio.get_running_loop()  # the channel would tie itself to another loop than the one that awaits it
+        secrets = credentials(tls)
+        self._channel = (
+            grpc.aio.secure_channel(address, secrets, CHANNEL_OPTIONS, COMPRESSION)
+            if secrets
+            else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS, COMPRESSION)
+        )
+        super().__init__(self._channel, AsyncGeneration, timeout)
+
+    async def info(self, *, timeout: float = INQUIRY_TIMEOUT) -> ServerInfo:
+        """What the server serves; later requests are checked against its size limit.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            EasyAnimError: the server cannot be reached or does not answer.
+        """
+        with translated():
+            return self._read_info(await self._ask_info(timeout))
+
+    async def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
+        """Whether the server is ready: its model loaded and every bucket warm.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            EasyAnimError: the server cannot be reached or does not answer.
+        """
+        with translated():
+            return self._read_health(await self._ask_health(timeout))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,105 @@
+"""Client: the service from ordinary, blocking code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+import grpc
+
+from easyanim_client.core import (
+    CHANNEL_OPTIONS,
+    COMPRESSION,
+    INQUIRY_TIMEOUT,
+    BaseClient,
+    BaseGeneration,
+    credentials,
+)
+from easyanim_client.errors import translated
+from easyanim_client.results import Event, ServerInfo, Video
+
+
+class Generation(BaseGeneration):
+    """One generation: iterate it for its events, or ask for its `result`.
+
+    `cancel` may be called from any thread.
+    """
+
+    def __iter__(self) -> Iterator[Event]:
+        """Send the request and yield its events; the last one is the `Video`.
+
+        Raises:
+            EasyAnimError: see `easyanim_client.errors`; nothing is left on disk then.
+            OSError: the file cannot be written.
+            RuntimeError: it was iterated before.
+        """
+        with self._running() as call:
+            for message in call:
+                event = self._fold(message)
+                if event is not None:
+                    yield event
+            yield self._finish()
+
+    def result(self) -> Video:
+        """Wait for the video; raises what iteration raises."""
+        for _ in () if self._video else self:
+            pass
+        assert self._video is not None  # iteration ends in a video or raises
+        return self._video
+
+
+class Client(BaseClient[Generation]):
+    """Talks to one server; safe to share between threads. Closing it cancels what still runs.
+
+    Args:
+        address: Host and port, such as ``localhost:50051``.
+        tls: False for plain text, True for TLS with gRPC's own roots, or credentials for anything else.
+        timeout: Seconds that each generation may take; None is no limit.
+    """
+
+    def __init__(
+        self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
+    ) -> None:
+        secrets = credentials(tls)
+        self._channel = (
+            grpc.secure_channel(address, secrets, CHANNEL_OPTIONS, COMPRESSION)
+            if secrets
+            else grpc.insecure_channel(address, CHANNEL_OPTIONS, COMPRESSION)
+        )
+        super().__init__(self._channel, Generation, timeout)
+
+    def info(self, *, timeout: float = INQUIRY_TIMEOUT) -> ServerInfo:
+        """What the server serves; later requests are checked against its size limit.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            EasyAnimError: the server cannot be reached or does not answer.
+        """
+        with translated():
+            return self._read_info(self._ask_info(timeout))
+
+    def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
+        """Whether the server is ready: its model loaded and every bucket warm.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            EasyAnimError: the server cannot be reached or does not answer.
+        """
+        with translated():
+            return self._read_health(self._ask_health(timeout))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,186 @@
+"""What Client and AsyncClient share: the channel's options, the arguments of a generation and its life."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim.v1 import video_pb2_grpc
+from easyanim_client.assembly import Assembly, server_info
+from easyanim_client.errors import translated
+from easyanim_client.request import DEFAULT_MAX_REQUEST_BYTES, Fit, Format, Picture, build_request, check_size
+from easyanim_client.results import Event, ServerInfo, Video
+
+INQUIRY_TIMEOUT = 10.0
+"""Seconds that `info` and `health` wait; neither needs the GPU."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A generation may be silent for seconds behind a proxy, and a lost peer must be noticed within the minute.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Servers restart; the default of up to two minutes between attempts outlasts that.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Events are small and chunks have 256 KiB. Requests are checked against the server's own limit instead.
+    ("grpc.max_receive_message_length", 4 * 2**20),
+    ("grpc.max_send_message_length", -1),
+)
+COMPRESSION = grpc.Compression.NoCompression
+"""Pictures and videos are compressed already."""
+
+
+def credentials(tls: bool | grpc.ChannelCredentials) -> grpc.ChannelCredentials | None:
+    """What to open the channel with: None is plain text, True trusts the roots that gRPC brings."""
+    if isinstance(tls, grpc.ChannelCredentials):
+        return tls
+    return grpc.ssl_channel_credentials() if tls else None
+
+
+class BaseGeneration:
+    """One generation: sent when iteration begins, and iterated once."""
+
+    def __init__(self, start: Callable[[], Any], assembly: Assembly) -> None:
+        self._start = start
+        self._assembly = assembly
+        self._call: Any = None
+        self._cancelled = False
+        self._video: Video | None = None
+
+    @property
+    def video(self) -> Video | None:
+        """The video once iteration has reached it, else None."""
+        return self._video
+
+    def cancel(self) -> None:
+        """Stop the work on the server; iteration then raises `Cancelled`. Without effect after the end."""
+        self._cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    @contextmanager
+    def _running(self) -> Iterator[Any]:
+        """The call, from its start until it is left, in whatever way: then it is cancelled where it still runs."""
+        if self._call is not None:
+            raise RuntimeError("a generation is iterated once; call generate() again for another one")
+        with self._assembly, translated():  # the file first: no work on the GPU for one that cannot be written
+            self._call = self._start()
+            try:
+                if self._cancelled:
+                    self._call.cancel()
+                yield self._call
+            finally:
+                self._call.cancel()
+
+    def _fold(self, message: pb.GenerateResponse) -> Event | None:
+        return self._assembly.fold(message)
+
+    def _finish(self) -> Video:
+        self._video = self._assembly.finish()
+        return self._video
+
+
+GenerationT = TypeVar("GenerationT", bound=BaseGeneration)
+
+
+class BaseClient(Generic[GenerationT]):
+    """A client without its channel: what is sent, and how answers are read."""
+
+    def __init__(self, channel: Any, kind: type[GenerationT], timeout: float | None) -> None:
+        self._videos: Any = video_pb2_grpc.VideoServiceStub(channel)
+        self._health: Any = health_pb2_grpc.HealthStub(channel)
+        self._kind = kind
+        self._timeout = timeout
+        self._max_request_bytes = DEFAULT_MAX_REQUEST_BYTES
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        start_image: Picture | None = None,
+        end_image: Picture | None = None,
+        negative_prompt: str | None = None,
+        bucket: str | None = None,
+        aspect_ratio: float | str | None = None,
+        frames: int | None = None,
+        fit: Fit = "crop",
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        fps: int | None = None,
+        format: Format | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> GenerationT:
+        """Prepare one generation; it is sent when the result is iterated or asked for its `result`.
+
+        Leaving the loop early, in any way, cancels the work on the server. What is left out takes the server's
+        default, which the `Accepted` event reports.
+
+        Args:
+            prompt: What happens in the video.
+            start_image: The first frame. Default: none, text to video.
+            end_image: The last frame; needs `start_image`.
+            negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
+            bucket: Size as height by width in pixels, such as ``"384x672"``; not together with `aspect_ratio`.
+                Default: the one nearest to the start image's aspect.
+            aspect_ratio: Width over height, such as ``1.78`` or ``"16:9"``; the nearest bucket is taken.
+            frames: Frames in the video, one of the bucket's counts. Default: its largest.
+            fit: How pictures of another aspect become the bucket's: ``"crop"`` covers the frame, ``"pad"`` adds
+                black, ``"stretch"`` distorts.
+            steps: Denoising steps. Default: 35.
+            guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: 6.
+            seed: Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn.
+            fps: Frames per second of the file, 1 to 60. Default: 8.
+            format: ``"mp4"`` (H.264), ``"webm"`` (VP9) or ``"mkv"`` (lossless FFV1). Default: by the suffix of
+                `save_to`, else mp4.
+            save_to: File to write; it appears, or replaces an older one, only when complete and verified.
+                Default: the video stays in memory.
+            timeout: Seconds from sending to the last byte. Default: the client's.
+
+        Raises:
+            InvalidRequest: an argument has no form in the contract; wrong values are reported while iterating.
+            MessageTooLarge: the request is larger than the server takes.
+            OSError: a picture cannot be read.
+        """
+        target = None if save_to is None else Path(save_to)
+        request = build_request(
+            prompt,
+            start_image=start_image,
+            end_image=end_image,
+            negative_prompt=negative_prompt,
+            bucket=bucket,
+            aspect_ratio=aspect_ratio,
+            frames=frames,
+            fit=fit,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            fps=fps,
+            format=format,
+            save_to=target,
+        )
+        check_size(request, self._max_request_bytes)
+        deadline = self._timeout if timeout is None else timeout
+        return self._kind(lambda: self._videos.Generate(request, timeout=deadline), Assembly(target))
+
+    def _ask_info(self, timeout: float) -> Any:
+        return self._videos.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+
+    def _read_info(self, response: pb.GetServerInfoResponse) -> ServerInfo:
+        info = server_info(response)
+        self._max_request_bytes = info.limits.max_request_bytes or self._max_request_bytes
+        return info
+
+    def _ask_health(self, timeout: float) -> Any:
+        return self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+
+    @staticmethod
+    def _read_health(response: health_pb2.HealthCheckResponse) -> bool:
+        return response.status == health_pb2.HealthCheckResponse.SERVING

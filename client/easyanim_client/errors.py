@@ -1,0 +1,198 @@
+"""Every failure that a caller may meet, and the one place where gRPC's become ours.
+
+EasyAnimError
+├── InvalidRequest         fields of the request are wrong; nothing was started
+│   └── MessageTooLarge    the request is larger than the server takes
+├── RetryLater             the same request may succeed later
+│   ├── QueueFull          all places in the server's queue are taken
+│   └── Unavailable        the server cannot be reached, starts, drains, or lost its worker
+├── DeadlineExceeded       the timeout passed before the video was complete
+├── Cancelled              the call was cancelled, here or on the server
+├── ServerFailed           something broke inside the server
+│   └── OutOfDeviceMemory  the server's device cannot hold this generation
+└── CorruptVideo           what arrived is not the file that the server announced
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+ERROR_DOMAIN = "easyanim"
+"""`ErrorInfo.domain` of the failures that the server names itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field of a request."""
+
+    field: str
+    """Name of the field as the contract spells it."""
+    description: str
+    """The value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a failure says beyond its message."""
+
+    reason: str = ""
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+    error_id: str = ""
+
+
+class EasyAnimError(Exception):
+    """Base of all failures; where one came over gRPC, `__cause__` is the `grpc.RpcError`."""
+
+    def __init__(self, message: str, details: Details | None = None) -> None:
+        super().__init__(message)
+        self._details = details or Details()
+
+    @property
+    def reason(self) -> str:
+        """The server's UPPER_SNAKE_CASE name of the failure; empty where the server did not name one."""
+        return self._details.reason
+
+
+class InvalidRequest(EasyAnimError):
+    """Fields of the request are wrong; sending it again cannot help."""
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """Every wrong field that was found; empty where the failure is of no single field."""
+        return self._details.violations
+
+    @classmethod
+    def of_field(cls, field: str, description: str) -> InvalidRequest:
+        """The failure of one field."""
+        return cls(f"{field}: {description}", Details(violations=(Violation(field, description),)))
+
+
+class MessageTooLarge(InvalidRequest):
+    """The request is larger than the server takes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the request has {size} bytes and the server takes {limit}; "
+            "shrink the picture, or save it as JPEG or WebP, before sending it"
+        )
+        self.size = size
+        """Bytes of the request."""
+        self.limit = limit
+        """Bytes that the server takes."""
+
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int]]:
+        return type(self), (self.size, self.limit)
+
+
+class RetryLater(EasyAnimError):
+    """The server cannot take the request now; the same request may succeed later."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait before the next try; None where the server gave no number."""
+        return self._details.retry_after
+
+
+class QueueFull(RetryLater):
+    """All places in the server's queue are taken."""
+
+
+class Unavailable(RetryLater):
+    """The server cannot be reached, still loads its model, is shutting down, or lost the worker that had the job."""
+
+
+class DeadlineExceeded(EasyAnimError):
+    """The timeout passed, or the server expects it to pass, before the video is complete."""
+
+
+class Cancelled(EasyAnimError):
+    """The call was cancelled by `cancel`, by closing the client, or on the server."""
+
+
+class ServerFailed(EasyAnimError):
+    """Something broke inside the server, or the server does not speak this contract."""
+
+    @property
+    def error_id(self) -> str:
+        """Finds the whole error in the server's log; empty where the server gave none."""
+        return self._details.error_id
+
+
+class OutOfDeviceMemory(ServerFailed):
+    """The server's device cannot hold this generation; a smaller bucket or fewer frames may fit."""
+
+
+class CorruptVideo(EasyAnimError):
+    """What arrived is not the file that the server announced: a gap, another size or another SHA-256."""
+
+
+_BY_REASON: dict[str, type[EasyAnimError]] = {
+    "QUEUE_FULL": QueueFull,
+    "OUT_OF_DEVICE_MEMORY": OutOfDeviceMemory,
+}
+_BY_CODE: dict[grpc.StatusCode, type[EasyAnimError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RetryLater,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+}
+# gRPC itself refuses a large message before the server's code sees it, so this text is all there is to go by.
+_REFUSED_AS_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn gRPC's errors into `EasyAnimError`; the only place that does."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
+    """The failure behind a gRPC error: by the server's reason where it gave one, else by the status code.
+
+    Args:
+        error: As raised by a sync or an asyncio call, which both carry the status.
+    """
+    code, message = error.code(), error.details() or ""
+    too_large = _REFUSED_AS_TOO_LARGE.search(message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
+        size, limit = too_large.groups()
+        return MessageTooLarge(int(size), int(limit))
+    details = _details(error)
+    kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerFailed)
+    return kind(message or code.name, details)
+
+
+def _details(error: grpc.RpcError) -> Details:
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # both kinds have the methods that it reads
+    except (ValueError, DecodeError):
+        status = None  # a proxy rewrote the status and left the details of the old one
+    bad_request = error_details_pb2.BadRequest()
+    retry_info = error_details_pb2.RetryInfo()
+    error_info = error_details_pb2.ErrorInfo()
+    retry_after = None
+    for detail in status.details if status else ():
+        detail.Unpack(bad_request)
+        detail.Unpack(error_info)
+        if detail.Unpack(retry_info):
+            retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
+    ours = error_info.domain == ERROR_DOMAIN
+    return Details(
+        reason=error_info.reason if ours else "",
+        violations=tuple(Violation(item.field, item.description) for item in bad_request.field_violations),
+        retry_after=retry_after,
+        error_id=error_info.metadata["error_id"] if ours and "error_id" in error_info.metadata else "",
+    )

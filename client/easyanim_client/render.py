@@ -1,0 +1,128 @@
+"""What the command line shows: progress on a terminal or in a log, JSON lines, and closing sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+
+from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, Queued, ServerInfo, Video
+
+Show = Callable[[Event], None]
+
+_PHASES: dict[Phase, tuple[str, str]] = {
+    Phase.TEXT_ENCODE: ("reading the prompt", "prompt"),
+    Phase.IMAGE_ENCODE: ("encoding the pictures", "frame"),
+    Phase.DENOISE: ("denoising", "step"),
+    Phase.DECODE: ("decoding", "frame"),
+    Phase.UNKNOWN: ("working", "unit"),
+}
+"""What a phase does, and what its unit is called."""
+
+
+def event_json(event: Event) -> str:
+    """One line of JSON: the event's kind and fields, a chunk's length in place of its bytes."""
+    fields: dict[str, Any]
+    if isinstance(event, Chunk):
+        fields = {"offset": event.offset, "length": len(event.data)}
+    elif isinstance(event, Video):
+        fields = dataclasses.asdict(event)
+        del fields["data"]
+        fields["path"] = str(event.path)
+    else:
+        fields = dataclasses.asdict(event)
+    kind = "completed" if isinstance(event, Video) else type(event).__name__.lower()
+    return json.dumps({"event": kind, **fields})
+
+
+def info_json(info: ServerInfo) -> str:
+    """One line of JSON with everything that a server says about itself."""
+    return json.dumps(dataclasses.asdict(info))
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Show]:
+    """A bar that follows the events on a terminal; elsewhere one line for every change of phase or place."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    bar = ProgressBar(*columns, console=console, transient=True)
+    task = bar.add_task("sending", total=None, detail="")
+    with bar if console.is_terminal else nullcontext():  # a bar that was never started draws nothing
+        last = ""
+
+        def show(event: Event) -> None:
+            nonlocal last
+            if isinstance(event, Accepted):
+                console.print(_accepted(event), markup=False, highlight=False, soft_wrap=True)
+            title = _title(event)
+            if title and title != last:
+                last = title
+                bar.reset(task, total=event.total if isinstance(event, Progress) else None)
+                if not console.is_terminal:
+                    console.print(title, markup=False, highlight=False)
+            if isinstance(event, Progress):
+                bar.update(task, description=title, completed=event.completed, detail=_detail(event))
+            elif isinstance(event, Queued):
+                bar.update(task, description=title, detail=_eta(event.eta_seconds))
+
+        yield show
+
+
+def _title(event: Event) -> str:
+    if isinstance(event, Queued):
+        return f"queued, {event.jobs_ahead} ahead" if event.jobs_ahead else "queued, next"
+    return _PHASES[event.phase][0] if isinstance(event, Progress) else ""
+
+
+def _detail(event: Progress) -> str:
+    unit = _PHASES[event.phase][1]
+    parts = [f"{unit} {event.completed} of {event.total}"]
+    if event.unit_seconds is not None:
+        parts.append(f"{event.unit_seconds:.2f} s/{unit}")
+    if event.eta_seconds is not None:
+        parts.append(_eta(event.eta_seconds))
+    return ", ".join(parts)
+
+
+def _eta(seconds: float | None) -> str:
+    return "" if seconds is None else f"ETA {int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _accepted(event: Accepted) -> str:
+    given = event.parameters
+    line = (
+        f"job {event.job_id}: {given.bucket}, {given.frames} frames, {given.steps} steps, "
+        f"guidance {given.guidance:g}, seed {given.seed}"
+    )
+    if event.prompt_truncated:
+        line += f"\nthe prompt has {event.prompt_tokens} tokens, more than the model reads; its end is ignored"
+    return line
+
+
+def video_summary(video: Video) -> str:
+    """One line on a saved video."""
+    made = video.receipt.parameters
+    return f"{video.path}: {decimal(video.size)}, {video.timings.total_seconds:.1f} s, seed {made.seed}"
+
+
+def info_summary(info: ServerInfo) -> str:
+    """A few lines on what a server serves."""
+    model, limits = info.model, info.limits
+    state = f"{info.state.value} ({info.state_detail})" if info.state_detail else info.state.value
+    lines = [
+        f"easyanim  {info.version}, {state}, {info.jobs} of {limits.max_queued} places in the queue taken",
+        f"model     {model.name}",
+        f"          {model.transformer_parameters / 1e9:.2f} B parameters, {model.dtype}, "
+        f"{model.attention_mode} attention, on {model.device}",
+        f"limits    {limits.max_steps} steps, {limits.max_prompt_chars} characters, "
+        f"{limits.max_image_pixels / 1e6:g} megapixels, {decimal(limits.max_request_bytes)} a request",
+    ]
+    for bucket in info.buckets:
+        lines.append(f"bucket    {bucket.name}, frames {', '.join(map(str, bucket.frame_counts))}")
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""A GenerateRequest from friendly arguments, with what can be refused before anything is sent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client.errors import InvalidRequest, MessageTooLarge
+
+Picture = bytes | str | os.PathLike[str] | BinaryIO
+"""A PNG, JPEG or WebP file: its bytes, its path, or a file opened in binary mode."""
+Fit = Literal["crop", "pad", "stretch"]
+Format = Literal["mp4", "webm", "mkv"]
+
+MEDIA_TYPES: dict[str, str] = {"mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
+"""Media types by format, which is also the file's suffix."""
+
+DEFAULT_MAX_REQUEST_BYTES = 32 * 2**20
+"""What servers take unless they were configured otherwise."""
+
+
+def build_request(
+    prompt: str,
+    *,
+    start_image: Picture | None = None,
+    end_image: Picture | None = None,
+    negative_prompt: str | None = None,
+    bucket: str | None = None,
+    aspect_ratio: float | str | None = None,
+    frames: int | None = None,
+    fit: Fit = "crop",
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int | None = None,
+    fps: int | None = None,
+    format: Format | None = None,
+    save_to: Path | None = None,
+) -> pb.GenerateRequest:
+    """Build the request of one generation; None leaves a field to the server's default.
+
+    Only what the contract cannot express is refused here; ranges are the server's to check.
+
+    Raises:
+        InvalidRequest: an argument has no form in the contract.
+        OSError: a picture cannot be read.
+        TypeError: an argument is of another type.
+    """
+    if bucket is not None and aspect_ratio is not None:
+        raise InvalidRequest.of_field("aspect_ratio", "cannot be given together with bucket; give one of them")
+    if fit not in ("crop", "pad", "stretch"):
+        raise InvalidRequest.of_field("fit_policy", f"{fit!r} is none of crop, pad, stretch")
+    fields: dict[str, Any] = {
+        "prompt": prompt,
+        "start_image": _read("start_image", start_image),
+        "end_image": _read("end_image", end_image),
+        "negative_prompt": negative_prompt,
+        "bucket": bucket,
+        "aspect_ratio": None if aspect_ratio is None else _ratio(aspect_ratio),
+        "frame_count": frames,
+        "fit_policy": pb.FitPolicy.Value(f"FIT_POLICY_{fit.upper()}"),
+        "step_count": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "frame_rate_fps": fps,
+        "output_mime_type": _media_type(format, save_to),
+    }
+    try:
+        return pb.GenerateRequest(**{name: value for name, value in fields.items() if value is not None})
+    except ValueError as error:  # an integer too wide for its field, or text that is not Unicode
+        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+
+
+def check_size(request: pb.GenerateRequest, limit: int) -> None:
+    """Refuse here what gRPC would refuse on the server with less to say.
+
+    Raises:
+        MessageTooLarge: the request has more than `limit` bytes.
+    """
+    size = request.ByteSize()
+    if size > limit:
+        raise MessageTooLarge(size, limit)
+
+
+def _read(field: str, picture: Picture | None) -> bytes | None:
+    if picture is None:
+        return None
+    data: object = picture
+    if isinstance(picture, (str, os.PathLike)):
+        data = Path(picture).read_bytes()
+    elif not isinstance(picture, bytes) and hasattr(picture, "read"):
+        data = picture.read()
+    if not isinstance(data, bytes):
+        raise TypeError(f"{field} must be bytes, a path or a file opened in binary mode; it gave {type(data).__name__}")
+    if not data:  # the contract reads no bytes as no picture, which would be another video
+        raise InvalidRequest.of_field(field, "is empty")
+    return data
+
+
+def _ratio(value: float | str) -> float:
+    width, colon, height = str(value).partition(":")
+    try:
+        return float(width) / float(height) if colon else float(width)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidRequest.of_field("aspect_ratio", f"{value!r} must be a number or look like 16:9") from None
+
+
+def _media_type(format: str | None, save_to: Path | None) -> str | None:
+    name = format
+    if name is None and save_to is not None:
+        name = save_to.suffix.lower().removeprefix(".") or None
+    if name is None:
+        return None
+    if name not in MEDIA_TYPES:
+        raise InvalidRequest.of_field("output_mime_type", f"{name!r} is none of {', '.join(MEDIA_TYPES)}")
+    return MEDIA_TYPES[name]

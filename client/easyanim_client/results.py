@@ -1,0 +1,246 @@
+"""What a caller gets back, as frozen dataclasses: events, the video and its receipt, and what a server serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+
+class Phase(str, Enum):
+    """What a worker is doing."""
+
+    TEXT_ENCODE = "text_encode"
+    """Reading the prompts; units are prompts."""
+    IMAGE_ENCODE = "image_encode"
+    """Bringing the pictures into latent space; units are frames."""
+    DENOISE = "denoise"
+    """Removing noise; units are steps."""
+    DECODE = "decode"
+    """Turning latents into frames and frames into the file; units are frames."""
+    UNKNOWN = "unknown"
+    """A phase that a newer server has and this client does not know."""
+
+
+class State(str, Enum):
+    """Whether a server takes requests."""
+
+    STARTING = "starting"
+    """The model is being loaded and warmed: requests are refused before the first time is over, and wait later."""
+    SERVING = "serving"
+    """Ready."""
+    DRAINING = "draining"
+    """Shutting down; requests are refused."""
+    UNKNOWN = "unknown"
+    """A state that a newer server has and this client does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """A generation's parameters with every default resolved by the server."""
+
+    prompt: str
+    negative_prompt: str
+    """Empty means none."""
+    bucket: str
+    """Height by width, such as ``384x672``."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    frames: int
+    steps: int
+    guidance: float
+    """Classifier-free guidance; 1 means off."""
+    seed: int
+    fps: int
+    """Frames per second of the file."""
+    format: str
+    """``mp4``, ``webm`` or ``mkv``; the media type itself where this client does not know it."""
+    fit: str
+    """How pictures were fitted: ``crop``, ``pad`` or ``stretch``."""
+    conditioning: str
+    """What the video starts from and ends in: ``text``, ``start`` or ``start_end``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request is valid and has a place in the queue; the first event."""
+
+    job_id: str
+    """Identifies the job in the server's logs."""
+    parameters: Parameters
+    prompt_tokens: int
+    """Tokens of the prompt with the chat template, before any cut."""
+    prompt_truncated: bool
+    """True where the prompt was longer than the model reads; its end is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits for a worker."""
+
+    jobs_ahead: int
+    """Jobs before this one, the running one included; 0 means next."""
+    eta_seconds: float | None
+    """Expected wait until work starts; None while nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A phase advanced, or nothing was said for 5 seconds."""
+
+    phase: Phase
+    completed: int
+    """Units of this phase that are done."""
+    total: int
+    """Units that this phase has."""
+    unit_seconds: float | None
+    """Mean time of one unit of this phase so far; None before the first."""
+    elapsed_seconds: float
+    """Since the job left the queue."""
+    eta_seconds: float | None
+    """Expected time until the video is complete; None while nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next bytes of the file; all chunks one after the other are the file."""
+
+    offset: int
+    """Position of the first byte in the file."""
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"Chunk(offset={self.offset}, data=<{len(self.data)} bytes>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of each phase as the server measured them."""
+
+    queue_seconds: float
+    """From acceptance to the start of work."""
+    text_encode_seconds: float
+    image_encode_seconds: float
+    denoise_seconds: float
+    decode_seconds: float
+    """Decoding frames, with the video encoder's work among them."""
+    total_seconds: float
+    """From the start of work to the last byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What produced a video: enough to generate it again."""
+
+    parameters: Parameters
+    model: str
+    """A Hugging Face id, a folder's name or a builtin."""
+    model_fingerprint: str
+    """SHA-256 over the model's configuration and weight names and shapes, hex."""
+    attention_mode: str
+    """``original`` or ``diffusers``."""
+    dtype: str
+    """Compute type: ``bfloat16`` or ``float32``."""
+    device: str
+    backend: str
+    """How the transformer ran, such as ``eager``."""
+    profile: str
+    """The quality profile, such as ``exact``."""
+    versions: Mapping[str, str]
+    """Versions by library."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A complete video whose size and SHA-256 are what the server announced; the last event."""
+
+    path: Path | None
+    """Where it was saved; None where `save_to` was not given."""
+    data: bytes | None = field(repr=False)
+    """The file itself; None where it was saved to `path`."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hexadecimal."""
+    timings: Timings
+    peak_device_bytes: int
+    """Highest memory of the device's allocator during the job; 0 on CPU."""
+    receipt: Receipt
+
+    def read(self) -> bytes:
+        """The file's bytes, wherever they are.
+
+        Raises:
+            OSError: the file was saved and cannot be read any more.
+        """
+        if self.data is not None:
+            return self.data
+        assert self.path is not None  # a video is in memory or on disk
+        return self.path.read_bytes()
+
+
+Event = Accepted | Queued | Progress | Chunk | Video
+"""One event of a generation. Newer servers may bring further kinds, which are skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that a server serves."""
+
+    name: str
+    """Set from the start; the other fields once the model is loaded."""
+    fingerprint: str
+    """See `Receipt.model_fingerprint`."""
+    transformer_parameters: int
+    """Number of the transformer's weights."""
+    attention_mode: str
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A size that a server is ready to generate."""
+
+    name: str
+    """Height by width, such as ``384x672``."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    frame_counts: tuple[int, ...]
+    """The frame counts that may be asked for, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests may ask for."""
+
+    max_request_bytes: int
+    """Largest request message, pictures included."""
+    max_image_pixels: int
+    """Largest picture, width times height."""
+    max_prompt_chars: int
+    max_steps: int
+    max_queued: int
+    """Jobs that may wait; the next one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server serves."""
+
+    version: str
+    """Of the easyanim server."""
+    state: State
+    state_detail: str
+    """One sentence on what the server is doing while it is not serving."""
+    jobs: int
+    """Jobs that wait or run."""
+    model: Model
+    buckets: tuple[Bucket, ...]
+    """In the server's order of preference."""
+    limits: Limits

@@ -1,0 +1,112 @@
+"""The command `easyanim-server`: reads settings, wires the parts. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from pydantic.fields import FieldInfo
+
+    from easyanim_server import __version__, doctor
+    from easyanim_server.errors import ConfigurationError, EasyAnimError
+    from easyanim_server.rpc.app import serve as serve_app
+    from easyanim_server.settings import ENV_PREFIX, Settings
+    from easyanim_server.telemetry.log import configure_logging
+    from easyanim_server.workers.local import LocalWorker
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
+
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    help="EasyAnimate V5.1 behind a streaming gRPC call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
+    """A setting as a command-line flag: text, so that `Settings` alone decides what it means."""
+    default = field.get_default(call_default_factory=True)
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(flag, help=field.description, show_default=str(shown) if shown not in (None, "") else False)
+    return _parameter(name, Annotated[str | None, option])
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _with_settings(command: Any) -> Any:
+    """Give `command(settings)` one flag for every setting, and `--config`."""
+
+    def wrapped(config: Path | None, **flags: str | None) -> None:
+        given = {name: value for name, value in flags.items() if value is not None}
+        command(Settings.load(given, config))
+
+    file = typer.Option("--config", help="A TOML file of settings.", show_default=False)
+    config = _parameter("config", Annotated[Path | None, file])
+    flags = [_flag(name, field) for name, field in Settings.model_fields.items()]
+    wrapped.__signature__ = inspect.Signature([config, *flags])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (config, *flags)}
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    return wrapped
+
+
+@app.command(epilog=f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file.")
+@_with_settings
+def serve(settings: Settings) -> None:
+    """Load the model, warm every bucket, serve until SIGTERM."""
+    configure_logging(settings.log_format, settings.log_level)
+    host = settings.listen.rpartition(":")[0]
+    asyncio.run(
+        serve_app(settings, LocalWorker(settings), lambda port: print(f"listening on {host}:{port}", flush=True))
+    )
+
+
+@app.command(name="doctor")
+@_with_settings
+def doctor_command(settings: Settings) -> None:
+    """Say what this machine can do and what is missing for these settings."""
+    raise typer.Exit(doctor.report(settings))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write; must be empty or new.")],
+    model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
+) -> None:
+    """Write a model as a diffusers folder, which `serve --model FOLDER` and diffusers itself can load."""
+    from easyanim_server.workers import tools
+
+    tools.export(model, folder)
+    typer.echo(f"wrote {model} to {folder}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line; failures that have a name end in one sentence and exit code 2."""
+    try:
+        app(prog_name="easyanim-server")
+    except ConfigurationError as error:
+        print(f"easyanim-server: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+    except EasyAnimError as error:
+        print(f"easyanim-server: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""From a model's name to its modules: Hugging Face id, local folder, builtin:tiny, synthetic:7b or synthetic:12b."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from diffusers import EasyAnimateInpaintPipeline
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from easyanim_server.engine import builtin
+from easyanim_server.engine.folder import CONFIG_PATTERNS, check, read, weight_files
+from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.qwen import TrimmedTextEncoder
+from easyanim_server.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.settings import DEFAULT_MODEL
+
+TINY = "builtin:tiny"
+SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PUBLISHED = re.compile(r"alibaba-pai/EasyAnimateV(?P<version>[\d.]+)-(?P<rest>.+)")
+_V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(?P<format>-diffusers|)")
+_KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
+
+
+def load(model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> Modules:
+    """Load a model, downloading it where needed.
+
+    Args:
+        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:tiny``, ``synthetic:7b`` or
+            ``synthetic:12b``. A folder of that name goes before an id.
+        device: Where the networks go.
+        dtype: Of their weights.
+        revision: Branch, tag or commit of a Hugging Face id.
+
+    Raises:
+        UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
+        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+    """
+    hosted = not model.startswith(("builtin:", "synthetic:")) and not _is_path(model)
+    if revision is not None and not hosted:
+        raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
+    if model == TINY:
+        return from_pipeline(builtin.tiny(device=device, dtype=dtype), TINY)
+    if model in SYNTHETIC:
+        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype)
+    folder = _download(model, revision) if hosted else _local(model)
+    return read(folder, model, device=device, dtype=dtype)
+
+
+def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
+    """Take the parts of a stock pipeline, which goes on sharing their weights.
+
+    Args:
+        pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
+        name: Becomes the modules' name.
+    """
+    return Modules(
+        name=name,
+        transformer=pipeline.transformer,
+        vae=pipeline.vae,
+        text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+    )
+
+
+def export(model: str, folder: Path) -> None:
+    """Write a builtin model as a diffusers folder, which `load` and stock diffusers read back bit by bit.
+
+    Args:
+        model: ``builtin:tiny``; other models have no text encoder of stock form.
+        folder: Where to; made if absent.
+
+    Raises:
+        UnsupportedModel: `model` is another one.
+        ConfigurationError: `folder` is not empty.
+    """
+    if model != TINY:
+        raise UnsupportedModel(f"{model} cannot be exported; {TINY} can")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
+    builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or (model != "" and Path(model).exists())
+
+
+def _local(model: str) -> Path:
+    if model.startswith(("builtin:", "synthetic:")):
+        known = ", ".join([TINY, *SYNTHETIC])
+        raise UnsupportedModel(f"there is no model {model}; known are {known}")
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise UnsupportedModel(f"{model} is no folder; give one in diffusers layout, or a Hugging Face id")
+    return folder
+
+
+def _download(model: str, revision: str | None) -> Path:
+    """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
+    if not _HUB_ID.fullmatch(model):
+        raise UnsupportedModel(
+            f"{model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
+        )
+    _refuse_published(model)
+    folder = _fetch(model, revision, CONFIG_PATTERNS)
+    check(folder, model)
+    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+
+
+def _refuse_published(model: str) -> None:
+    """Refuse what the authors publish and this server cannot run, by name, before anything is fetched."""
+    published = _PUBLISHED.fullmatch(model)
+    if published is None:
+        return
+    if published["version"] != "5.1":
+        raise UnsupportedModel(
+            f"{model} is EasyAnimate V{published['version']}, which reads prompts with other text encoders than the "
+            f"V5.1 that this server runs; use {DEFAULT_MODEL} instead"
+        )
+    variant = _V51.fullmatch(published["rest"])
+    if variant is None:
+        return
+    instead = f"alibaba-pai/EasyAnimateV5.1-{variant['size']}-zh-InP-diffusers"
+    if variant["kind"] in _KINDS:
+        raise UnsupportedModel(f"{model} is {_KINDS[variant['kind']]}, not image-to-video; use {instead} instead")
+    if not variant["format"]:
+        raise UnsupportedModel(f"{model} is in EasyAnimate's original format, not diffusers'; use {instead} instead")
+
+
+def _fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
+    """Download files, or take them from the cache where the Hub cannot be reached."""
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ConfigurationError(
+            f"{model} asks for consent: accept its terms on huggingface.co and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UnsupportedModel(f"Hugging Face has no model {model}, or HF_TOKEN may not see it") from error
+    except RevisionNotFoundError as error:
+        raise UnsupportedModel(f"{model} has no revision {revision!r}") from error
+    except LocalEntryNotFoundError as error:
+        raise ConfigurationError(f"Hugging Face cannot be reached, and {model} is not complete in the cache") from error
+    except Exception as error:  # httpx, the disk, the storage backend: each fails in its own types
+        raise ConfigurationError(f"{model} cannot be downloaded: {type(error).__name__}: {error}") from error

@@ -1,0 +1,204 @@
+"""One model on one device: encode, denoise, decode.
+
+It needs no server, protobuf or environment:
+
+>>> import torch
+>>> from easyanim_server.engine import checkpoint
+>>> from easyanim_server.engine.engine import Engine
+>>> from easyanim_server.job import Bucket, Job
+>>> engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
+>>> sampling = engine.begin(Job("1", "a cat", "ugly", Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1))
+>>> while not sampling.done:
+...     engine.step(sampling)
+>>> [frames.shape for frames in engine.decode(sampling)]
+[(1, 32, 48, 3), (4, 32, 48, 3)]
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from easyanim_server.engine import checkpoint
+from easyanim_server.engine.attention import AttentionMode
+from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.sampler import Sampler, Sampling
+from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
+from easyanim_server.engine.transformer import Denoiser
+from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
+from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer
+from easyanim_server.settings import Settings
+
+
+def unobserved(phase: Phase, completed: int, total: int) -> None:
+    """Observe nothing."""
+
+
+class Engine:
+    """Implements `job.Engine`. Several samplings may be under way; calls come from one thread at a time.
+
+    A call that fails or is left through its observer leaves no trace: the next one gives what a fresh engine would.
+
+    Args:
+        modules: The model.
+        attention_mode: `original` runs the network as it was trained.
+        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
+    """
+
+    def __init__(
+        self, modules: Modules, attention_mode: AttentionMode = "original", noise_augmentation: float = 0.0563
+    ) -> None:
+        self._device = modules.device
+        self._prompts = PromptEncoder(modules)
+        self._vae = VideoAutoencoder(modules.vae)
+        self._sampler = Sampler(modules, Denoiser(modules.transformer, attention_mode), self._vae, noise_augmentation)
+        self._tokenizer = prompt_tokenizer(modules)
+        self._model = ModelInfo(
+            name=modules.name,
+            fingerprint=modules.fingerprint(),
+            parameters=sum(parameter.numel() for parameter in modules.transformer.parameters()),
+            attention_mode=attention_mode,
+            dtype=str(modules.dtype).removeprefix("torch."),
+            device=_device_name(modules.device),
+            versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
+        )
+
+    @classmethod
+    def load(cls, settings: Settings) -> Engine:
+        """Load the model that `settings` name, onto the device that they name.
+
+        Raises:
+            ConfigurationError: there is no such device.
+            UnsupportedModel: this engine cannot run the model.
+        """
+        device = resolve_device(settings.device)
+        dtype = resolve_dtype(settings.dtype, device)
+        if settings.cpu_threads:
+            torch.set_num_threads(settings.cpu_threads)
+        modules = checkpoint.load(settings.model, device=device, dtype=dtype, revision=settings.revision)
+        return cls(modules, settings.attention_mode, settings.noise_augmentation)
+
+    @property
+    def model(self) -> ModelInfo:
+        """What is loaded."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """How prompts are counted."""
+        return self._tokenizer
+
+    def warm(self, buckets: Sequence[Bucket]) -> None:
+        """Run the whole way once for every distinct bucket, with a black picture and one guided step."""
+        for bucket in dict.fromkeys(buckets):
+            black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+            job = Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0, start=black)
+            sampling = self.begin(job)
+            self.step(sampling)
+            for _ in self.decode(sampling):
+                pass
+
+    def begin(self, job: Job, observe: Observer = unobserved) -> Sampling:
+        """Encode text and pictures and draw the noise.
+
+        Args:
+            job: What to generate.
+            observe: Called with (phase, 0, total) before a phase and after each of its units: prompts of
+                `TEXT_ENCODE`, frames of `IMAGE_ENCODE`, a phase that text to video has not.
+
+        Returns:
+            A sampling at step 0.
+
+        Raises:
+            ValueError: the job contradicts itself or asks for what the model cannot make.
+            OutOfDeviceMemory: the device cannot hold it.
+        """
+        prompts = [job.prompt, job.negative_prompt] if job.guidance > 1 else [job.prompt]
+        with _shortage_named(self._device):
+            texts = []
+            observe(Phase.TEXT_ENCODE, 0, len(prompts))
+            for prompt in prompts:
+                texts.append(self._prompts(prompt))
+                observe(Phase.TEXT_ENCODE, len(texts), len(prompts))
+            text, negative_text = texts if len(texts) == 2 else (texts[0], None)
+            return self._sampler.begin(job, text, negative_text, observe)
+
+    def step(self, sampling: Sampling) -> None:
+        """Take one denoising step in place; where it fails, `sampling` is as it was.
+
+        Raises:
+            ValueError: all steps are taken.
+            OutOfDeviceMemory: the device cannot hold it.
+        """
+        with _shortage_named(self._device):
+            self._sampler.step(sampling)
+
+    def decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
+        """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.
+
+        The iterator may be left at any point, and other calls may come between its groups.
+
+        Raises:
+            OutOfDeviceMemory: the device cannot hold it.
+        """
+        with _shortage_named(self._device):
+            for video in self._vae.decode(sampling.latents):
+                yield to_uint8(video[0]).cpu().numpy()
+
+    def peak_bytes(self, reset: bool = False) -> int:
+        """Highest device memory since the last reset; 0 on CPU."""
+        if self._device.type != "cuda":
+            return 0
+        peak = torch.cuda.max_memory_allocated(self._device)
+        if reset:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return peak
+
+
+def resolve_device(name: str) -> torch.device:
+    """Find the device that a setting names: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigurationError: the name is another one, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Compute type by name; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _shortage_named(device: torch.device) -> Iterator[None]:
+    """Give back what a failed call holds of the device's memory, and raise its shortage by our name."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # the traceback keeps their tensors alive
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(f"{_device_name(device)} has too little free memory for this generation") from error

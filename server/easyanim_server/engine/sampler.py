@@ -1,0 +1,187 @@
+"""From noise to latents: begin, step, step, ... with all state in plain tensors."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.transformer import Denoiser
+from easyanim_server.engine.vae import VideoAutoencoder
+from easyanim_server.job import MAX_FRAMES, Bucket, Job, Observer, Phase, Picture, is_frame_count
+
+SHIFT = 1.0
+"""Logarithm of the factor by which time is shifted towards noise; EasyAnimate's pipelines use it at every size."""
+
+BLACK = -1.0
+"""What the VAE sees where nothing is given; pixels of a picture that are as black get no noise."""
+
+
+@dataclass(slots=True, eq=False)
+class Sampling:
+    """One generation between two denoising steps. It shares nothing that is written to with any other."""
+
+    latents: Tensor
+    """(1, 16, frames', height/8, width/8), in the model's dtype, on its device; replaced by each step."""
+    inpaint: Tensor
+    """(1, 17, frames', height/8, width/8): mask and latents of the given frames."""
+    text: Tensor
+    """Embeddings of the prompt, (1, 256, hidden)."""
+    negative_text: Tensor | None
+    """Embeddings of the negative prompt; None where guidance is off."""
+    guidance: float
+    """Weight of the prompt against the negative prompt; off at 1."""
+    sigmas: Tensor
+    """Share of noise before each step and after the last, (steps + 1,) float32, on the host; from 1 to 0."""
+    timesteps: Tensor
+    """The same as the network reads it, (steps,), in the model's dtype, on its device."""
+    index: int = 0
+    """Steps taken."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return len(self.timesteps)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.index == self.steps
+
+
+class Sampler:
+    """Starts generations and takes their steps, with the numbers of diffusers' `EasyAnimateInpaintPipeline`.
+
+    Args:
+        modules: The scheduler's and the networks' configurations are read.
+        denoiser: Predicts velocities.
+        vae: Encodes given pictures.
+        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
+    """
+
+    def __init__(self, modules: Modules, denoiser: Denoiser, vae: VideoAutoencoder, noise_augmentation: float) -> None:
+        self._modules = modules
+        self._denoiser = denoiser
+        self._vae = vae
+        self._noise_augmentation = noise_augmentation if modules.transformer.config.add_noise_in_inpaint_model else 0.0
+        self._schedules: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def begin(self, job: Job, text: Tensor, negative_text: Tensor | None, observe: Observer) -> Sampling:
+        """Draw the noise and encode the given pictures.
+
+        Noise is drawn on the CPU in float32, first for the latents, then for the pictures, so a seed means the
+        same start on every device. (torch's bfloat16 draws on the CPU have no tails beyond 3.3 standard deviations.)
+
+        Args:
+            job: Its bucket, pictures, steps, guidance and seed are used.
+            text: Embeddings of the prompt, (1, 256, hidden).
+            negative_text: Embeddings of the negative prompt, or None without guidance.
+            observe: Called while pictures are encoded, in frames; may raise to leave.
+
+        Raises:
+            ValueError: the number of frames is not one that the model makes, there is an end picture without a start
+                picture, or a picture is not of the bucket's size.
+        """
+        if not is_frame_count(job.bucket.frames):
+            raise ValueError(f"{job.bucket.frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+        given = given_frames(job)
+        generator = torch.Generator("cpu").manual_seed(job.seed)
+        noise = torch.randn(self._latent_shape(job.bucket), generator=generator)
+        latents = noise.to(self._modules.device, self._modules.dtype)
+        inpaint = torch.cat((torch.zeros_like(latents[:, :1]), torch.zeros_like(latents)), dim=1)
+        if given:
+            video = self._given_video(given, job.bucket, generator)
+            # The original samples the two middle frames of every four for its mask, so an end picture never
+            # shows there: only the first latent frame is marked as given.
+            inpaint[:, :1, :1] = self._modules.vae.config.scaling_factor
+            inpaint[:, 1:] = self._vae.encode(video, lambda done, total: observe(Phase.IMAGE_ENCODE, done, total))
+        sigmas, timesteps = self._schedule(job.steps)
+        return Sampling(
+            latents=latents,
+            inpaint=inpaint,
+            text=text,
+            negative_text=negative_text,
+            guidance=job.guidance,
+            sigmas=sigmas,
+            timesteps=timesteps.to(latents),
+        )
+
+    @torch.no_grad()
+    def step(self, sampling: Sampling) -> None:
+        """Take one Euler step; where it fails, `sampling` is as it was.
+
+        The two predictions of guidance are made one after the other: half the memory of a batch of two, and one
+        shape of input with and without guidance.
+
+        Raises:
+            ValueError: all steps are taken.
+        """
+        if sampling.done:
+            raise ValueError(f"all {sampling.steps} steps are taken")
+        x, k = sampling.latents, sampling.index
+        t = sampling.timesteps[k : k + 1]
+        velocity: Tensor = self._denoiser(x, t, sampling.text, sampling.inpaint)
+        if sampling.negative_text is not None:
+            away: Tensor = self._denoiser(x, t, sampling.negative_text, sampling.inpaint)
+            velocity = away + sampling.guidance * (velocity - away)
+        dt = sampling.sigmas[k + 1] - sampling.sigmas[k]  # on the host, so nothing waits for the device
+        sampling.latents = (x.float() + dt * velocity).to(x.dtype)
+        sampling.index += 1
+
+    def _schedule(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Sigmas (steps + 1,) and timesteps (steps,), float32 on the host; they depend on nothing but `steps`."""
+        if steps not in self._schedules:
+            scheduler = copy.deepcopy(self._modules.scheduler)  # it keeps what it is asked for
+            scheduler.set_timesteps(steps, mu=SHIFT)
+            self._schedules[steps] = (scheduler.sigmas, scheduler.timesteps)
+        return self._schedules[steps]
+
+    def _latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int, int]:
+        vae = self._modules.vae
+        temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
+        frames = (bucket.frames - 1) // temporal + 1
+        return 1, vae.config.latent_channels, frames, bucket.height // spatial, bucket.width // spatial
+
+    def _given_video(self, given: dict[int, Picture], bucket: Bucket, generator: torch.Generator) -> Tensor:
+        """The given pictures with noise on them in a black video, (1, 3, frames, height, width)."""
+        device, dtype = self._modules.device, self._modules.dtype
+        # Drawn for all frames, as the original does; it is needed where a picture is.
+        noise = torch.randn((3, bucket.frames, bucket.height, bucket.width), generator=generator)
+        video = torch.full((1, *noise.shape), BLACK, device=device, dtype=dtype)
+        for index, picture in given.items():
+            pixels = to_pixels(picture).to(device, dtype)
+            noisy = pixels + self._noise_augmentation * noise[:, index].to(device, dtype)
+            video[0, :, index] = torch.where(pixels == BLACK, pixels, noisy)
+        return video
+
+
+def given_frames(job: Job) -> dict[int, Picture]:
+    """Which frames of the video are given, by index; of a single frame the end picture wins.
+
+    Raises:
+        ValueError: there is an end picture without a start picture, or a picture is not of the bucket's size.
+    """
+    if job.start is None:
+        if job.end is not None:
+            raise ValueError("an end picture needs a start picture")
+        return {}
+    given = {0: job.start}
+    if job.end is not None:
+        given[job.bucket.frames - 1] = job.end
+    for picture in given.values():
+        if (picture.height, picture.width) != (job.bucket.height, job.bucket.width):
+            raise ValueError(f"a picture of {picture.height}x{picture.width} in a bucket of {job.bucket.name}")
+        if len(picture.rgb) != 3 * picture.height * picture.width:
+            raise ValueError(f"{len(picture.rgb)} bytes for a picture of {picture.height}x{picture.width} RGB pixels")
+    return given
+
+
+def to_pixels(picture: Picture) -> Tensor:
+    """Turn a picture into the VAE's input, (3, height, width) float32 in [-1, 1]."""
+    bytes_ = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
+    unit = bytes_.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+    return 2 * unit - 1

@@ -1,0 +1,56 @@
+"""How long a generation will take, learnt from those that ran."""
+
+from __future__ import annotations
+
+from easyanim_server.job import Bucket, Completed, Job, Phase, Progress
+
+WEIGHT = 0.3
+"""Share of the newest measurement in the running mean."""
+
+ORDER = (Phase.TEXT_ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
+
+
+class Estimator:
+    """Running means of seconds by bucket and phase; a step's cost doubles with guidance, so that is part of the key."""
+
+    def __init__(self) -> None:
+        self._means: dict[tuple[Bucket, bool, Phase], float] = {}
+
+    def learn(self, job: Job, completed: Completed) -> None:
+        """Take in what a finished job measured."""
+        for phase, seconds in completed.seconds.items():
+            value = seconds / job.steps if phase is Phase.DENOISE else seconds
+            key = self._key(job, phase)
+            known = self._means.get(key, value)
+            self._means[key] = known + WEIGHT * (value - known)
+
+    def whole(self, job: Job) -> float | None:
+        """Seconds that `job` will take from start to end; None where its bucket was never run."""
+        if self._key(job, Phase.DENOISE) not in self._means:
+            return None
+        return sum(self._phase(job, phase) for phase in ORDER)
+
+    def remaining(self, job: Job, progress: Progress) -> float | None:
+        """Seconds until `job` is complete; None where no step of its bucket was ever measured."""
+        later = ORDER[ORDER.index(progress.phase) + 1 :]
+        if Phase.DENOISE in later and self._key(job, Phase.DENOISE) not in self._means:
+            return None
+        left = progress.total - progress.completed
+        if progress.unit_seconds is not None:
+            current = left * progress.unit_seconds
+        elif self._key(job, progress.phase) in self._means:
+            current = self._phase(job, progress.phase) * left / progress.total
+        else:
+            return None
+        return current + sum(self._phase(job, phase) for phase in later)
+
+    def _phase(self, job: Job, phase: Phase) -> float:
+        # A phase that was never measured counts as nothing: beside the steps the others are a few percent.
+        if phase is Phase.IMAGE_ENCODE and job.start is None:
+            return 0.0
+        mean = self._means.get(self._key(job, phase), 0.0)
+        return mean * job.steps if phase is Phase.DENOISE else mean
+
+    @staticmethod
+    def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, Phase]:
+        return job.bucket, job.guidance > 1.0, phase

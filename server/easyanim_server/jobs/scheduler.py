@@ -1,0 +1,243 @@
+"""Admission and order: a bounded queue in front of one worker that is kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import structlog
+
+from easyanim_server.errors import (
+    EasyAnimError,
+    GenerationFailed,
+    JobCancelled,
+    NotReady,
+    QueueFull,
+    ShuttingDown,
+    WorkerLost,
+)
+from easyanim_server.job import Accepted, Chunk, Completed, Job, ModelInfo, Progress, Queued, Worker
+from easyanim_server.jobs.eta import Estimator
+from easyanim_server.jobs.spool import Spool
+from easyanim_server.jobs.tokens import TokenCounter
+
+log = structlog.get_logger(__name__)
+
+FIRST_START_TRIES = 3
+"""A worker that dies so often before it was ever ready will not recover by itself."""
+MAX_BACKOFF_SECONDS = 30.0
+
+
+class State(Enum):
+    """Whether requests are served; values are the contract's enum names less their prefix."""
+
+    STARTING = "STARTING"
+    SERVING = "SERVING"
+    DRAINING = "DRAINING"
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job's place in the scheduler."""
+
+    job: Job
+    spool: Spool
+    admitted: float
+    """When it was admitted, on the monotonic clock."""
+
+
+class Scheduler:
+    """Takes jobs, runs them one after another, and says what happens. Used from one event loop."""
+
+    def __init__(
+        self, worker: Worker, *, queue_size: int, on_state: Callable[[State], None] = lambda state: None
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            worker: Where jobs run.
+            queue_size: Jobs that may wait beside the running one.
+            on_state: Told of every change of `state`.
+        """
+        self._worker = worker
+        self._queue_size = queue_size
+        self._on_state = on_state
+        self._state = State.STARTING
+        self._detail = "the worker process is being started"
+        self._waiting: deque[Ticket] = deque()
+        self._running: Ticket | None = None
+        self._running_eta: float | None = None
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._estimator = Estimator()
+        self._counter: TokenCounter | None = None
+        self.model: ModelInfo | None = None
+        """What the worker serves; kept while it restarts, None before it was ever ready."""
+
+    @property
+    def state(self) -> State:
+        """Whether requests are served now."""
+        return self._state
+
+    @property
+    def detail(self) -> str:
+        """One sentence on what happens while the state is not SERVING."""
+        return self._detail
+
+    @property
+    def job_count(self) -> int:
+        """Jobs that wait or run."""
+        return len(self._waiting) + (self._running is not None)
+
+    def submit(self, job: Job) -> Ticket:
+        """Give a job a place in the queue; its caller must `release` the ticket.
+
+        Raises:
+            ShuttingDown: the server drains.
+            NotReady: the model was never ready so far.
+            QueueFull: all places are taken; nothing was kept of the job.
+        """
+        if self._state is State.DRAINING:
+            raise ShuttingDown
+        if self._counter is None:
+            raise NotReady(self._detail)
+        if len(self._waiting) >= self._queue_size:
+            raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
+        ticket = Ticket(job, Spool(Accepted(job, *self._counter.count(job.prompt))), time.monotonic())
+        self._waiting.append(ticket)
+        self._idle.clear()
+        self._work.set()
+        self._announce()
+        return ticket
+
+    def release(self, ticket: Ticket) -> None:
+        """Its caller has left: stop the work if it is not done, and forget the job."""
+        if ticket is self._running:
+            if not ticket.spool.ended:
+                self._worker.cancel(ticket.job)
+                ticket.spool.fail(JobCancelled())
+                log.info("job cancelled while it ran", job_id=ticket.job.id)
+        elif ticket in self._waiting:
+            self._waiting.remove(ticket)
+            log.info("job cancelled while it waited", job_id=ticket.job.id)
+            self._announce()
+            self._note_idle()
+        ticket.spool.close()
+
+    async def run(self) -> None:
+        """Keep the worker up and the jobs going until cancelled.
+
+        Raises:
+            EasyAnimError: the worker cannot be started with these settings.
+        """
+        try:
+            while True:
+                await self._start_worker()
+                try:
+                    while True:
+                        await self._run_one(await self._next())
+                except WorkerLost as error:
+                    log.error("worker lost", error=str(error))
+                    self._change(State.STARTING, f"{error}; it is being started again")
+        finally:
+            await self._worker.stop()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new jobs and wait until the others are done, at most so many seconds."""
+        self._change(State.DRAINING, "the server is shutting down")
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except asyncio.TimeoutError:
+            log.warning("jobs cut off by the shutdown", jobs=self.job_count)
+            for ticket in [*self._waiting, *([self._running] if self._running else [])]:
+                ticket.spool.fail(ShuttingDown())
+
+    async def _start_worker(self) -> None:
+        failures = 0
+        while True:
+            try:
+                served = await self._worker.start(lambda detail: self._change(self._state, detail))
+            except WorkerLost as error:
+                failures += 1
+                if self.model is None and failures == FIRST_START_TRIES:
+                    raise
+                pause = min(2.0 ** (failures - 1), MAX_BACKOFF_SECONDS)
+                log.error("worker did not start", error=str(error), next_try_seconds=pause)
+                self._change(State.STARTING, f"{error}; next try in {pause:g} s")
+                await asyncio.sleep(pause)
+            else:
+                self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
+                self.model = served.model
+                self._change(State.SERVING, "")
+                return
+
+    async def _next(self) -> Ticket:
+        while not self._waiting:
+            self._work.clear()
+            await self._work.wait()
+        self._running = self._waiting.popleft()
+        self._running_eta = self._estimator.whole(self._running.job)
+        self._announce()
+        return self._running
+
+    async def _run_one(self, ticket: Ticket) -> None:
+        job, started = ticket.job, time.monotonic()
+        log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps)
+        try:
+            async for event in self._worker.run(job):
+                if isinstance(event, Progress):
+                    event = replace(event, eta=self._estimator.remaining(job, event))
+                    self._running_eta = event.eta
+                elif isinstance(event, Completed):
+                    self._estimator.learn(job, event)
+                    event = replace(event, queue_seconds=started - ticket.admitted)
+                    log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
+                self._say(ticket, event)
+        except EasyAnimError as error:
+            ticket.spool.fail(error)
+            if not isinstance(error, JobCancelled):
+                log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error))
+            if isinstance(error, WorkerLost):
+                raise
+        finally:
+            self._running = None
+            self._note_idle()
+
+    def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
+        if ticket.spool.ended:  # its caller has left, and the worker has not heard of it yet
+            return
+        try:
+            ticket.spool.put(event)
+        except OSError as error:
+            failure = GenerationFailed(uuid.uuid4().hex[:12])
+            log.error("cannot keep the file", job_id=ticket.job.id, error_id=failure.error_id, error=repr(error))
+            ticket.spool.fail(failure)
+            self._worker.cancel(ticket.job)
+
+    def _announce(self) -> None:
+        """Tell everybody who waits where they stand."""
+        ahead = 0 if self._running is None else 1
+        eta = self._running_eta if self._running else 0.0
+        for ticket in self._waiting:
+            ticket.spool.put(Queued(ahead, eta))
+            whole = self._estimator.whole(ticket.job)
+            eta = None if eta is None or whole is None else eta + whole
+            ahead += 1
+
+    def _note_idle(self) -> None:
+        if self._running is None and not self._waiting:
+            self._idle.set()
+
+    def _change(self, state: State, detail: str) -> None:
+        if self._state is State.DRAINING:  # nothing leads out of it
+            return
+        if state is not self._state:
+            log.info("state", state=state.value, detail=detail or None)
+        self._state, self._detail = state, detail
+        self._on_state(state)

@@ -1,0 +1,112 @@
+"""What one job has said so far, kept so that no reader can hold up the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from easyanim_server.errors import EasyAnimError
+from easyanim_server.job import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Where the job stood at one moment."""
+
+    number: int
+    event: Queued | Progress
+    time: float
+    """On the monotonic clock."""
+
+    def now(self) -> Queued | Progress:
+        """The same news as of now: what is left shrinks, what has passed grows."""
+        age = time.monotonic() - self.time
+        eta = None if self.event.eta is None else max(0.0, self.event.eta - age)
+        if isinstance(self.event, Queued):
+            return replace(self.event, eta=eta)
+        return replace(self.event, eta=eta, elapsed=self.event.elapsed + age)
+
+
+class Spool:
+    """One job's events: the file's bytes on disk, the news coalesced to the latest of each phase.
+
+    A reader that stops costs the file's size on disk and a handful of `Progress` in memory. Used from one event loop.
+    """
+
+    def __init__(self, accepted: Accepted) -> None:
+        """Open an unnamed temporary file; the system removes it with its last handle, after a crash too."""
+        self._accepted = accepted
+        self._news: dict[Phase | None, News] = {}
+        self._news_count = 0
+        self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
+        self._size = 0
+        self._end: Completed | EasyAnimError | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last word is known."""
+        return self._end is not None
+
+    def put(self, event: Queued | Progress | Chunk | Completed) -> None:
+        """Take the next event; a `Completed` is the last one.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if isinstance(event, Chunk):
+            os.pwrite(self._file.fileno(), event.data, event.offset)
+            self._size = event.offset + len(event.data)
+        elif isinstance(event, Completed):
+            self._end = event
+        else:
+            self._news_count += 1
+            phase = event.phase if isinstance(event, Progress) else None
+            self._news[phase] = News(self._news_count, event, time.monotonic())
+        self._changed.set()
+
+    def fail(self, error: EasyAnimError) -> None:
+        """End the job with an error, unless it has ended already."""
+        if self._end is None:
+            self._end = error
+            self._changed.set()
+
+    def close(self) -> None:
+        """Give the disk space back; readers must have left."""
+        self._file.close()
+
+    async def read(self, heartbeat: float) -> AsyncIterator[Event]:
+        """Yield everything from the beginning, then wait for more until the job ends.
+
+        Args:
+            heartbeat: Seconds of silence after which the latest news is repeated.
+
+        Raises:
+            EasyAnimError: the job ended without a video.
+        """
+        yield self._accepted
+        seen, offset = 0, 0
+        while True:
+            self._changed.clear()
+            if fresh := [news for news in self._news.values() if news.number > seen]:
+                oldest = min(fresh, key=lambda news: news.number)
+                seen = oldest.number
+                yield oldest.now()
+            elif offset < self._size:
+                data = os.pread(self._file.fileno(), min(CHUNK_BYTES, self._size - offset), offset)
+                yield Chunk(offset, data)
+                offset += len(data)
+            elif isinstance(self._end, EasyAnimError):
+                raise self._end
+            elif self._end is not None:
+                yield self._end
+                return
+            else:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), heartbeat)
+                except asyncio.TimeoutError:
+                    seen = max(0, self._news_count - 1)  # say the latest news again

@@ -1,0 +1,161 @@
+"""Requests into jobs: every field checked, every default resolved."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import uuid
+from collections.abc import Sequence
+
+from PIL.Image import Image
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_server import job as jobs
+from easyanim_server.errors import InvalidArgument, Violation
+from easyanim_server.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
+from easyanim_server.prompts import recommended_negative
+from easyanim_server.rpc import picture
+from easyanim_server.settings import Settings
+
+ASPECT_RANGE = (0.1, 10.0)
+
+NEAREST_BUCKETS = 3
+"""How many suggestions an unknown bucket gets."""
+
+
+async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+    """Check a request and resolve its defaults; pictures are decoded on a thread.
+
+    Raises:
+        InvalidArgument: with every wrong field, not only the first.
+    """
+    wrong: list[Violation] = []
+    wrong += _check_prompts(request, settings.max_prompt_chars)
+    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
+    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
+    wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
+    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
+    wrong += _check_output(request)
+    wrong += _check_fit(request)
+    start, end, bad_pictures = await asyncio.to_thread(_load_pictures, request, settings.max_image_pixels)
+    wrong += bad_pictures
+    bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
+    wrong += bad_size
+    if wrong or bucket is None:
+        raise InvalidArgument(wrong)
+
+    fit = FitPolicy(pb.FitPolicy.Name(request.fit_policy or pb.FIT_POLICY_CROP).removeprefix("FIT_POLICY_"))
+    negative = request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
+    return Job(
+        id=uuid.uuid4().hex,
+        prompt=request.prompt,
+        negative_prompt=negative,
+        bucket=bucket,
+        steps=request.step_count if request.HasField("step_count") else jobs.DEFAULT_STEPS,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
+        # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
+        seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
+        fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
+        output=OutputFormat(request.output_mime_type or OutputFormat.MP4.value),
+        start=await asyncio.to_thread(picture.fit, start, bucket, fit) if start else None,
+        end=await asyncio.to_thread(picture.fit, end, bucket, fit) if end else None,
+        fit=fit,
+    )
+
+
+def _check_prompts(request: pb.GenerateRequest, max_chars: int) -> list[Violation]:
+    wrong = []
+    if not request.prompt.strip():
+        wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {max_chars} characters"))
+    for name in ("prompt", "negative_prompt"):
+        if (length := len(getattr(request, name))) > max_chars:
+            wrong.append(Violation(name, f"has {length} characters; must have at most {max_chars}"))
+    return wrong
+
+
+def _check_number(request: pb.GenerateRequest, name: str, least: float, most: float) -> list[Violation]:
+    value = getattr(request, name)
+    if not request.HasField(name) or (math.isfinite(value) and least <= value <= most):
+        return []
+    return [Violation(name, f"is {value}; must be from {least} to {most}")]
+
+
+def _check_output(request: pb.GenerateRequest) -> list[Violation]:
+    allowed = [item.value for item in OutputFormat]
+    if not request.output_mime_type or request.output_mime_type in allowed:
+        return []
+    return [Violation("output_mime_type", f"is {request.output_mime_type!r}; must be one of {', '.join(allowed)}")]
+
+
+def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
+    if request.fit_policy in pb.FitPolicy.values():
+        return []
+    names = ", ".join(f"FIT_POLICY_{policy.value}" for policy in FitPolicy)
+    return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
+
+
+def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image | None, Image | None, list[Violation]]:
+    wrong: list[Violation] = []
+
+    def load(name: str) -> Image | None:
+        data: bytes = getattr(request, name)
+        if not data:
+            return None
+        try:
+            return picture.load(data, name, max_pixels=max_pixels)
+        except InvalidArgument as error:
+            wrong.extend(error.violations)
+            return None
+
+    start, end = load("start_image"), load("end_image")
+    if request.end_image and not request.start_image:
+        wrong.append(Violation("end_image", "is set without start_image; the model needs a first frame to end in one"))
+    return start, end, wrong
+
+
+def _choose_bucket(
+    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None
+) -> tuple[Bucket | None, list[Violation]]:
+    frames = request.frame_count if request.HasField("frame_count") else None
+    if frames is not None and not jobs.is_frame_count(frames):
+        description = f"is {frames}; must be 4k+1, from 1 to {jobs.MAX_FRAMES}: 1, 5, 9, ... 45, 49"
+        return None, [Violation("frame_count", description)]
+    candidates = catalogue
+    if request.WhichOneof("size") == "bucket":
+        candidates = [bucket for bucket in catalogue if bucket.name == request.bucket]
+        if not candidates:
+            return None, [Violation("bucket", _unknown_bucket(request.bucket, catalogue))]
+    offered = sorted({bucket.frames for bucket in candidates})
+    if frames is not None and frames not in offered:
+        where = f"bucket {request.bucket}" if request.bucket else "this server"
+        return None, [Violation("frame_count", f"is {frames}; {where} offers {', '.join(map(str, offered))}")]
+
+    if request.WhichOneof("size") == "aspect_ratio":
+        if not ASPECT_RANGE[0] <= request.aspect_ratio <= ASPECT_RANGE[1]:  # NaN too
+            description = f"is {request.aspect_ratio}; must be from {ASPECT_RANGE[0]} to {ASPECT_RANGE[1]}"
+            return None, [Violation("aspect_ratio", description)]
+        aspect = request.aspect_ratio
+    elif start is not None:
+        aspect = start.width / start.height
+    else:
+        aspect = candidates[0].width / candidates[0].height
+    if frames is not None:
+        candidates = [bucket for bucket in candidates if bucket.frames == frames]
+    name = nearest_bucket(candidates, aspect).name
+    return max(bucket for bucket in candidates if bucket.name == name), []
+
+
+def _unknown_bucket(name: str, catalogue: Sequence[Bucket]) -> str:
+    names = list(dict.fromkeys(bucket.name for bucket in catalogue))
+    try:
+        height, width = (int(part) for part in name.lower().split("x"))
+        target = Bucket(max(height, 1), max(width, 1), jobs.MAX_FRAMES)
+    except ValueError:
+        return f"is {name!r}; must be one of {', '.join(names)}"
+
+    def distance(bucket: Bucket) -> float:
+        return math.hypot(math.log(bucket.height / target.height), math.log(bucket.width / target.width))
+
+    nearest = list(dict.fromkeys(bucket.name for bucket in sorted(catalogue, key=distance)))[:NEAREST_BUCKETS]
+    return f"is {name!r}, which this server does not offer; the nearest are {', '.join(nearest)}"

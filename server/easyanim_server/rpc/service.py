@@ -1,0 +1,53 @@
+"""VideoService: a request's whole way through the server, on one screen."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import structlog
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim.v1 import video_pb2_grpc
+from easyanim_server.errors import EasyAnimError, GenerationFailed
+from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.rpc.convert import to_job
+from easyanim_server.rpc.respond import to_response, to_server_info
+from easyanim_server.rpc.status import to_status
+from easyanim_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class VideoService(video_pb2_grpc.VideoServiceServicer):
+    """Serves the contract of `proto/easyanim/v1/video.proto`."""
+
+    def __init__(self, settings: Settings, scheduler: Scheduler) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        """Generate one video; see the contract for the order of events."""
+        ticket = None
+        try:
+            job = await to_job(request, self._settings)
+            ticket = self._scheduler.submit(job)
+            async for event in ticket.spool.read(self._settings.heartbeat_seconds):
+                yield to_response(event, job)
+        except EasyAnimError as error:
+            await context.abort_with_status(to_status(error))
+        except Exception as error:
+            failure = GenerationFailed(uuid.uuid4().hex[:12])
+            log.exception("request failed", error_id=failure.error_id, error=repr(error))
+            await context.abort_with_status(to_status(failure))
+        finally:  # the caller's cancel and deadline arrive here too
+            if ticket is not None:
+                self._scheduler.release(ticket)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """Return what this server serves."""
+        return to_server_info(self._settings, self._scheduler)

@@ -1,0 +1,63 @@
+"""The one table from failures to gRPC codes, and their google.rpc details."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from easyanim_server import errors
+from easyanim_server.errors import EasyAnimError
+
+DOMAIN = "easyanim"
+
+MAX_MESSAGE_CHARS = 1000
+"""With `MAX_VIOLATIONS` it keeps a status far under the 8 KB that HTTP/2 peers accept as trailers."""
+MAX_VIOLATIONS = 8
+
+CODES: dict[type[EasyAnimError], int] = {
+    errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
+    errors.QueueFull: code_pb2.RESOURCE_EXHAUSTED,
+    errors.OutOfDeviceMemory: code_pb2.RESOURCE_EXHAUSTED,
+    errors.NotReady: code_pb2.UNAVAILABLE,
+    errors.ShuttingDown: code_pb2.UNAVAILABLE,
+    errors.WorkerLost: code_pb2.UNAVAILABLE,
+    errors.DeadlineExpired: code_pb2.DEADLINE_EXCEEDED,
+    errors.JobCancelled: code_pb2.CANCELLED,
+    errors.GenerationFailed: code_pb2.INTERNAL,
+}
+
+
+def to_status(error: EasyAnimError) -> grpc.Status:
+    """The status that ends a call with `error`, for `context.abort_with_status`."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    details = [info]
+    if isinstance(error, errors.InvalidArgument):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=item.field, description=_short(item.description, MAX_MESSAGE_CHARS // 4)
+                    )
+                    for item in error.violations[:MAX_VIOLATIONS]
+                ]
+            )
+        )
+    if isinstance(error, errors.GenerationFailed):
+        info.metadata["error_id"] = error.error_id
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=CODES[type(error)], message=_short(str(error), MAX_MESSAGE_CHARS))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return rpc_status.to_status(status)
+
+
+def _short(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"

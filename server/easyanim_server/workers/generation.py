@@ -1,0 +1,113 @@
+"""One job's way through the engine and the video encoder, measured phase by phase."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from easyanim_server.job import CHUNK_BYTES, Chunk, Completed, Engine, Job, Phase, Progress
+from easyanim_server.video.encoder import VideoEncoder
+
+
+class Generation:
+    """Runs one job; says what happens and checks for cancellation between any two units of work."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        say: Callable[[Progress | Chunk | Completed], None],
+        check: Callable[[], None],
+    ) -> None:
+        """Prepare; nothing happens before `run`.
+
+        Args:
+            engine: Used by this generation alone until `run` returns.
+            job: What to do.
+            say: Takes every event, in order.
+            check: Called between units of work; raises to stop.
+        """
+        self._engine = engine
+        self._job = job
+        self._say = say
+        self._check = check
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._seconds: dict[Phase, float] = {}
+        self._began = self._phase_began = time.perf_counter()
+
+    def run(self) -> None:
+        """Generate the video; whatever it raises, the engine is as good as new afterwards."""
+        engine, job = self._engine, self._job
+        engine.peak_bytes(reset=True)
+        self._check()
+        sampling = engine.begin(job, self._observe)
+        self._observe(Phase.DENOISE, 0, job.steps)
+        for step in range(job.steps):
+            engine.step(sampling)
+            self._observe(Phase.DENOISE, step + 1, job.steps)
+        self._decode(sampling)
+        self._say(
+            Completed(
+                size=self._size,
+                sha256=self._digest.digest(),
+                seconds=self._seconds,
+                total_seconds=time.perf_counter() - self._began,
+                peak_device_bytes=engine.peak_bytes(),
+                model=engine.model,
+            )
+        )
+
+    def _decode(self, sampling: object) -> None:
+        bucket = self._job.bucket
+        done = 0
+        self._observe(Phase.DECODE, 0, bucket.frames)
+        with (
+            VideoEncoder(
+                self._job.output,
+                width=bucket.width,
+                height=bucket.height,
+                fps=self._job.fps,
+                frames=bucket.frames,
+                comment=self._comment(),
+            ) as video,
+            closing(self._engine.decode(sampling)) as groups,
+        ):
+            for frames in groups:
+                self._write(video.write(frames))
+                done += len(frames)
+                self._observe(Phase.DECODE, done, bucket.frames)
+            self._write(video.close())
+        self._seconds[Phase.DECODE] = time.perf_counter() - self._phase_began
+
+    def _observe(self, phase: Phase, completed: int, total: int) -> None:
+        self._check()
+        now = time.perf_counter()
+        if completed == 0:
+            self._phase_began = now
+        self._seconds[phase] = spent = now - self._phase_began
+        unit = spent / completed if completed else None
+        self._say(Progress(phase, completed, total, unit_seconds=unit, elapsed=now - self._began, eta=None))
+
+    def _write(self, data: bytes) -> None:
+        self._digest.update(data)
+        for start in range(0, len(data), CHUNK_BYTES):
+            part = data[start : start + CHUNK_BYTES]
+            self._say(Chunk(self._size, part))
+            self._size += len(part)
+
+    def _comment(self) -> str:
+        # The prompt stays out: people pass files on without looking at their metadata.
+        job, model = self._job, self._engine.model
+        facts = {
+            "generator": "easyanim",
+            "model": model.name,
+            "seed": job.seed,
+            "steps": job.steps,
+            "guidance": job.guidance,
+            "bucket": str(job.bucket),
+        }
+        return json.dumps(facts)

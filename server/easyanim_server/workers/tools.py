@@ -1,0 +1,128 @@
+"""What the command line asks of engine and video outside a server: look at the machine, write a model."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import huggingface_hub
+import torch
+
+from easyanim_server.engine import checkpoint
+from easyanim_server.engine.engine import resolve_device, resolve_dtype
+from easyanim_server.errors import EasyAnimError
+from easyanim_server.settings import Settings
+from easyanim_server.video.encoder import missing_codecs
+
+GIB = 2**30
+SPOOL_BYTES = 1 * GIB
+"""Free space that a busy server's clips take in the temporary folder, generously."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    detail: str
+    fatal: bool = False
+    """Whether `serve` with these settings cannot work."""
+
+
+def export(model: str, folder: Path) -> None:
+    """Write `model` as a diffusers folder. See `checkpoint.export`."""
+    checkpoint.export(model, folder)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that a server with these settings needs."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers", "av", "grpcio"))
+    return [
+        Finding("python", f"{platform.python_version()} on {platform.platform()}"),
+        Finding("libraries", libraries),
+        *_devices(),
+        _device(settings),
+        _memory(),
+        _model(settings),
+        _codecs(),
+        _spool(),
+        _address(settings),
+    ]
+
+
+def _devices() -> list[Finding]:
+    if not torch.cuda.is_available():
+        return [Finding("GPU", "torch sees none; the CPU is enough for builtin:tiny, not for the published models")]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        capability = f"compute capability {facts.major}.{facts.minor}"
+        detail = f"{facts.name}, {capability}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        found.append(Finding(f"GPU {index}", detail))
+    return found
+
+
+def _device(settings: Settings) -> Finding:
+    try:
+        device = resolve_device(settings.device)
+    except EasyAnimError as error:
+        return Finding("device", str(error), fatal=True)
+    dtype = resolve_dtype(settings.dtype, device)
+    return Finding("device", f"{settings.device} means {device} with {str(dtype).removeprefix('torch.')} here")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Finding("host memory", f"{total / GIB:.1f} GiB, {os.cpu_count()} CPU cores")
+
+
+def _model(settings: Settings) -> Finding:
+    name = settings.model
+    if name.startswith(("builtin:", "synthetic:")):
+        return Finding("model", f"{name} is made at start, nothing to download")
+    if Path(name).is_dir():
+        return Finding("model", f"{name} is a folder here")
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=settings.revision)
+    except ValueError as error:
+        return Finding("model", f"{name!r} is neither a folder nor a Hugging Face id: {error}", fatal=True)
+    if isinstance(cached, str):
+        return Finding("model", f"{name} is in the Hugging Face cache")
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    return Finding("model", f"{name} is not on this machine; serve downloads it ({free / GIB:.0f} GiB free for it)")
+
+
+def _codecs() -> Finding:
+    missing = missing_codecs()
+    if missing:
+        return Finding("video codecs", f"PyAV's libav lacks {', '.join(missing)}", fatal=True)
+    return Finding("video codecs", "H.264, VP9 and FFV1 are there")
+
+
+def _spool() -> Finding:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    enough = free >= SPOOL_BYTES
+    detail = f"{folder} has {free / GIB:.1f} GiB free for clips under way"
+    return Finding("temporary files", detail if enough else f"{detail}; make room or set TMPDIR", fatal=not enough)
+
+
+def _address(settings: Settings) -> Finding:
+    host, _, port = settings.listen.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), int(port)))
+    except (OSError, ValueError) as error:
+        return Finding("address", f"cannot listen on {settings.listen!r}: {error}", fatal=True)
+    return Finding("address", f"{settings.listen} is free")

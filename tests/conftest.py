@@ -1,0 +1,66 @@
+"""Fixtures that every kind of test shares."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+from PIL import Image
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim.v1 import video_pb2_grpc
+from tests.engines import SIMULATED
+from tests.servers import RunningServer, settings
+
+Stub = video_pb2_grpc.VideoServiceStub
+
+
+@pytest.fixture(scope="session")
+def simulated() -> Iterator[RunningServer]:
+    """A server whose engine is simulated, for tests that leave it as they found it."""
+    with RunningServer(settings(), SIMULATED) as server:
+        yield server
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[str], Stub]]:
+    """Opens channels that are closed with the test."""
+    channels = []
+
+    def open_channel(address: str) -> Stub:
+        channels.append(grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]))
+        return Stub(channels[-1])
+
+    yield open_channel
+    for channel in channels:
+        channel.close()
+
+
+@pytest.fixture
+def stub(simulated: RunningServer, connect: Callable[[str], Stub]) -> Stub:
+    return connect(simulated.address)
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A picture of 96 x 64 pixels."""
+    return encode_picture("PNG")
+
+
+def encode_picture(form: str, size: tuple[int, int] = (96, 64), mode: str = "RGB") -> bytes:
+    gradient = Image.linear_gradient("L").resize(size)
+    picture = gradient.convert(mode) if mode != "P" else gradient.convert("RGB").quantize(16)
+    file = io.BytesIO()
+    picture.save(file, form)
+    return file.getvalue()
+
+
+def request(prompt: str = "instant", **fields: object) -> pb.GenerateRequest:
+    """A request that the simulated engine answers at once."""
+    return pb.GenerateRequest(prompt=prompt, **{"step_count": 3, **fields})
+
+
+def kinds(events: list[pb.GenerateResponse]) -> list[str]:
+    return [event.WhichOneof("event") or "" for event in events]

@@ -1,0 +1,59 @@
+"""The installed commands as a user starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ServerCommand:
+    """`easyanim-server serve` in a process of its own; stopped by SIGTERM on exit."""
+
+    def __init__(self, *flags: str) -> None:
+        command = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", *flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
+        self.log = ""
+
+    def __enter__(self) -> ServerCommand:
+        assert self.address, self.process.communicate()[1]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def worker(self) -> psutil.Process:
+        """The process that computes: the child that holds by far the most memory."""
+        return max(psutil.Process(self.process.pid).children(), key=lambda child: child.memory_info().rss)
+
+    def stop(self) -> int:
+        """SIGTERM and wait; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.log += self.process.communicate(timeout=60)[1]
+        return self.process.returncode
+
+
+def client(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `easyanim-client`."""
+    return subprocess.run(
+        [BIN / "easyanim-client", *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+    )
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until `condition` holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never became true"
+        time.sleep(0.02)

@@ -1,0 +1,151 @@
+"""Engines for worker processes under test: one that is simulated, and the real one with faults on demand."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from easyanim_server.errors import UnsupportedModel
+from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, PromptTokenizer
+from easyanim_server.settings import Settings
+
+SIMULATED = "tests.engines:SimulatedEngine.load"
+FAULTY = "tests.engines:FaultyEngine.load"
+
+UNIT_SECONDS = 0.02
+
+
+@dataclass
+class SimulatedSampling:
+    job: Job
+    step: int = 0
+
+
+class SimulatedEngine:
+    """No network: sleeps for every unit of work and draws noise from the seed.
+
+    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``die in PHASE`` ends the
+    process there as a crash of the driver would.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.model = ModelInfo(name, "0" * 64, 0, "original", "float32", "simulated", backend="simulated")
+        self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
+
+    @classmethod
+    def load(cls, settings: Settings) -> SimulatedEngine:
+        if settings.model == "simulated:unsupported":
+            raise UnsupportedModel("simulated:unsupported is never supported; use simulated:fine")
+        if settings.model == "simulated:dies":
+            os._exit(9)
+        return cls(settings.model)
+
+    def warm(self, buckets: Sequence[Bucket]) -> None:
+        pass
+
+    def begin(self, job: Job, observe: Observer) -> SimulatedSampling:
+        phases = {Phase.TEXT_ENCODE: 2}
+        if job.start is not None:
+            phases[Phase.IMAGE_ENCODE] = 4
+        for phase, total in phases.items():
+            for unit in range(total):
+                observe(phase, unit, total)
+                self._work(job, phase)
+            observe(phase, total, total)
+        return SimulatedSampling(job)
+
+    def step(self, sampling: SimulatedSampling) -> None:
+        self._work(sampling.job, Phase.DENOISE)
+        sampling.step += 1
+
+    def decode(self, sampling: SimulatedSampling) -> Generator[Any, None, None]:
+        bucket = sampling.job.bucket
+        noise = np.random.default_rng(sampling.job.seed)
+        for count in [1] + [4] * (bucket.frames // 4):
+            self._work(sampling.job, Phase.DECODE)
+            yield noise.integers(0, 255, (count, bucket.height, bucket.width, 3), dtype=np.uint8)
+
+    def peak_bytes(self, reset: bool = False) -> int:
+        return 0
+
+    def _work(self, job: Job, phase: Phase) -> None:
+        if f"fail in {phase.value}" in job.prompt:
+            raise RuntimeError("a fault that was asked for")
+        if f"die in {phase.value}" in job.prompt:
+            os._exit(9)
+        if "instant" not in job.prompt:
+            time.sleep(UNIT_SECONDS * (10 if "slow" in job.prompt else 1))
+
+
+def word_tokenizer() -> str:
+    """A serialised tokenizer with one token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return str(tokenizer.to_str())
+
+
+class FaultyEngine:
+    """The real engine; ``break MODULE at call N`` in a prompt raises inside that module's Nth forward of the job.
+
+    MODULE is ``encoder`` or ``decoder`` of the VAE, or ``transformer``.
+    """
+
+    @staticmethod
+    def load(settings: Settings) -> Any:
+        from easyanim_server.engine.engine import Engine
+
+        engine = Engine.load(settings)
+        modules = _modules_of(engine)
+        original_begin = engine.begin
+
+        def begin(job: Job, observe: Observer) -> Any:
+            for handle in handles:
+                handle.remove()
+            handles.clear()
+            if order := re.search(r"break (\w+) at call (\d+)", job.prompt):
+                handles.append(_break(modules[order[1]], int(order[2])))
+            return original_begin(job, observe)
+
+        handles: list[Any] = []
+        engine.begin = begin  # type: ignore[method-assign]
+        return engine
+
+
+def _modules_of(engine: Any) -> dict[str, Any]:
+    """The networks inside a real engine, found by class so that no attribute's name is relied on."""
+    import gc
+
+    from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
+
+    found = {
+        type(item): item
+        for item in gc.get_objects()
+        if isinstance(item, AutoencoderKLMagvit | EasyAnimateTransformer3DModel)
+    }
+    vae = found[AutoencoderKLMagvit]
+    # Deep inside, so that half of the causal convolutions hold features of the broken call.
+    return {
+        "encoder": vae.encoder.conv_out,
+        "decoder": vae.decoder.conv_out,
+        "transformer": found[EasyAnimateTransformer3DModel].transformer_blocks[-1],
+    }
+
+
+def _break(module: Any, call: int) -> Any:
+    calls = 0
+
+    def hook(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise RuntimeError("a fault that was asked for")
+
+    return module.register_forward_pre_hook(hook)

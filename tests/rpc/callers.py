@@ -1,0 +1,93 @@
+"""Both clients behind the same words, so that one test holds for both; and the fixtures that give them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from tests.rpc.scripted import ScriptedVideoService, scripted_server
+
+import easyanim_client as ea
+
+
+class Blocking:
+    """Drives Client from asyncio tests, in a thread."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        self.client = ea.Client(address, **options)
+
+    async def follow(self, generation: ea.Generation, stop_at: type | None = None) -> list[ea.Event]:
+        def run() -> list[ea.Event]:
+            seen = []
+            for event in generation:
+                seen.append(event)
+                if stop_at and isinstance(event, stop_at):
+                    break
+            return seen
+
+        return await asyncio.to_thread(run)
+
+    async def result(self, generation: ea.Generation) -> ea.Video:
+        return await asyncio.to_thread(generation.result)
+
+    async def info(self) -> ea.ServerInfo:
+        return await asyncio.to_thread(self.client.info)
+
+    async def health(self) -> bool:
+        return await asyncio.to_thread(self.client.health)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.client.close)
+
+
+class Asynchronous:
+    """Drives AsyncClient with the same words."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        self.client = ea.AsyncClient(address, **options)
+
+    async def follow(self, generation: ea.AsyncGeneration, stop_at: type | None = None) -> list[ea.Event]:
+        seen = []
+        async for event in generation:
+            seen.append(event)
+            if stop_at and isinstance(event, stop_at):
+                break
+        return seen
+
+    async def result(self, generation: ea.AsyncGeneration) -> ea.Video:
+        return await generation.result()
+
+    async def info(self) -> ea.ServerInfo:
+        return await self.client.info()
+
+    async def health(self) -> bool:
+        return await self.client.health()
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+Caller = Blocking | Asynchronous
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedVideoService]:
+    """A running scripted service."""
+    with scripted_server() as service:
+        yield service
+
+
+@pytest.fixture(params=[Blocking, Asynchronous], ids=["sync", "async"])
+def kind_of_caller(request: pytest.FixtureRequest) -> type[Caller]:
+    """The way to call, for tests that choose the client's own options."""
+    return request.param
+
+
+@pytest.fixture
+async def caller(kind_of_caller: type[Caller], scripted: ScriptedVideoService) -> AsyncIterator[Caller]:
+    """A caller of the scripted service."""
+    caller = kind_of_caller(scripted.address)
+    yield caller
+    await caller.close()

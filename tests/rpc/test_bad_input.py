@@ -1,0 +1,144 @@
+"""Everything that a caller can get wrong: refused by field, value and what is allowed, before any work."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from PIL import Image
+from tests.conftest import Stub, encode_picture, request
+from tests.servers import RunningServer
+
+from easyanim.v1 import video_pb2 as pb
+
+PNG = encode_picture("PNG")
+JPEG = encode_picture("JPEG")
+
+
+def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A PNG of a few bytes whose header promises 900 million pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    # name: fields, the field that is named, words of its description
+    "empty prompt": ({"prompt": ""}, "prompt", ["empty", "1 to 4000"]),
+    "blank prompt": ({"prompt": " \n\t　"}, "prompt", ["empty"]),
+    "long prompt": ({"prompt": "x" * 4001}, "prompt", ["4001", "at most 4000"]),
+    "long negative prompt": ({"negative_prompt": "x" * 4001}, "negative_prompt", ["4001", "at most 4000"]),
+    "text for a picture": ({"start_image": b"not a picture"}, "start_image", ["PNG", "JPEG", "WebP"]),
+    "a GIF": ({"start_image": encode_picture("GIF")}, "start_image", ["GIF", "PNG"]),
+    "truncated PNG": ({"start_image": PNG[: len(PNG) // 2]}, "start_image", ["must be a whole file"]),
+    "truncated JPEG": ({"start_image": JPEG[: len(JPEG) // 2]}, "start_image", ["must be a whole file"]),
+    "bad end picture": ({"start_image": PNG, "end_image": b"?"}, "end_image", ["PNG"]),
+    "decompression bomb": ({"start_image": bomb()}, "start_image", ["30000", "50000000"]),
+    "end without start": ({"end_image": PNG}, "end_image", ["start_image"]),
+    "unknown bucket": ({"bucket": "384x672"}, "bucket", ["384x672", "nearest", "64x96"]),
+    "garbled bucket": ({"bucket": "large"}, "bucket", ["large", "64x96"]),
+    "aspect of zero": ({"aspect_ratio": 0.0}, "aspect_ratio", ["0.0", "0.1 to 10"]),
+    "aspect NaN": ({"aspect_ratio": float("nan")}, "aspect_ratio", ["nan", "0.1 to 10"]),
+    "frames not 4k+1": ({"frame_count": 10}, "frame_count", ["10", "4k+1"]),
+    "no frames": ({"frame_count": 0}, "frame_count", ["0", "4k+1"]),
+    "too many frames": ({"frame_count": 53}, "frame_count", ["53", "49"]),
+    "frames not offered": ({"frame_count": 49}, "frame_count", ["49", "5, 9"]),
+    "frames not offered for the bucket": ({"bucket": "64x64", "frame_count": 9}, "frame_count", ["9", "64x64", "5"]),
+    "no steps": ({"step_count": 0}, "step_count", ["0", "from 1 to 200"]),
+    "too many steps": ({"step_count": 201}, "step_count", ["201", "from 1 to 200"]),
+    "guidance under 1": ({"guidance_scale": 0.5}, "guidance_scale", ["0.5", "from 1.0 to 20.0"]),
+    "guidance NaN": ({"guidance_scale": float("nan")}, "guidance_scale", ["nan", "from 1.0 to 20.0"]),
+    "guidance infinite": ({"guidance_scale": float("inf")}, "guidance_scale", ["inf"]),
+    "no frames a second": ({"frame_rate_fps": 0}, "frame_rate_fps", ["0", "from 1 to 60"]),
+    "too many frames a second": ({"frame_rate_fps": 61}, "frame_rate_fps", ["61", "from 1 to 60"]),
+    "negative seed": ({"seed": -1}, "seed", ["-1", "from 0 to 9223372036854775807"]),
+    "unknown format": ({"output_mime_type": "video/avi"}, "output_mime_type", ["video/avi", "video/mp4"]),
+    "unknown fit": ({"fit_policy": 9}, "fit_policy", ["9", "FIT_POLICY_PAD"]),
+}
+
+
+def violations(error: grpc.RpcError) -> dict[str, str]:
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+    found = error_details_pb2.BadRequest()
+    assert any(item.Unpack(found) for item in rpc_status.from_call(error).details)
+    return {item.field: item.description for item in found.field_violations}
+
+
+@pytest.mark.parametrize(("fields", "field", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_by_field_value_and_what_is_allowed(
+    simulated: RunningServer, stub: Stub, fields: dict[str, Any], field: str, words: list[str]
+) -> None:
+    worker = simulated.worker.pid
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(**fields)))
+
+    found = violations(refused.value)
+    assert list(found) == [field]
+    for word in words:
+        assert word in found[field]
+    assert list(stub.Generate(request()))[-1].HasField("completed"), "the next good request works"
+    assert simulated.worker.pid == worker
+
+
+def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request("", step_count=0, seed=-1, start_image=b"?")))
+    assert set(violations(refused.value)) == {"prompt", "step_count", "seed", "start_image"}
+
+
+def test_a_huge_wrong_value_does_not_make_the_status_too_large_for_trailers(stub: Stub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(bucket="x" * 100_000, output_mime_type="y" * 100_000)))
+    assert set(violations(refused.value)) == {"bucket", "output_mime_type"}
+
+
+def test_a_message_over_the_limit_is_refused_by_grpc_itself(stub: Stub) -> None:
+    limit = stub.GetServerInfo(pb.GetServerInfoRequest()).limits.max_request_bytes
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(start_image=bytes(limit))))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def animated_webp() -> bytes:
+    pictures = [Image.new("RGB", (96, 64), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], lossless=True)
+    return file.getvalue()
+
+
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: 64 x 96 as seen
+    file = io.BytesIO()
+    Image.new("RGB", (96, 64), "green").save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+UNUSUAL = {
+    "grayscale": (encode_picture("PNG", mode="L"), "64x96"),
+    "palette": (encode_picture("PNG", mode="P"), "64x96"),
+    "RGBA": (encode_picture("PNG", mode="RGBA"), "64x96"),
+    "CMYK": (encode_picture("JPEG", mode="CMYK"), "64x96"),
+    "WebP": (encode_picture("WEBP"), "64x96"),
+    "animated": (animated_webp(), "64x96"),
+    "EXIF-rotated": (rotated_jpeg(), "96x64"),
+    "square": (encode_picture("PNG", (80, 80)), "64x64"),
+}
+
+
+@pytest.mark.parametrize(("picture", "bucket"), UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_unusual_pictures_are_taken_and_their_aspect_picks_the_bucket(stub: Stub, picture: bytes, bucket: str) -> None:
+    events = list(stub.Generate(request(start_image=picture)))
+    assert events[0].accepted.parameters.bucket == bucket
+    assert events[-1].HasField("completed")

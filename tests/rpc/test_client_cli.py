@@ -1,0 +1,268 @@
+"""The command line over a real channel, against a scripted service: output, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from google.rpc import code_pb2
+from tests.rpc.scripted import (
+    ACCEPTED,
+    BROKEN,
+    INVALID,
+    PATIENCE,
+    QUEUE_FULL,
+    TOO_LATE,
+    UNTIL_CANCELLED,
+    chunks,
+    completed,
+    failure,
+    scripted_server,
+    success,
+)
+from typer.testing import CliRunner, Result
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client import cli
+from easyanim_client.commands import EPILOG, app
+
+pytest_plugins = ("tests.rpc.callers",)
+
+DATA = os.urandom(4_321)
+
+# A process that a shell started in the background ignores SIGINT, and passes that on to its children.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from easyanim_client.cli import main; main()"
+)
+
+
+@pytest.fixture
+def run(scripted, tmp_path, monkeypatch):
+    """Runs a command against the scripted service, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--address", scripted.address])
+
+    return invoke
+
+
+def test_generate_saves_the_video_and_sums_it_up_in_one_line(run, scripted):
+    scripted.script = success(DATA)
+    Path("cat.png").write_bytes(b"picture")
+
+    result = run("generate", "a cat", "--image", "cat.png", "--out", "cat.webm", "--steps", "5", "--fit", "pad")
+
+    assert result.exit_code == 0
+    assert result.stdout == "cat.webm: 4.3 kB, 50.0 s, seed 42\n"
+    assert Path("cat.webm").read_bytes() == DATA
+    sent = scripted.requests[0]
+    assert (sent.start_image, sent.step_count, sent.fit_policy) == (b"picture", 5, pb.FIT_POLICY_PAD)
+    assert sent.output_mime_type == "video/webm"
+
+
+def test_every_option_of_generate_reaches_the_server(run, scripted):
+    scripted.script = success(DATA)
+    Path("a.png").write_bytes(b"first")
+    Path("b.png").write_bytes(b"last")
+
+    run(
+        *("generate", "a cat", "--image", "a.png", "--end-image", "b.png", "--bucket", "384x672", "--frames", "25"),
+        *("--guidance", "1.5", "--seed", "7", "--fps", "16", "--fit", "stretch", "--negative", ""),
+    )
+
+    assert scripted.requests == [
+        pb.GenerateRequest(
+            prompt="a cat",
+            start_image=b"first",
+            end_image=b"last",
+            negative_prompt="",
+            bucket="384x672",
+            frame_count=25,
+            fit_policy=pb.FIT_POLICY_STRETCH,
+            guidance_scale=1.5,
+            seed=7,
+            frame_rate_fps=16,
+            output_mime_type="video/mp4",
+        )
+    ]
+
+
+def test_progress_goes_to_stderr_and_quiet_keeps_only_the_summary(run, scripted):
+    scripted.script = success(DATA)
+
+    told = run("generate", "a cat")
+    assert "seed 42" in told.stderr
+    assert told.stderr.splitlines()[1:] == ["queued, 2 ahead", "denoising"]
+
+    quiet = run("generate", "a cat", "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
+
+
+def test_json_has_one_object_per_event_and_the_receipt_in_the_last(run, scripted):
+    scripted.script = success(DATA)
+
+    result = run("generate", "a cat", "--json")
+
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["accepted", "queued", "progress", *["chunk"] * 5, "completed"]
+    assert events[2]["phase"] == "denoise"
+    assert events[4] == {"event": "chunk", "offset": 1000, "length": 1000}
+    assert (events[-1]["path"], events[-1]["size"]) == ("out.mp4", len(DATA))
+    assert events[-1]["receipt"]["parameters"]["seed"] == 42
+    assert events[-1]["timings"]["total_seconds"] == 50
+    assert "data" not in events[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        pytest.param([INVALID], 2, "Error: the request is invalid", id="invalid"),
+        pytest.param([failure(code_pb2.UNAVAILABLE, "gone")], 3, "Error: gone", id="unavailable"),
+        pytest.param([QUEUE_FULL], 4, "  try again in 12.5 s", id="queue-full"),
+        pytest.param([TOO_LATE], 5, "Error: the deadline passed", id="deadline"),
+        pytest.param([BROKEN], 6, "  the server's log has more under error id e-77", id="server-failed"),
+        pytest.param([*chunks(DATA), completed(b"")], 6, "Error: 4321 bytes arrived", id="corrupt"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_leaves_no_file(run, scripted, script, code, said):
+    scripted.script = [ACCEPTED, *script]
+
+    result = run("generate", "a cat")
+
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert os.listdir() == []
+
+
+def test_field_violations_are_printed_one_per_line(run, scripted):
+    scripted.script = [INVALID]
+
+    result = run("generate", "a cat", "--quiet")
+
+    assert result.stderr.splitlines() == [
+        "Error: the request is invalid",
+        "  frame_count: 50 is not 4k+1",
+        "  seed: -1 is negative",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--out", "cat.avi"], id="format"),
+        pytest.param(["--image", "missing.png"], id="no-picture"),
+        pytest.param(["--bucket", "384x672", "--aspect", "16:9"], id="two-sizes"),
+        pytest.param(["--fit", "squeeze"], id="fit"),
+        pytest.param(["--steps", "99999999999"], id="too-wide"),
+        pytest.param(["--out", "missing/cat.mp4"], id="no-folder"),
+        pytest.param(["--unheard-of"], id="option"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_sends_nothing(run, scripted, words):
+    assert run("generate", "a cat", *words).exit_code == 2
+    assert scripted.requests == []
+
+
+def test_the_timeout_ends_the_work_on_the_server(run, scripted):
+    scripted.script = [ACCEPTED, UNTIL_CANCELLED]
+
+    assert run("generate", "a cat", "--timeout", "0.2").exit_code == 5
+    assert scripted.cancelled.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        pytest.param(signal.SIGINT, 130, "Cancelled; the server was told to stop.", id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, "", id="sigterm"),
+    ],
+)
+def test_a_signal_cancels_on_the_server_and_leaves_no_file(scripted, tmp_path, number, code, said):
+    scripted.script = [ACCEPTED, chunks(DATA)[0], UNTIL_CANCELLED]
+    words = ["generate", "a cat", "--json", "--address", scripted.address]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["event"] for _ in range(2)] == ["accepted", "chunk"]
+        assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == code
+    assert stderr.strip() == said
+    assert scripted.cancelled.wait(PATIENCE)
+    assert os.listdir(tmp_path) == []
+
+
+def test_info_is_told_in_lines_or_as_json(run, scripted):
+    scripted.info = pb.GetServerInfoResponse(
+        version="0.1.0",
+        model=pb.Model(name="builtin:tiny", transformer_parameter_count=7_100_000_000, dtype="bfloat16"),
+        buckets=[pb.Bucket(name="96x160", width_px=160, height_px=96, frame_counts=[13, 25])],
+        limits=pb.Limits(max_queued_count=8),
+        state=pb.STATE_STARTING,
+        state_detail="loading the model",
+    )
+
+    lines = run("info").stdout.splitlines()
+    assert lines[0] == "easyanim  0.1.0, starting (loading the model), 0 of 8 places in the queue taken"
+    assert lines[-1] == "bucket    96x160, frames 13, 25"
+
+    told = json.loads(run("info", "--json").stdout)
+    assert (told["state"], told["buckets"][0]["frame_counts"]) == ("starting", [13, 25])
+
+
+def test_health_exits_with_0_while_serving_and_with_3_otherwise(run, scripted):
+    assert (run("health").exit_code, run("health").stdout) == (0, "serving\n")
+
+    scripted.report_health(False)
+    assert (run("health").exit_code, run("health").stdout) == (3, "not serving\n")
+
+
+def test_health_waits_until_the_server_serves(run, scripted):
+    scripted.report_health(False)
+    threading.Timer(0.2, scripted.report_health, [True]).start()
+
+    assert run("health", "--wait", str(PATIENCE)).exit_code == 0
+
+
+def test_a_server_that_is_not_there_gives_exit_code_3():
+    with scripted_server() as gone:
+        pass
+    for words in (["health"], ["health", "--wait", "0.6"], ["info"], ["generate", "a cat"]):
+        result = CliRunner().invoke(app, [*words, "--address", gone.address])
+        assert result.exit_code == 3
+        assert result.stderr.startswith("Error: ")
+
+
+def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():
+    documented = [line.strip() for line in (cli.__doc__ or "").splitlines()]
+
+    for line in EPILOG.splitlines()[1:]:
+        assert line in documented
+    assert "143  SIGTERM" in CliRunner().invoke(app, ["generate", "--help"]).stdout
+
+
+def test_without_its_extra_the_command_names_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "easyanim_client.commands")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+
+    assert caught.value.code == 2
+    assert "pip install 'easyanim[cli]'" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""The server around the service: health, reflection, start, drain, information."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.conftest import Stub, request
+from tests.engines import SIMULATED
+from tests.servers import RunningServer, settings
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_server.errors import ConfigurationError, UnsupportedModel, WorkerLost
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE = "easyanim.v1.VideoService"
+
+
+def health(address: str, service: str = "") -> int:
+    with grpc.insecure_channel(address) as channel:
+        return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status)
+
+
+def test_health_is_not_serving_until_the_worker_is_warm() -> None:
+    with RunningServer(settings(), SIMULATED, wait=False) as server:
+        assert health(server.address) == health(server.address, SERVICE) == NOT_SERVING
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
+            list(Stub(channel).Generate(request()))
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        server.wait_for("SERVING")
+        time.sleep(0.05)
+        assert health(server.address) == health(server.address, SERVICE) == SERVING
+
+
+def test_server_info_says_what_is_served_and_what_may_be_asked_for(stub: Stub) -> None:
+    info = stub.GetServerInfo(pb.GetServerInfoRequest())
+
+    assert info.version
+    assert info.model.name == "simulated:fine"
+    assert info.model.dtype == "float32"
+    assert info.state == pb.STATE_SERVING
+    assert [(bucket.name, list(bucket.frame_counts)) for bucket in info.buckets] == [
+        ("64x96", [9]),
+        ("96x64", [9]),
+        ("64x64", [5]),
+    ]
+    assert (info.limits.max_step_count, info.limits.max_queued_count) == (200, 8)
+
+
+def test_reflection_lists_the_service(simulated: RunningServer) -> None:
+    with grpc.insecure_channel(simulated.address) as channel:
+        ask = reflection_pb2.ServerReflectionRequest(list_services="")
+        answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask])))
+    assert SERVICE in {item.name for item in answer.list_services_response.service}
+
+
+def test_reflection_can_be_switched_off() -> None:
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    with (
+        RunningServer(settings(reflection="false"), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask])))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_stop_in_mid_stream_lets_running_and_waiting_jobs_finish_and_refuses_new_ones() -> None:
+    with RunningServer(settings(), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
+        stub = Stub(channel)
+        running = stub.Generate(request("slow", step_count=3))
+        next(running)
+        waiting = stub.Generate(request())
+        next(waiting)
+        server.stop()
+        server.wait_for("DRAINING")
+
+        assert health(server.address) == NOT_SERVING
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.Generate(request()))
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert list(running)[-1].HasField("completed")
+        assert list(waiting)[-1].HasField("completed")
+
+
+@pytest.mark.parametrize("second_stop", [True, False], ids=["a second stop", "the drain's limit"])
+def test_a_drain_can_be_cut_short(second_stop: bool) -> None:
+    limit = "900" if second_stop else "0.2"
+    with (
+        RunningServer(settings(drain_seconds=limit), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        endless = Stub(channel).Generate(request("slow", step_count=200))
+        next(endless)
+        server.stop()
+        if second_stop:
+            server.wait_for("DRAINING")
+            server.stop()
+        with pytest.raises(grpc.RpcError) as cut:
+            list(endless)
+        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_model_that_is_refused_ends_the_server_with_the_reason() -> None:
+    server = RunningServer(settings(model="simulated:unsupported"), SIMULATED, wait=False)
+    with server:
+        server._thread.join(30)
+    assert isinstance(server.error, UnsupportedModel)
+    assert "use simulated:fine" in str(server.error)
+
+
+def test_a_worker_that_never_comes_up_ends_the_server_after_three_tries(caplog: pytest.LogCaptureFixture) -> None:
+    server = RunningServer(settings(model="simulated:dies"), SIMULATED, wait=False)
+    with server:
+        server._thread.join(60)
+    assert isinstance(server.error, WorkerLost)
+    assert "exit code 9" in str(server.error)
+
+
+def test_a_port_that_is_taken_is_named(simulated: RunningServer) -> None:
+    server = RunningServer(settings(listen=simulated.address), SIMULATED, wait=False)
+    with server:
+        server._thread.join(30)
+    assert isinstance(server.error, ConfigurationError)
+    assert simulated.address in str(server.error)
+
+
+def test_health_answers_while_the_worker_computes(stub: Stub, simulated: RunningServer) -> None:
+    busy = threading.Thread(target=lambda: list(stub.Generate(request("slow", step_count=3))))
+    busy.start()
+    answers = [health(simulated.address) for _ in range(20)]
+    busy.join()
+    assert answers == [SERVING] * 20

@@ -1,0 +1,73 @@
+"""The client's failures as objects: what they keep, and how odd statuses are read."""
+
+from __future__ import annotations
+
+import pickle
+
+import grpc
+import pytest
+from google.rpc import code_pb2, status_pb2
+
+import easyanim_client as ea
+from easyanim_client.errors import Details, from_rpc_error
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Failed(grpc.RpcError):
+    """A gRPC error with the three methods that a real one has."""
+
+    def __init__(self, code: grpc.StatusCode, message: str | None, details: bytes | None = None) -> None:
+        self._answers = code, message, ((DETAILS_KEY, details),) if details is not None else ()
+
+    def code(self):
+        return self._answers[0]
+
+    def details(self):
+        return self._answers[1]
+
+    def trailing_metadata(self):
+        return self._answers[2]
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        pytest.param(status_pb2.Status(code=code_pb2.INTERNAL).SerializeToString(), id="of-another-code"),
+        pytest.param(b"\xff\xff", id="not-a-status"),
+    ],
+)
+def test_details_that_do_not_belong_to_the_status_are_ignored(details):
+    error = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, "a proxy gave up", details))
+
+    assert type(error) is ea.Unavailable
+    assert (str(error), error.reason, error.retry_after) == ("a proxy gave up", "", None)
+
+
+def test_a_failure_without_words_is_named_after_its_code():
+    assert str(from_rpc_error(Failed(grpc.StatusCode.DATA_LOSS, None))) == "DATA_LOSS"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ea.MessageTooLarge(11, 10),
+        ea.InvalidRequest("wrong", Details(violations=(ea.Violation("seed", "is negative"),))),
+        ea.QueueFull("full", Details(reason="QUEUE_FULL", retry_after=1.5)),
+        ea.ServerFailed("broken", Details(error_id="e-1")),
+        ea.CorruptVideo("a gap"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_failures_survive_the_way_to_another_process(error):
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+def test_every_failure_can_be_caught_as_an_easyanim_error():
+    kinds = [value for value in vars(ea).values() if isinstance(value, type) and issubclass(value, Exception)]
+
+    assert [kind for kind in kinds if not issubclass(kind, ea.EasyAnimError)] == []

@@ -1,0 +1,51 @@
+"""What the command line draws on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from easyanim_client.render import progress
+from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, Queued
+
+PARAMETERS = Parameters("a [cat]", "", "384x672", 672, 384, 49, 35, 6.0, 42, 8, "mp4", "crop", "start")
+
+
+def drawn(*events: Event) -> str:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with progress(console) as show:
+        for event in events:
+            show(event)
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (Queued(0, None), ["queued, next"]),
+        (Queued(2, 75.0), ["queued, 2 ahead", "ETA 1:15"]),
+        (Progress(Phase.DENOISE, 12, 35, 1.25, 15.0, 28.0), ["denoising", "step 12 of 35, 1.25 s/step, ETA 0:28"]),
+        (Progress(Phase.TEXT_ENCODE, 0, 2, None, 0.0, None), ["reading the prompt", "prompt 0 of 2"]),
+        (Progress(Phase.UNKNOWN, 1, 3, None, 0.0, None), ["working", "unit 1 of 3"]),
+    ],
+)
+def test_the_bar_tells_phase_count_rate_and_eta(event, shown):
+    screen = drawn(event)
+
+    for text in shown:
+        assert text in screen
+
+
+def test_the_resolved_parameters_stay_on_the_screen():
+    assert "job j-1: 384x672, 49 frames, 35 steps, guidance 6, seed 42\n" in drawn(
+        Accepted("j-1", PARAMETERS, 31, prompt_truncated=False)
+    )
+
+
+def test_a_prompt_that_was_cut_is_pointed_out():
+    assert "the prompt has 300 tokens, more than the model reads" in drawn(
+        Accepted("j-1", PARAMETERS, 300, prompt_truncated=True)
+    )

@@ -1,0 +1,109 @@
+"""Requests from friendly arguments, without a channel."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client.errors import InvalidRequest, MessageTooLarge
+from easyanim_client.request import build_request, check_size
+
+
+def test_a_prompt_alone_leaves_every_choice_but_the_fit_to_the_server():
+    assert build_request("a cat") == pb.GenerateRequest(prompt="a cat", fit_policy=pb.FIT_POLICY_CROP)
+
+
+@pytest.mark.parametrize("form", ["bytes", "str", "path", "file"])
+def test_a_picture_may_be_bytes_a_path_or_a_file(tmp_path, form):
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"picture")
+    picture = {"bytes": b"picture", "str": str(path), "path": path, "file": io.BytesIO(b"picture")}[form]
+
+    request = build_request("a cat", start_image=picture, end_image=b"last")
+
+    assert (request.start_image, request.end_image) == (b"picture", b"last")
+
+
+@pytest.mark.parametrize("picture", [b"", io.BytesIO(b"")], ids=["bytes", "file"])
+def test_an_empty_picture_is_refused_because_it_would_mean_none(picture):
+    with pytest.raises(InvalidRequest) as caught:
+        build_request("a cat", start_image=picture)
+
+    assert caught.value.violations[0].field == "start_image"
+
+
+@pytest.mark.parametrize("picture", [io.StringIO("text"), 7], ids=["text-file", "number"])
+def test_a_picture_of_another_type_is_refused_with_what_is_allowed(picture):
+    with pytest.raises(TypeError, match="end_image must be bytes, a path or a file opened in binary mode"):
+        build_request("a cat", end_image=picture)
+
+
+def test_a_picture_that_is_not_there_is_an_error_of_the_file_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        build_request("a cat", start_image=tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(("given", "ratio"), [(1.5, 1.5), (2, 2.0), ("1.5", 1.5), ("3:2", 1.5), (" 4 : 3 ", 4 / 3)])
+def test_an_aspect_ratio_may_be_a_number_or_two(given, ratio):
+    assert build_request("a cat", aspect_ratio=given).aspect_ratio == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize("given", ["16/9", "wide", "16:", "1:0", ""])
+def test_any_other_aspect_ratio_is_refused(given):
+    with pytest.raises(InvalidRequest, match=r"must be a number or look like 16:9"):
+        build_request("a cat", aspect_ratio=given)
+
+
+def test_a_bucket_and_an_aspect_ratio_contradict_each_other():
+    with pytest.raises(InvalidRequest, match="together with bucket"):
+        build_request("a cat", bucket="384x672", aspect_ratio=1.5)
+
+
+def test_an_empty_negative_prompt_is_sent_because_it_means_none():
+    assert build_request("a cat", negative_prompt="").HasField("negative_prompt")
+    assert not build_request("a cat").HasField("negative_prompt")
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "media_type"),
+    [
+        (None, "cat.mp4", "video/mp4"),
+        (None, "cat.WEBM", "video/webm"),
+        (None, "cat.mkv", "video/x-matroska"),
+        (None, "cat", ""),
+        ("webm", "cat.mp4", "video/webm"),
+        ("mkv", None, "video/x-matroska"),
+        (None, None, ""),
+    ],
+)
+def test_the_format_is_the_given_one_or_the_suffix(tmp_path, format, name, media_type):
+    save_to = tmp_path / name if name else None
+
+    assert build_request("a cat", format=format, save_to=save_to).output_mime_type == media_type
+
+
+def test_an_unknown_format_or_suffix_or_fit_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(InvalidRequest, match="'avi' is none of mp4, webm, mkv"):
+        build_request("a cat", save_to=tmp_path / "cat.avi")
+    with pytest.raises(InvalidRequest, match="'gif' is none of mp4, webm, mkv"):
+        build_request("a cat", format="gif")
+    with pytest.raises(InvalidRequest, match="'squeeze' is none of crop, pad, stretch"):
+        build_request("a cat", fit="squeeze")
+
+
+@pytest.mark.parametrize("arguments", [{"steps": 2**31}, {"seed": 2**63}, {"prompt": "\ud800"}])
+def test_values_that_the_contract_cannot_hold_are_invalid(arguments):
+    with pytest.raises(InvalidRequest, match="cannot be encoded"):
+        build_request(**{"prompt": "a cat", **arguments})
+
+
+def test_a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not():
+    request = build_request("a cat", start_image=bytes(100))
+    size = request.ByteSize()
+
+    check_size(request, size)
+    with pytest.raises(MessageTooLarge) as caught:
+        check_size(request, size - 1)
+    assert (caught.value.size, caught.value.limit) == (size, size - 1)

@@ -1,0 +1,287 @@
+import itertools
+import struct
+
+import av
+import numpy as np
+import psutil
+import pytest
+from tests.video_reader import psnr, read
+
+from easyanim_server.errors import ConfigurationError
+from easyanim_server.job import OutputFormat
+from easyanim_server.video.encoder import VideoEncoder, missing_codecs
+
+WIDTH, HEIGHT, FRAMES, FPS = 160, 96, 49, 8
+GROUPS = [slice(0, 1), *(slice(start, start + 4) for start in range(1, FRAMES, 4))]
+"""How the engine hands frames over."""
+
+every_format = pytest.mark.parametrize("output", OutputFormat, ids=lambda output: output.name)
+
+
+def moving_pattern(frames=FRAMES, width=WIDTH, height=HEIGHT):
+    """A disc that travels over colour gradients with some grain: (frames, height, width, 3) uint8."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    grain = np.random.default_rng(0).normal(0, 2, (height, width, 1))
+    pictures = []
+    for number in range(frames):
+        travel = number / max(frames - 1, 1)
+        red = 255 * x / width
+        green = 255 * y / height
+        blue = 127 + 100 * np.sin(x / 20 + 4 * travel)
+        distance = np.hypot(x - width * (0.2 + 0.6 * travel), y - height / 2)
+        inside = ((height / 4 - distance) / 8).clip(0, 1)[..., None]  # a soft edge, as a lens makes it
+        background = np.stack([red, green, blue], axis=-1)
+        pictures.append(background * (1 - inside) + inside * (250, 220, 40) + grain)
+    return np.stack(pictures).clip(0, 255).astype(np.uint8)
+
+
+def still(colour, frames=5):
+    return np.full((frames, HEIGHT, WIDTH, 3), colour, np.uint8)
+
+
+def parts(output, frames, *, fps=FPS, groups=None, promise=True, comment=""):
+    """The bytes that each group's `write` gave, then those of `close`."""
+    count, height, width, _ = frames.shape
+    promised = count if promise else None
+    with VideoEncoder(output, width=width, height=height, fps=fps, frames=promised, comment=comment) as encoder:
+        return [encoder.write(frames[group]) for group in groups or GROUPS] + [encoder.close()]
+
+
+def encode(output, frames, **options):
+    return b"".join(parts(output, frames, **options))
+
+
+@pytest.fixture(scope="module")
+def pattern():
+    return moving_pattern()
+
+
+@pytest.mark.parametrize(("frames", "fps"), [(1, 8), (5, 1), (13, 7), (49, 8), (49, 24), (25, 60)])
+@every_format
+def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames, fps):
+    video = read(encode(output, moving_pattern(frames), fps=fps))
+
+    assert len(video.frames) == frames
+    assert video.size == (WIDTH, HEIGHT)
+    assert float(video.fps) == pytest.approx(fps, rel=1e-3)
+    assert video.seconds == pytest.approx(frames / fps, abs=0.002)
+
+
+@pytest.mark.parametrize("output", [OutputFormat.MP4, OutputFormat.WEBM], ids=lambda output: output.name)
+def test_a_moving_pattern_survives_the_lossy_formats(output, pattern):
+    video = read(encode(output, pattern))
+
+    assert min(psnr(one, other) for one, other in zip(pattern, video.frames, strict=True)) > 35
+
+
+@pytest.mark.parametrize("kind", ["pattern", "noise"])
+def test_matroska_gives_back_every_bit(kind, pattern):
+    noise = np.random.default_rng(1).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    frames = {"pattern": pattern, "noise": noise}[kind]
+
+    assert np.array_equal(read(encode(OutputFormat.MKV, frames)).frames, frames)
+
+
+@pytest.mark.parametrize(
+    "colour",
+    [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 120, 40)],
+    ids=str,
+)
+@every_format
+def test_a_colour_is_the_same_for_a_player_that_follows_the_tags(output, colour):
+    video = read(encode(output, still(colour)))
+
+    assert np.abs(video.frames.astype(int) - colour).max() <= 3
+
+
+def test_every_format_says_how_its_colours_are_meant(pattern):
+    bt709, srgb, as_rgb, limited, full = 1, 13, 0, 1, 2
+
+    found = {output: read(encode(output, pattern[:1])) for output in OutputFormat}
+
+    assert {output: (video.codec, video.pixels, video.colours) for output, video in found.items()} == {
+        OutputFormat.MP4: ("h264", "yuv420p", (bt709, bt709, bt709, limited)),
+        OutputFormat.WEBM: ("vp9", "yuv420p", (bt709, bt709, bt709, limited)),
+        OutputFormat.MKV: ("ffv1", "bgr0", (bt709, srgb, as_rgb, full)),
+    }
+
+
+@every_format
+def test_most_bytes_leave_before_the_file_is_closed(output, pattern):
+    *early, late = parts(output, pattern)
+
+    assert len(b"".join(early)) > 0.85 * (len(b"".join(early)) + len(late))
+
+
+@every_format
+def test_every_group_sends_the_frames_of_the_one_before(output, pattern):
+    *early, _ = parts(output, pattern)
+
+    assert all(early)
+    assert len(read(b"".join(early[:4])).frames) >= 9, "frames in the first three groups"
+
+
+@every_format
+def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pattern):
+    whole, one_by_one = [slice(None)], [slice(number, number + 1) for number in range(FRAMES)]
+
+    assert (
+        encode(output, pattern) == encode(output, pattern, groups=whole) == encode(output, pattern, groups=one_by_one)
+    )
+
+
+def test_an_mp4_is_made_of_boxes_to_its_last_byte(pattern):
+    data = encode(OutputFormat.MP4, pattern)
+
+    assert boxes(data) == ["ftyp", "moov", *["moof", "mdat"] * 13, "mfra"], "fragments of four frames and one of one"
+
+
+def test_an_mp4_tells_its_length_with_its_first_bytes(pattern):
+    first, *_ = parts(OutputFormat.MP4, pattern)
+
+    assert boxes(first)[:2] == ["ftyp", "moov"]
+    assert boxes(first, b"moov", b"mvex") == ["mehd", "trex"]
+    milliseconds = first.index(b"mehd") + 8
+    assert struct.unpack_from(">I", first, milliseconds) == (6125,)
+
+
+@pytest.mark.parametrize("output", [OutputFormat.WEBM, OutputFormat.MKV], ids=lambda output: output.name)
+def test_matroska_tells_its_length_before_it_is_complete(output, pattern):
+    early = b"".join(parts(output, pattern)[:5])
+
+    assert read(early).seconds == 6.125
+
+
+@every_format
+def test_the_number_of_frames_need_not_be_known(output, pattern):
+    video = read(encode(output, pattern, promise=False))
+
+    assert len(video.frames) == FRAMES
+    assert video.fps == FPS
+
+
+def boxes(data, *path):
+    """Names of the boxes at the top of a file, or inside the box that `path` leads to."""
+    names, start = [], 0
+    while start < len(data):
+        size, name = struct.unpack_from(">I4s", data, start)
+        assert 8 <= size <= len(data) - start
+        if path and name == path[0]:
+            return boxes(data[start + 8 : start + size], *path[1:])
+        names.append(name.decode())
+        start += size
+    return names
+
+
+@pytest.mark.parametrize(
+    "comment", ["seed 42", '{"prompt": "小猫 – naïve ☕"}', "x" * 4000], ids=["short", "unicode", "long"]
+)
+@every_format
+def test_the_comment_is_in_the_file(output, comment, pattern):
+    assert read(encode(output, pattern[:1], comment=comment)).comment == comment
+
+
+@every_format
+def test_no_comment_leaves_none(output, pattern):
+    assert read(encode(output, pattern[:1])).comment is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.zeros((1, HEIGHT, WIDTH, 3), np.float32), r"are float32 .*; must be uint8"),
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), r"uint8 \(96, 160, 3\); must be uint8 \(n, 96, 160, 3\)"),
+        (np.zeros((1, WIDTH, HEIGHT, 3), np.uint8), r"\(1, 160, 96, 3\); must be uint8 \(n, 96, 160, 3\)"),
+        (np.zeros((1, 3, HEIGHT, WIDTH), np.uint8).transpose(0, 2, 3, 1), r"have strides .*; must be C-contiguous"),
+    ],
+    ids=["type", "one-frame", "turned", "layout"],
+)
+def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, message):
+    with (
+        VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder,
+        pytest.raises(ValueError, match=message),
+    ):
+        encoder.write(frames)
+
+
+def test_more_frames_than_promised_are_refused():
+    with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=5) as encoder:
+        encoder.write(still(0, frames=4))
+        with pytest.raises(ValueError, match="6 frames were given; the file must have 5"):
+            encoder.write(still(0, frames=2))
+
+
+@pytest.mark.parametrize(("promised", "expected"), [(5, "5"), (None, "at least 1")])
+def test_a_file_with_too_few_frames_is_not_completed(promised, expected):
+    with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=promised) as encoder:
+        encoder.write(still(0, frames=0))
+        with pytest.raises(ValueError, match=f"0 frames were written; the file must have {expected}"):
+            encoder.close()
+
+
+def test_a_closed_file_takes_nothing_and_gives_nothing():
+    with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder:
+        encoder.write(still(0))
+        encoder.close()
+
+        assert encoder.close() == b""
+        with pytest.raises(ValueError, match="the file is closed"):
+            encoder.write(still(0))
+
+
+@every_format
+def test_an_abandoned_file_frees_its_encoder(output, pattern):
+    process = psutil.Process()
+
+    def abandon():
+        with VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS, frames=FRAMES) as encoder:
+            encoder.write(pattern[:9])
+            raise KeyboardInterrupt
+
+    before = process.num_threads()
+    kept = []
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            abandon()
+        kept.append(caught)  # its traceback holds the encoder
+
+    assert process.num_threads() <= before
+
+
+@every_format
+def test_nothing_is_printed(output, pattern, capfd):
+    encode(output, pattern[:5])
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_installed_libav_has_every_encoder():
+    assert missing_codecs() == []
+
+
+@every_format
+def test_a_missing_encoder_is_named(output, monkeypatch):
+    encoders = {OutputFormat.MP4: "libx264", OutputFormat.WEBM: "libvpx-vp9", OutputFormat.MKV: "ffv1"}
+    codec = av.Codec
+
+    def lacking(name, mode):
+        return codec("not-there" if name == encoders[output] else name, mode)
+
+    monkeypatch.setattr(av, "Codec", lacking)
+
+    assert missing_codecs() == [encoders[output]]
+    with pytest.raises(ConfigurationError, match=f"{output.value} needs the encoder {encoders[output]}"):
+        VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS)
+
+
+def test_two_files_can_be_written_in_turns(pattern):
+    expected = encode(OutputFormat.MP4, pattern)
+
+    written = [b"", b""]
+    encoders = [VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=FRAMES) for _ in written]
+    for group, number in itertools.product(GROUPS, range(2)):
+        written[number] += encoders[number].write(pattern[group])
+    for number, encoder in enumerate(encoders):
+        written[number] += encoder.close()
+
+    assert written == [expected, expected]

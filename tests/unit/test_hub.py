@@ -1,0 +1,179 @@
+"""Hugging Face ids, against a small hub of our own on this machine."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from easyanim_server.engine import builtin, checkpoint
+from easyanim_server.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.settings import DEFAULT_MODEL
+
+CPU = torch.device("cpu")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves one repository, someone/model, at one commit; `folder` and `fetched` are set by the fixture."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        if "/someone/gated" in path:
+            self.answer(403, b"", **{"X-Error-Code": "GatedRepo"})
+        elif "/someone/model" not in path:
+            self.answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
+        elif path == "/api/models/someone/model/revision/main":
+            self.answer(200, json.dumps({"id": "someone/model", "sha": COMMIT, "siblings": []}).encode())
+        elif path == f"/api/models/someone/model/tree/{COMMIT}":
+            self.answer(200, json.dumps([self.entry(file) for file in self.folder.rglob("*.*")]).encode())
+        elif path.startswith(f"/someone/model/resolve/{COMMIT}/"):
+            name = path.split(f"{COMMIT}/")[1]
+            if self.command == "GET":
+                self.fetched.append(name)
+            self.answer(200, (self.folder / name).read_bytes(), ETag=f'"{name}"', **{"X-Repo-Commit": COMMIT})
+        else:
+            self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
+
+    def entry(self, file):
+        name = file.relative_to(self.folder).as_posix()
+        return {"type": "file", "path": name, "size": file.stat().st_size, "oid": name.replace("/", "-")}
+
+    def answer(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format, *args):
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub, serving the sharded tiny model, and an empty cache."""
+    folder = tmp_path / "served"
+    builtin.tiny(device=CPU, dtype=torch.float32).save_pretrained(folder, max_shard_size="300KB")
+    (folder / "README.md").write_text("not needed")
+    handler = type("ThisHub", (Hub,), {"folder": folder, "fetched": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    url = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def load(model, revision=None):
+    return checkpoint.load(model, device=CPU, dtype=torch.float32, revision=revision)
+
+
+def test_a_model_is_downloaded_without_what_is_not_needed(hub):
+    modules = load("someone/model")
+
+    everything = {file.relative_to(hub.folder).as_posix() for file in hub.folder.rglob("*.*")}
+    left = everything - set(hub.fetched)
+    assert {"README.md", "text_encoder/generation_config.json"} < left
+    assert any(name.endswith(".safetensors") for name in left)
+    assert modules.name == "someone/model"
+    made = load("builtin:tiny").text_encoder.state_dict()
+    for name, tensor in modules.text_encoder.state_dict().items():
+        assert torch.equal(tensor, made[name])
+
+
+def test_a_downloaded_model_loads_offline_from_the_cache(hub, monkeypatch):
+    load("someone/model")
+    hub.fetched.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    assert load("someone/model").name == "someone/model"
+    assert hub.fetched == []
+
+
+def test_a_model_that_cannot_run_is_refused_before_its_weights_are_downloaded(hub):
+    config = hub.folder / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 48}))
+
+    with pytest.raises(UnsupportedModel, match="someone/model is a Control model"):
+        load("someone/model")
+
+    assert hub.fetched
+    assert not [name for name in hub.fetched if name.endswith(".safetensors")]
+
+
+def test_an_unknown_repository_and_an_unknown_revision_are_named(hub):
+    with pytest.raises(UnsupportedModel, match="Hugging Face has no model nobody/nothing"):
+        load("nobody/nothing")
+    with pytest.raises(UnsupportedModel, match="someone/model has no revision 'v9'"):
+        load("someone/model", revision="v9")
+
+
+def test_a_gated_model_says_what_to_do(hub):
+    with pytest.raises(ConfigurationError, match=r"someone/gated asks for consent: .* set HF_TOKEN"):
+        load("someone/gated")
+
+
+def test_without_a_network_a_model_that_is_not_cached_is_named(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(ConfigurationError, match="cannot be reached, and someone/model is not complete in the cache"):
+        load("someone/model")
+
+
+REFUSED_NAMES = {
+    "alibaba-pai/EasyAnimateV5-7b-zh-InP-diffusers": (
+        f"is EasyAnimate V5, which reads prompts with other text encoders than the V5.1 that this server runs; "
+        f"use {DEFAULT_MODEL} instead"
+    ),
+    "alibaba-pai/EasyAnimateV5-12b-zh-Control": "is EasyAnimate V5,",
+    "alibaba-pai/EasyAnimateV4-XL-2-InP": "is EasyAnimate V4,",
+    "alibaba-pai/EasyAnimateV5.1-12b-zh-InP": (
+        "is in EasyAnimate's original format, not diffusers'; "
+        "use alibaba-pai/EasyAnimateV5.1-12b-zh-InP-diffusers instead"
+    ),
+    "alibaba-pai/EasyAnimateV5.1-7b-zh-diffusers": (
+        f"is a text-to-video model, not image-to-video; use {DEFAULT_MODEL} instead"
+    ),
+    "alibaba-pai/EasyAnimateV5.1-7b-zh": "is a text-to-video model",
+    "alibaba-pai/EasyAnimateV5.1-7b-zh-Control-diffusers": "is a Control model",
+    "alibaba-pai/EasyAnimateV5.1-12b-zh-Control-Camera-diffusers": "is a Control-Camera model",
+    "builtin:huge": "there is no model builtin:huge; known are builtin:tiny, synthetic:7b, synthetic:12b",
+    "synthetic:1b": "there is no model synthetic:1b; known are",
+    "/nowhere/model": "/nowhere/model is no folder; give one in diffusers layout, or a Hugging Face id",
+    "./nowhere": "./nowhere is no folder",
+    __file__: "is no folder",
+    "just-a-name": f"'just-a-name' is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}",
+    "": "'' is neither a folder nor a Hugging Face id",
+}
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSED_NAMES.items())
+def test_names_that_cannot_run_are_refused_without_a_request(monkeypatch, model, message):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(UnsupportedModel) as caught:
+        load(model)
+
+    assert message in str(caught.value)
+
+
+def test_a_revision_applies_to_hugging_face_ids_alone(tmp_path):
+    for model in ("builtin:tiny", str(tmp_path)):
+        with pytest.raises(ConfigurationError, match="revision 'v1' applies to Hugging Face ids"):
+            load(model, revision="v1")

@@ -1,0 +1,97 @@
+"""A job's spool: nothing that matters is lost, and readers cost little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from easyanim_server.errors import EasyAnimError, JobCancelled
+from easyanim_server.job import Accepted, Bucket, Chunk, Completed, Event, Job, ModelInfo, Phase, Progress, Queued
+from easyanim_server.jobs.spool import Spool
+
+JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
+DONE = Completed(10, b"", {}, 1.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"))
+
+
+def progress(phase: Phase, completed: int, **fields: Any) -> Progress:
+    return Progress(phase, completed, 3, **{"unit_seconds": None, "elapsed": 0.0, "eta": None, **fields})
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    spool = Spool(Accepted(JOB, 1, False))
+    yield spool
+    spool.close()
+
+
+async def read_all(spool: Spool) -> list[Event]:
+    return [event async for event in spool.read(heartbeat=5.0)]
+
+
+async def test_stale_progress_gives_way_to_newer_progress_of_its_phase_alone(spool: Spool) -> None:
+    spool.put(Queued(0, None))
+    for phase in (Phase.DENOISE, Phase.DECODE):
+        for completed in range(4):
+            spool.put(progress(phase, completed))
+    spool.put(DONE)
+
+    events = await read_all(spool)
+    said = [(event.phase, event.completed) for event in events if isinstance(event, Progress)]
+    assert said == [(Phase.DENOISE, 3), (Phase.DECODE, 3)]
+    assert events[-1] == DONE
+
+
+async def test_bytes_come_whole_and_in_order_to_several_readers(spool: Spool) -> None:
+    parts = [bytes([number]) * 100_000 for number in range(8)]
+    readers = [asyncio.create_task(read_all(spool)) for _ in range(2)]
+    for number, part in enumerate(parts):
+        spool.put(Chunk(number * 100_000, part))
+        await asyncio.sleep(0.001)
+    spool.put(DONE)
+
+    for reader in readers:
+        chunks = [event for event in await reader if isinstance(event, Chunk)]
+        assert b"".join(chunk.data for chunk in chunks) == b"".join(parts)
+        assert all(len(chunk.data) <= 256 * 1024 for chunk in chunks)
+
+
+async def test_a_late_reader_gets_everything_from_the_beginning(spool: Spool) -> None:
+    spool.put(Chunk(0, b"whole file"))
+    spool.put(DONE)
+    assert [type(event) for event in await read_all(spool)] == [Accepted, Chunk, Completed]
+
+
+async def test_an_error_comes_after_what_was_said_before_it(spool: Spool) -> None:
+    spool.put(Chunk(0, b"half a file"))
+    spool.fail(JobCancelled())
+    spool.fail(EasyAnimError("a second error is not the cause"))
+
+    seen = []
+    with pytest.raises(JobCancelled):
+        async for event in spool.read(heartbeat=5.0):
+            seen.append(type(event))
+    assert seen == [Accepted, Chunk]
+
+
+async def test_silence_repeats_the_latest_news_with_fresh_times(spool: Spool) -> None:
+    spool.put(progress(Phase.TEXT_ENCODE, 3))
+    spool.put(progress(Phase.DENOISE, 1, elapsed=2.0, eta=4.0))
+    reader = spool.read(heartbeat=0.05)
+    events = [await anext(reader) for _ in range(5)]
+
+    repeated = [event for event in events if isinstance(event, Progress) and event.phase is Phase.DENOISE]
+    assert len(repeated) == 3
+    assert [event.elapsed for event in repeated] == sorted(event.elapsed for event in repeated)
+    assert 2.1 <= repeated[-1].elapsed < 3.0
+    assert repeated[-1].eta == pytest.approx(6.0 - repeated[-1].elapsed)
+    await reader.aclose()  # type: ignore[attr-defined]
+
+
+def test_the_file_is_gone_with_its_spool(spool: Spool) -> None:
+    spool.put(Chunk(0, b"x"))
+    spool.close()
+    with pytest.raises(ValueError, match="closed file"):
+        spool.put(Chunk(1, b"y"))
