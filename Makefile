@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## Start a server on builtin:tiny, make a video of examples/cat.jpg, stop the server
+demo: install ## Start a server on builtin:tiny, make a video of examples/coffee.jpg, stop the server
 	$(BIN)/python scripts/demo.py
 
 serve: install ## Serve builtin:tiny on 127.0.0.1:50051

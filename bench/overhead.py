@@ -16,7 +16,6 @@ import grpc
 import record
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.servers import RunningServer, settings
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
@@ -25,6 +24,7 @@ from easyanim_server.engine.engine import Engine
 from easyanim_server.job import Bucket, Job
 from easyanim_server.workers.generation import Generation
 from easyanim_server.workers.local import DEFAULT_ENGINE
+from tests.servers import RunningServer, settings
 
 BUCKET = Bucket.parse("96x160x49")
 STEPS = 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-PHOTOGRAPH = ROOT / "examples" / "cat.jpg"
+PHOTOGRAPH = ROOT / "examples" / "coffee.jpg"
 VIDEO = ROOT / "out" / "demo.mp4"
 
 
@@ -23,7 +23,7 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "120"], check=True)
-            prompt = "a cat turns its head and looks into the camera"
+            prompt = "steam rises from a cup of coffee"
             options = ["--image", PHOTOGRAPH, "--out", VIDEO, "--steps", "12", "--seed", "1", "--address", address]
             subprocess.run([*client, "generate", prompt, *options], check=True)
         except subprocess.CalledProcessError as failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -13,6 +14,10 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from tests.engines import SIMULATED
 from tests.servers import RunningServer, settings
+
+# Tests and their servers compute at the same time: threads that spin while they wait would starve each other.
+# Before anything brings torch, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Stub = video_pb2_grpc.VideoServiceStub
 

@@ -100,43 +100,29 @@ class FaultyEngine:
 
     @staticmethod
     def load(settings: Settings) -> Any:
-        from easyanim_server.engine.engine import Engine
+        from easyanim_server.engine import checkpoint
+        from easyanim_server.engine.devices import resolve_device, resolve_dtype
+        from easyanim_server.engine.engine import Engine, unobserved
 
-        engine = Engine.load(settings)
-        modules = _modules_of(engine)
-        original_begin = engine.begin
+        device = resolve_device(settings.device)
+        modules = checkpoint.load(settings.model, device=device, dtype=resolve_dtype(settings.dtype, device))
+        breakable = {
+            # The last layers: the causal convolutions before them then hold features of the broken call.
+            "encoder": modules.vae.encoder.conv_out,
+            "decoder": modules.vae.decoder.conv_out,
+            "transformer": modules.transformer.transformer_blocks[-1],
+        }
+        hooks: list[Any] = []
 
-        def begin(job: Job, observe: Observer) -> Any:
-            for handle in handles:
-                handle.remove()
-            handles.clear()
-            if order := re.search(r"break (\w+) at call (\d+)", job.prompt):
-                handles.append(_break(modules[order[1]], int(order[2])))
-            return original_begin(job, observe)
+        class Faulty(Engine):
+            def begin(self, job: Job, observe: Observer = unobserved) -> Any:
+                while hooks:
+                    hooks.pop().remove()
+                if order := re.search(r"break (\w+) at call (\d+)", job.prompt):
+                    hooks.append(_break(breakable[order[1]], int(order[2])))
+                return super().begin(job, observe)
 
-        handles: list[Any] = []
-        engine.begin = begin  # type: ignore[method-assign]
-        return engine
-
-
-def _modules_of(engine: Any) -> dict[str, Any]:
-    """The networks inside a real engine, found by class so that no attribute's name is relied on."""
-    import gc
-
-    from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
-
-    found = {
-        type(item): item
-        for item in gc.get_objects()
-        if isinstance(item, AutoencoderKLMagvit | EasyAnimateTransformer3DModel)
-    }
-    vae = found[AutoencoderKLMagvit]
-    # Deep inside, so that half of the causal convolutions hold features of the broken call.
-    return {
-        "encoder": vae.encoder.conv_out,
-        "decoder": vae.decoder.conv_out,
-        "transformer": found[EasyAnimateTransformer3DModel].transformer_blocks[-1],
-    }
+        return Faulty(modules, settings.attention_mode, settings.noise_augmentation)
 
 
 def _break(module: Any, call: int) -> Any:

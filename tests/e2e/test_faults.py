@@ -35,7 +35,9 @@ def videos(server: RunningServer) -> dict[str, bytes]:
         }
 
 
-@pytest.mark.parametrize("order", ["encoder at call 1", "encoder at call 3", "decoder at call 2", "transformer at call 3"])
+@pytest.mark.parametrize(
+    "order", ["encoder at call 1", "encoder at call 3", "decoder at call 2", "transformer at call 3"]
+)
 def test_after_a_fault_the_next_videos_are_those_of_a_fresh_server(
     server: RunningServer, fresh: dict[str, bytes], order: str
 ) -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from tests.rpc.scripted import ScriptedVideoService, scripted_server
 
 import easyanim_client as ea
+from tests.rpc.scripted import ScriptedVideoService, scripted_server
 
 
 class Blocking:

@@ -12,10 +12,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
-from tests.conftest import Stub, encode_picture, request
-from tests.servers import RunningServer
 
 from easyanim.v1 import video_pb2 as pb
+from tests.conftest import Stub, encode_picture, request
+from tests.servers import RunningServer
 
 PNG = encode_picture("PNG")
 JPEG = encode_picture("JPEG")

@@ -6,6 +6,9 @@ import asyncio
 import os
 
 import pytest
+
+import easyanim_client as ea
+from easyanim.v1 import video_pb2 as pb
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -18,9 +21,6 @@ from tests.rpc.scripted import (
     completed,
     success,
 )
-
-import easyanim_client as ea
-from easyanim.v1 import video_pb2 as pb
 
 pytest_plugins = ("tests.rpc.callers",)
 

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 from google.rpc import code_pb2
+from typer.testing import CliRunner, Result
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client import cli
+from easyanim_client.commands import EPILOG, app
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -26,11 +31,6 @@ from tests.rpc.scripted import (
     scripted_server,
     success,
 )
-from typer.testing import CliRunner, Result
-
-from easyanim.v1 import video_pb2 as pb
-from easyanim_client import cli
-from easyanim_client.commands import EPILOG, app
 
 pytest_plugins = ("tests.rpc.callers",)
 

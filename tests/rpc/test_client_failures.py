@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from google.rpc import code_pb2
+
+import easyanim_client as ea
+from easyanim.v1 import video_pb2 as pb
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -18,9 +21,6 @@ from tests.rpc.scripted import (
     failure,
     scripted_server,
 )
-
-import easyanim_client as ea
-from easyanim.v1 import video_pb2 as pb
 
 pytest_plugins = ("tests.rpc.callers",)
 

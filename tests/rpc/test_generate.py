@@ -10,12 +10,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from easyanim.v1 import video_pb2 as pb
 from tests import video_reader
 from tests.conftest import Stub, kinds, request
 from tests.engines import SIMULATED
 from tests.servers import RunningServer, settings
-
-from easyanim.v1 import video_pb2 as pb
 
 PHASES = ["TEXT_ENCODE", "IMAGE_ENCODE", "DENOISE", "DECODE"]
 

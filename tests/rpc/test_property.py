@@ -6,10 +6,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conftest import Stub, encode_picture
-from tests.servers import RunningServer
 
 from easyanim.v1 import video_pb2 as pb
+from tests.conftest import Stub, encode_picture
+from tests.servers import RunningServer
 
 REQUESTS = 2000
 DOCUMENTED = {

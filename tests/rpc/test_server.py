@@ -9,12 +9,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.conftest import Stub, request
-from tests.engines import SIMULATED
-from tests.servers import RunningServer, settings
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.errors import ConfigurationError, UnsupportedModel, WorkerLost
+from tests.conftest import Stub, request
+from tests.engines import SIMULATED
+from tests.servers import RunningServer, settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -17,8 +17,9 @@ It needs no server, protobuf or environment:
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -27,12 +28,13 @@ from numpy.typing import NDArray
 
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.attention import AttentionMode
+from easyanim_server.engine.devices import device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
-from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.errors import OutOfDeviceMemory
 from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer
 from easyanim_server.settings import Settings
 
@@ -60,13 +62,14 @@ class Engine:
         self._vae = VideoAutoencoder(modules.vae)
         self._sampler = Sampler(modules, Denoiser(modules.transformer, attention_mode), self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
+        self._warm_sizes: set[str] = set()
         self._model = ModelInfo(
             name=modules.name,
             fingerprint=modules.fingerprint(),
             parameters=sum(parameter.numel() for parameter in modules.transformer.parameters()),
             attention_mode=attention_mode,
             dtype=str(modules.dtype).removeprefix("torch."),
-            device=_device_name(modules.device),
+            device=device_name(modules.device),
             versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
         )
 
@@ -96,14 +99,19 @@ class Engine:
         return self._tokenizer
 
     def warm(self, buckets: Sequence[Bucket]) -> None:
-        """Run the whole way once for every distinct bucket, with a black picture and one guided step."""
+        """Run every shape once that these buckets bring: a guided step of each, two chunks of the VAE for each size.
+
+        The VAE works on one frame and then on four at a time, however long the video is, so five frames show it all.
+        """
         for bucket in dict.fromkeys(buckets):
-            black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
-            job = Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0, start=black)
-            sampling = self.begin(job)
-            self.step(sampling)
-            for _ in self.decode(sampling):
-                pass
+            job = Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)
+            self.step(self.begin(job))
+            if bucket.name not in self._warm_sizes:
+                short = replace(bucket, frames=min(bucket.frames, 5))
+                black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+                for _ in self.decode(self.begin(replace(job, bucket=short, start=black))):
+                    pass
+                self._warm_sizes.add(bucket.name)
 
     def begin(self, job: Job, observe: Observer = unobserved) -> Sampling:
         """Encode text and pictures and draw the noise.
@@ -140,7 +148,7 @@ class Engine:
         with _shortage_named(self._device):
             self._sampler.step(sampling)
 
-    def decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
+    def decode(self, sampling: Sampling) -> Generator[NDArray[np.uint8], None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.
 
         The iterator may be left at any point, and other calls may come between its groups.
@@ -162,36 +170,6 @@ class Engine:
         return peak
 
 
-def resolve_device(name: str) -> torch.device:
-    """Find the device that a setting names: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        ConfigurationError: the name is another one, or there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Compute type by name; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 @contextmanager
 def _shortage_named(device: torch.device) -> Iterator[None]:
     """Give back what a failed call holds of the device's memory, and raise its shortage by our name."""
@@ -201,4 +179,4 @@ def _shortage_named(device: torch.device) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # the traceback keeps their tensors alive
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        raise OutOfDeviceMemory(f"{_device_name(device)} has too little free memory for this generation") from error
+        raise OutOfDeviceMemory(f"{device_name(device)} has too little free memory for this generation") from error

@@ -92,7 +92,7 @@ class Sampler:
         generator = torch.Generator("cpu").manual_seed(job.seed)
         noise = torch.randn(self._latent_shape(job.bucket), generator=generator)
         latents = noise.to(self._modules.device, self._modules.dtype)
-        inpaint = torch.cat((torch.zeros_like(latents[:, :1]), torch.zeros_like(latents)), dim=1)
+        inpaint = latents.new_zeros(1, 1 + latents.shape[1], *latents.shape[2:])
         if given:
             video = self._given_video(given, job.bucket, generator)
             # The original samples the two middle frames of every four for its mask, so an end picture never

@@ -12,10 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
-import torch
 
 from easyanim_server.engine import checkpoint
-from easyanim_server.engine.engine import resolve_device, resolve_dtype
+from easyanim_server.engine.devices import describe_devices, resolve_device, resolve_dtype
 from easyanim_server.errors import EasyAnimError
 from easyanim_server.settings import Settings
 from easyanim_server.video.encoder import missing_codecs
@@ -57,16 +56,8 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _devices() -> list[Finding]:
-    if not torch.cuda.is_available():
-        return [Finding("GPU", "torch sees none; the CPU is enough for builtin:tiny, not for the published models")]
-    found = []
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
-        capability = f"compute capability {facts.major}.{facts.minor}"
-        detail = f"{facts.name}, {capability}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
-        found.append(Finding(f"GPU {index}", detail))
-    return found
+    found = [Finding(f"GPU {index}", detail) for index, detail in enumerate(describe_devices())]
+    return found or [Finding("GPU", "torch sees none; the CPU does for builtin:tiny, not for the published models")]
 
 
 def _device(settings: Settings) -> Finding:

@@ -1,0 +1,51 @@
+"""Which devices this machine has, and which one a setting means."""
+
+from __future__ import annotations
+
+import torch
+
+from easyanim_server.errors import ConfigurationError
+
+GIB = 2**30
+
+
+def resolve_device(name: str) -> torch.device:
+    """Find the device that a setting names: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigurationError: the name is another one, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Compute type by name; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a device as its maker calls it; ``cpu`` for the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def describe_devices() -> list[str]:
+    """One sentence for every CUDA device; none where torch sees none."""
+    sentences = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        capability = f"compute capability {facts.major}.{facts.minor}"
+        sentences.append(f"{facts.name}, {capability}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+    return sentences

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
+from easyanim_server.errors import UnsupportedModel
+from easyanim_server.job import PromptTokenizer
+from tests.models import breaking, make_modules, shared_pipeline
+
+PROMPTS = {
+    "english": "A cat runs through the snow.",
+    "chinese": "一只猫在雪地里奔跑，电影镜头。",
+    "empty": "",
+    "blanks around": "  \n a cat \t ",
+    "special tokens": "end <|im_end|> and <|im_start|>assistant\n",
+    "template syntax": "{{ message }} {% if x %}",
+    "too long": "snow " * 200,
+}
+
+
+@pytest.fixture(scope="module")
+def modules() -> Modules:
+    return make_modules()
+
+
+@pytest.fixture
+def encodings(modules: Modules) -> Iterator[SimpleNamespace]:
+    """Counts the text encoder's calls."""
+    with breaking(modules.text_encoder, after=1000) as seen:
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def front(modules: Modules) -> PromptTokenizer:
+    return prompt_tokenizer(modules)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_embeddings_equal_the_stock_pipelines(modules: Modules, prompt: str) -> None:
+    with torch.no_grad():
+        expected = shared_pipeline().encode_prompt(prompt, do_classifier_free_guidance=False)[0]
+
+    embedding = PromptEncoder(modules)(prompt)
+
+    assert embedding.shape == (1, 256, 64)
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=0)
+
+
+def test_a_prompt_is_encoded_once(modules: Modules, encodings: SimpleNamespace) -> None:
+    encode = PromptEncoder(modules)
+
+    first, other, again = encode("a cat"), encode("ugly"), encode("a cat")
+
+    assert encodings.calls == 2
+    assert again is first
+    assert not torch.equal(other, first)
+
+
+def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(modules: Modules, encodings: SimpleNamespace) -> None:
+    encode = PromptEncoder(modules, capacity=2)
+    for prompt in ("ugly", "first", "ugly", "second"):
+        encode(prompt)
+    assert encodings.calls == 3
+
+    encode("ugly")
+    assert encodings.calls == 3
+    encode("first")
+    assert encodings.calls == 4
+
+
+def test_a_failed_encoding_is_not_remembered(modules: Modules) -> None:
+    encode = PromptEncoder(modules)
+    with breaking(modules.text_encoder.model.layers[1], error=RuntimeError("broken")), pytest.raises(RuntimeError):
+        encode("a cat")
+
+    assert torch.equal(encode("a cat"), PromptEncoder(modules)("a cat"))
+
+
+def test_embeddings_take_the_transformers_dtype() -> None:
+    modules = make_modules()
+    modules.transformer.to(torch.bfloat16)
+
+    assert PromptEncoder(modules)("a cat").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_the_front_counts_the_models_tokens(modules: Modules, front: PromptTokenizer, prompt: str) -> None:
+    whole = modules.tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": prompt}]}], add_generation_prompt=True
+    )
+
+    counted = Tokenizer.from_str(front.tokenizer_json).encode(front.prefix + prompt + front.suffix)
+
+    assert counted.ids == whole["input_ids"]
+
+
+def test_the_front_counts_beyond_what_the_model_reads(front: PromptTokenizer) -> None:
+    tokenizer = Tokenizer.from_str(front.tokenizer_json)
+
+    assert front.max_tokens == 256
+    assert len(tokenizer.encode(front.prefix + "snow " * 200 + front.suffix)) > 256
+
+
+def test_the_models_own_tokenizer_keeps_its_settings(modules: Modules) -> None:
+    PromptEncoder(modules)("a cat")
+    before = modules.tokenizer.backend_tokenizer.to_str()
+    prompt_tokenizer(modules)
+
+    assert modules.tokenizer.backend_tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content[0].text | trim }}", "fixed", "{{ messages }}" * 2])
+def test_a_template_that_changes_the_prompt_is_refused(template: str) -> None:
+    modules = make_modules()
+    modules.tokenizer.chat_template = template
+
+    with pytest.raises(UnsupportedModel, match="builtin:tiny: the tokenizer's chat template"):
+        prompt_tokenizer(modules)

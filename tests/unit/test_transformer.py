@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0
+from torch import Tensor
+
+from easyanim_server.engine.transformer import Denoiser
+from tests.models import make_pipeline, shared_pipeline
+
+SIZES = [(1, 4, 6), (2, 6, 4), (4, 4, 4)]
+"""Latent frames, height, width."""
+
+
+def inputs(size: tuple[int, int, int], batch: int = 1) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "latents": torch.randn(batch, 16, *size, generator=generator),
+        "timestep": torch.linspace(992.4, 100.7, batch),
+        "text": torch.randn(batch, 256, 64, generator=generator),
+        "inpaint": torch.randn(batch, 17, *size, generator=generator),
+    }
+
+
+def stock_velocity(latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Tensor) -> Tensor:
+    transformer = shared_pipeline().transformer
+    velocity: Tensor = transformer(
+        latents, timestep, encoder_hidden_states=text, inpaint_latents=inpaint, return_dict=False
+    )[0]
+    return velocity
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return Denoiser(make_pipeline().transformer, "diffusers")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_velocity_equals_the_stock_forward(denoiser: Denoiser, size: tuple[int, int, int], batch: int) -> None:
+    given = inputs(size, batch)
+
+    torch.testing.assert_close(denoiser(**given), stock_velocity(**given), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_original_mode_gives_another_velocity() -> None:
+    given = inputs(SIZES[0])
+
+    velocity = Denoiser(make_pipeline().transformer, "original")(**given)
+
+    assert (velocity - stock_velocity(**given)).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_where_every_block_has_weights_for_text_the_modes_are_one() -> None:
+    given = inputs(SIZES[0])
+    original, diffusers = (
+        Denoiser(make_pipeline(2, 2).transformer, mode)(**given) for mode in ("original", "diffusers")
+    )
+
+    assert torch.equal(original, diffusers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+def test_tables_of_angles_equal_the_stock_ones(denoiser: Denoiser, size: tuple[int, int, int]) -> None:
+    latents = torch.empty(1, 16, *size)
+
+    for table, expected in zip(
+        denoiser.rope(latents), shared_pipeline().transformer.rope_embedding(latents), strict=True
+    ):
+        assert torch.equal(table, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+def test_tokens_lie_contiguous_in_every_block(denoiser: Denoiser, size: tuple[int, int, int]) -> None:
+    contiguous = []
+    handles = [
+        block.register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+        for block in denoiser.transformer.transformer_blocks
+    ]
+    denoiser(**inputs(size))
+    for handle in handles:
+        handle.remove()
+
+    assert contiguous == [True] * 4
+
+
+def test_other_transformers_keep_the_stock_processor() -> None:
+    ours, other = make_pipeline().transformer, make_pipeline().transformer
+    Denoiser(ours, "original")
+
+    assert all(isinstance(block.attn1.processor, EasyAnimateAttnProcessor2_0) for block in other.transformer_blocks)
+    assert not any(isinstance(block.attn1.processor, EasyAnimateAttnProcessor2_0) for block in ours.transformer_blocks)
