@@ -9,7 +9,7 @@ BUF := $(CACHE)/buf/node_modules/.bin/buf
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-gpu bench bench-overhead lint format proto constraints image clean
+.PHONY: help install demo serve test test-gpu bench bench-overhead bench-report lint format proto constraints image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -34,10 +34,14 @@ test: install ## All tests that need neither GPU nor network
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: bench-overhead ## All benchmarks
+bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
+	$(BIN)/easyanim-server bench $(BENCH)
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
 	$(BIN)/python bench/overhead.py
+
+bench-report: install ## Put bench/results into README.md, docs/performance.md, docs/speed.png and docs/speed.html
+	$(BIN)/python bench/report.py
 
 lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh
 	$(BIN)/ruff check .

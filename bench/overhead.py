@@ -10,10 +10,10 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
-import record
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -22,10 +22,12 @@ from easyanim.v1 import video_pb2_grpc
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
 from easyanim_server.job import Bucket, Job
+from easyanim_server.workers import record
 from easyanim_server.workers.generation import Generation
 from easyanim_server.workers.local import DEFAULT_ENGINE
 from tests.servers import RunningServer, settings
 
+FILE = Path(__file__).parent / "results" / "overhead.json"
 BUCKET = Bucket.parse("96x160x49")
 STEPS = 20
 ROUNDS = 7
@@ -61,7 +63,8 @@ def main() -> None:
         print(
             "  ".join(f"{key}={value:.4f}" if isinstance(value, float) else str(value) for key, value in item.items())
         )
-    print(record.write("overhead", rows, bucket=str(BUCKET), steps=STEPS, model="builtin:tiny"))
+    record.write(FILE, rows, command="make bench-overhead", bucket=str(BUCKET), steps=STEPS, model="builtin:tiny")
+    print(f"wrote bench/results/{FILE.name}")
 
 
 def alone(engine: Engine, job: Job) -> None:

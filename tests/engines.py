@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from easyanim_server.errors import UnsupportedModel
-from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, PromptTokenizer
+from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 SIMULATED = "tests.engines:SimulatedEngine.load"
@@ -35,7 +35,7 @@ class SimulatedEngine:
     """
 
     def __init__(self, name: str) -> None:
-        self.model = ModelInfo(name, "0" * 64, 0, "original", "float32", "simulated", backend="simulated")
+        self.model = ModelInfo(name, "0" * 64, 0, "original", "float32", "simulated")
         self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
 
     @classmethod
@@ -46,8 +46,11 @@ class SimulatedEngine:
             os._exit(9)
         return cls(settings.model)
 
-    def warm(self, buckets: Sequence[Bucket]) -> None:
-        pass
+    def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[Readiness, ...]:
+        return tuple(map(self.readiness, buckets))
+
+    def readiness(self, bucket: Bucket) -> Readiness:
+        return Readiness(bucket, "simulated", "float32", "none")
 
     def begin(self, job: Job, observe: Observer) -> SimulatedSampling:
         phases = {Phase.TEXT_ENCODE: 2}
@@ -110,7 +113,7 @@ class FaultyEngine:
             # The last layers: the causal convolutions before them then hold features of the broken call.
             "encoder": modules.vae.encoder.conv_out,
             "decoder": modules.vae.decoder.conv_out,
-            "transformer": modules.transformer.transformer_blocks[-1],
+            "transformer": modules.transformer.proj_out,
         }
         hooks: list[Any] = []
 

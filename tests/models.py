@@ -78,8 +78,11 @@ def make_picture(bucket: Bucket, seed: int = 0) -> Picture:
     return Picture(bucket.width, bucket.height, random.Random(seed).randbytes(3 * bucket.width * bucket.height))
 
 
-def reference(pipeline: EasyAnimateInpaintPipeline, job: Job) -> tuple[Tensor, Tensor]:
-    """What a stock pipeline makes of a job: latents after the last step, and frames (n, 3, height, width) in [0, 1]."""
+def reference(pipeline: EasyAnimateInpaintPipeline, job: Job, **changes: object) -> tuple[Tensor, Tensor]:
+    """What a stock pipeline makes of a job: latents after the last step, and frames (n, 3, height, width) in [0, 1].
+
+    `changes` replace arguments of the pipeline.
+    """
     size = (job.bucket.height, job.bucket.width)
     video, mask = get_image_to_video_latent(to_pil(job.start), to_pil(job.end), job.bucket.frames, size)
     steps: list[Tensor] = []
@@ -88,20 +91,21 @@ def reference(pipeline: EasyAnimateInpaintPipeline, job: Job) -> tuple[Tensor, T
         steps.append(tensors["latents"])
         return {}
 
-    frames = pipeline(
-        prompt=job.prompt,
-        negative_prompt=job.negative_prompt,
-        num_frames=job.bucket.frames,
-        video=video,
-        mask_video=mask,
-        height=size[0],
-        width=size[1],
-        num_inference_steps=job.steps,
-        guidance_scale=job.guidance,
-        generator=torch.Generator("cpu").manual_seed(job.seed),
-        output_type="pt",
-        callback_on_step_end=after_step,
-    ).frames
+    arguments = {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "num_frames": job.bucket.frames,
+        "video": video,
+        "mask_video": mask,
+        "height": size[0],
+        "width": size[1],
+        "num_inference_steps": job.steps,
+        "guidance_scale": job.guidance,
+        "generator": torch.Generator("cpu").manual_seed(job.seed),
+        "output_type": "pt",
+        "callback_on_step_end": after_step,
+    }
+    frames = pipeline(**arguments | changes).frames
     return steps[-1], frames[0]
 
 

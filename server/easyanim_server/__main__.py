@@ -79,6 +79,42 @@ def doctor_command(settings: Settings) -> None:
 
 
 @app.command()
+@_with_settings
+def warm(settings: Settings) -> None:
+    """Build every bucket, so that later starts find compiled code in the cache."""
+    from easyanim_server.workers import tools
+
+    configure_logging(settings.log_format, settings.log_level)
+    for line in tools.warm(settings, lambda detail: typer.echo(detail, err=True)):
+        typer.echo(line)
+
+
+cache_app = typer.Typer(help="Move compiled code to other machines of the same kind.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+File = Annotated[Path, typer.Argument(help="The packed cache, a .tar.gz.")]
+CacheDir = Annotated[str | None, typer.Option(help=Settings.model_fields["cache_dir"].description)]
+Device = Annotated[str, typer.Option(help=Settings.model_fields["device"].description)]
+
+
+@cache_app.command("export")
+def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
+    """Pack what was compiled for this device and version into one file."""
+    from easyanim_server.workers import tools
+
+    count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
+    typer.echo(f"packed {count} files into {file}")
+
+
+@cache_app.command("import")
+def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
+    """Unpack a cache that was made for this device and version."""
+    from easyanim_server.workers import tools
+
+    count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
+    typer.echo(f"unpacked {count} files from {file}")
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write; must be empty or new.")],
     model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
@@ -88,6 +124,29 @@ def export(
 
     tools.export(model, folder)
     typer.echo(f"wrote {model} to {folder}")
+
+
+@app.command()
+def bench(
+    model: Annotated[str | None, typer.Option(help="Default: synthetic:7b, on the CPU builtin:tiny.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    buckets: Annotated[str | None, typer.Option(help="HxW or HxWxF. Default: three published sizes.")] = None,
+    backends: Annotated[str, typer.Option(help="Of ours; generations run in the last.")] = "eager,inductor",
+    precisions: Annotated[str, typer.Option(help="Of the large products.")] = "bf16,fp8",
+    steps: Annotated[str, typer.Option(help="Of whole generations.")] = "25,35,50",
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench/results"),
+    repeats: Annotated[int, typer.Option(help="How often a step is measured at most.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="All steps in every bucket, not the smallest alone.")] = False,
+    commit: Annotated[str | None, typer.Option(help="What is measured, where there is no clone to ask.")] = None,
+) -> None:
+    """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
+    from easyanim_server.workers import benchmark, speedtable
+
+    plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full)
+    run = benchmark.Benchmark(plan, out, commit, typer.echo)
+    run.run()
+    typer.echo(f"wrote {run.file}")
+    speedtable.show(run.rows)
 
 
 @app.command()

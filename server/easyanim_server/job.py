@@ -174,6 +174,37 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Readiness:
+    """How a bucket is served, as measured when it was made ready."""
+
+    bucket: Bucket
+    backend: str
+    """What runs the transformer's blocks: ``eager`` or ``inductor``."""
+    precision: str
+    """Type of the large products: ``float32``, ``bf16`` or ``fp8``."""
+    attention: str
+    """The attention kernel."""
+    build_seconds: float = 0.0
+    """Building, checking and first run; with a warm cache mostly loading."""
+    prediction_seconds: float = 0.0
+    """One pass of the transformer; a guided step has two."""
+    relative_l2: float = 0.0
+    """Distance of one prediction from the eager network's."""
+    rounding_l2: float = 0.0
+    """Distance of the eager network's own prediction from float32's: the measure for `relative_l2`."""
+    fallback: str = ""
+    """Why another backend than the configured one is used; empty where it is not."""
+    attention_milliseconds: dict[str, float] = field(default_factory=dict)
+    """What each attention kernel took; empty where none was measured."""
+
+    def facts(self) -> dict[str, Any]:
+        """All fields, rounded, for logs."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        rounded = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
+        return {**rounded, "bucket": str(self.bucket)}
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The file is complete."""
 
@@ -184,6 +215,7 @@ class Completed:
     total_seconds: float
     peak_device_bytes: int
     model: ModelInfo
+    readiness: Readiness
     queue_seconds: float = 0.0
 
 
@@ -216,8 +248,6 @@ class ModelInfo:
     attention_mode: str
     dtype: str
     device: str
-    backend: str = "eager"
-    profile: str = "exact"
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -227,6 +257,7 @@ class Served:
 
     model: ModelInfo
     tokenizer: PromptTokenizer
+    buckets: tuple[Readiness, ...] = ()
 
 
 Observer = Callable[[Phase, int, int], None]
@@ -247,8 +278,11 @@ class Engine(Protocol):
     def tokenizer(self) -> PromptTokenizer:
         """How prompts are counted."""
 
-    def warm(self, buckets: Sequence[Bucket]) -> None:
-        """Run every bucket once, so that no request pays for a first time."""
+    def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[Readiness, ...]:
+        """Make every bucket ready, so that no request pays for a first time; `report` takes a sentence a stage."""
+
+    def readiness(self, bucket: Bucket) -> Readiness:
+        """How a bucket is served; known once it was prepared."""
 
     def begin(self, job: Job, observe: Observer) -> Any:
         """Encode text and pictures and draw the noise; returns a sampling at step 0."""

@@ -1,42 +1,345 @@
-"""Defects of diffusers' EasyAnimate port, each shown in the stock code and absent from ours."""
+"""Defects of diffusers' EasyAnimate port: each test shows one in the stock code first, then that ours has none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
+from diffusers import AutoencoderKLMagvit
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0
+from diffusers.pipelines.easyanimate.pipeline_easyanimate_inpaint import (
+    add_noise_to_reference_video,
+    get_image_to_video_latent,
+)
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from easyanim_server.engine import block
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.text import prompt_tokenizer
 from easyanim_server.job import Bucket
 from tests.models import (
+    Broken,
+    breaking,
     make_job,
+    make_modules,
     make_pipeline,
     reference,
+    run,
+    shared_pipeline,
+    to_pil,
 )
 
-TEN = Bucket(height=32, width=48, frames=10)
-"""A count of frames that the VAE cannot make."""
+IMAGE_TO_VIDEO = make_job(steps=1)
+TEXT_TO_VIDEO = make_job(steps=1, pictures=0, bucket="32x48x13")
 
 
-def failing_encode() -> Iterator[None]:
-    """Leave a stock VAE in the middle of an encode."""
+def test_a_frame_count_that_the_vae_cannot_make() -> None:
+    """Stock: an error from deep inside for a picture, fewer frames than asked for without one."""
+    ten = Bucket(height=32, width=48, frames=10)
+    stock = make_pipeline()
+    with pytest.raises(ValueError, match="non-empty list"):
+        reference(stock, replace(IMAGE_TO_VIDEO, bucket=ten))
+    assert len(reference(stock, replace(TEXT_TO_VIDEO, bucket=ten))[1]) == 9
 
-
-class TestFrameCounts:
-    """A count of frames that is not 4k+1 breaks deep inside the VAE, or gives another video than was asked for."""
-
-    def test_stock_fails_without_naming_the_cause_or_makes_fewer_frames(self) -> None:
-        stock, job = make_pipeline(), make_job(bucket="32x48x9", steps=1)
-        object.__setattr__(job, "bucket", TEN)
-        with pytest.raises(ValueError, match="non-empty list"):
-            reference(stock, job)
-        stock.vae._clear_conv_cache()
-        object.__setattr__(job, "start", None)
-        assert len(reference(stock, job)[1]) == 9
-
-    @pytest.mark.parametrize("pictures", [0, 1])
-    def test_ours_refuses_it_by_name(self, engine: Engine, pictures: int) -> None:
-        job = make_job(pictures=0)
-        object.__setattr__(job, "bucket", TEN)
+    ours = Engine(make_modules())
+    for job in (IMAGE_TO_VIDEO, TEXT_TO_VIDEO):
         with pytest.raises(ValueError, match="10 frames; must be 4k"):
-            engine.begin(job)
+            ours.begin(replace(job, bucket=ten))
+
+
+def test_a_failed_encode_breaks_all_later_pictures() -> None:
+    """Stock: features that the failure leaves in the VAE are taken for those of the next video's past."""
+    stock = make_pipeline()
+    with breaking(stock.vae.encoder, after=2), pytest.raises(Broken):
+        reference(stock, IMAGE_TO_VIDEO)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="non-empty list"):
+            reference(stock, IMAGE_TO_VIDEO)
+
+    modules = make_modules()
+    ours, fresh = Engine(modules), Engine(make_modules())
+    with breaking(modules.vae.encoder, after=2), pytest.raises(Broken):
+        ours.begin(IMAGE_TO_VIDEO)
+    assert torch.equal(run(ours, IMAGE_TO_VIDEO).latents, run(fresh, IMAGE_TO_VIDEO).latents)
+
+
+def test_a_failed_encode_breaks_pictures_of_other_sizes() -> None:
+    """Stock: the features that were left have another height and width."""
+    other = make_job(steps=1, bucket="48x32x9")
+    stock = make_pipeline()
+    with breaking(stock.vae.encoder, after=2), pytest.raises(Broken):
+        reference(stock, IMAGE_TO_VIDEO)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        reference(stock, other)
+
+    modules = make_modules()
+    ours, fresh = Engine(modules), Engine(make_modules())
+    with breaking(modules.vae.encoder, after=2), pytest.raises(Broken):
+        ours.begin(IMAGE_TO_VIDEO)
+    assert torch.equal(run(ours, other).latents, run(fresh, other).latents)
+
+
+def test_a_failed_decode_leaks_into_the_next_video() -> None:
+    """Stock: a video from text gets 16 frames instead of 13, drawn on the features of whoever came before."""
+    stock = make_pipeline()
+    with breaking(stock.vae.decoder, after=2), pytest.raises(Broken):
+        reference(stock, TEXT_TO_VIDEO)
+    assert len(reference(stock, TEXT_TO_VIDEO)[1]) == 16
+
+    modules = make_modules()
+    ours, fresh = Engine(modules), Engine(make_modules())
+    with breaking(modules.vae.decoder, after=2), pytest.raises(Broken):
+        list(ours.decode(run(ours, TEXT_TO_VIDEO)))
+    groups, expected = (list(engine.decode(run(engine, TEXT_TO_VIDEO))) for engine in (ours, fresh))
+    assert [len(group) for group in groups] == [1, 4, 4, 4]
+    assert all((group == wanted).all() for group, wanted in zip(groups, expected, strict=True))
+
+
+def test_seeds_serve_one_call_and_one_device_only() -> None:
+    """Stock: no list of generators, and noise for pictures is not drawn where the generator is, but where they are."""
+    with pytest.raises(TypeError):
+        reference(shared_pipeline(), IMAGE_TO_VIDEO, generator=[torch.Generator().manual_seed(0)])
+    generator = torch.Generator("cpu")
+    untouched = generator.get_state()
+    add_noise_to_reference_video(torch.empty(1, 3, 1, 8, 8, device="meta"), 0.1, generator)
+    assert torch.equal(generator.get_state(), untouched)
+
+    elsewhere = make_modules()
+    for network in (elsewhere.transformer, elsewhere.vae):
+        network.to("meta")
+    assert Engine(elsewhere).begin(IMAGE_TO_VIDEO).inpaint.is_meta
+    ours = Engine(make_modules())
+    first, second = (ours.begin(make_job(seed=seed)) for seed in range(2))
+    assert not torch.equal(first.latents, second.latents)
+
+
+def test_guidance_needs_a_negative_prompt_that_is_none_by_default() -> None:
+    """Stock: the defaults of the call contradict each other."""
+    with pytest.raises(TypeError, match="not iterable"):
+        reference(shared_pipeline(), TEXT_TO_VIDEO, negative_prompt=None)
+
+    assert run(Engine(make_modules()), replace(TEXT_TO_VIDEO, negative_prompt="")).latents.isfinite().all()
+
+
+def test_the_compute_type_is_the_text_encoders() -> None:
+    """Stock: with a text encoder in float32, a transformer in bfloat16 is given float32."""
+
+    def narrowed(owner: object) -> object:
+        for name in ("transformer", "vae"):
+            getattr(owner, name).to(torch.bfloat16)
+        return owner
+
+    with pytest.raises(RuntimeError, match="type"):
+        reference(narrowed(make_pipeline()), IMAGE_TO_VIDEO)  # type: ignore[arg-type]
+
+    ours = Engine(narrowed(make_modules()))  # type: ignore[arg-type]
+    assert run(ours, IMAGE_TO_VIDEO).latents.dtype == torch.bfloat16
+
+
+def test_pictures_of_other_kinds_break_the_helper() -> None:
+    """Stock: lists of end pictures, transparency and grey break it; ours takes RGB, and one picture at each end."""
+    picture = to_pil(IMAGE_TO_VIDEO.start)
+    assert picture is not None
+    with pytest.raises(RuntimeError, match="must match"):
+        get_image_to_video_latent([picture], [picture, picture, picture], 9, (32, 48))
+    assert get_image_to_video_latent(picture.convert("RGBA"), None, 9, (32, 48))[0].shape[1] == 4
+    with pytest.raises(RuntimeError, match="permute"):
+        get_image_to_video_latent(picture.convert("L"), None, 9, (32, 48))
+
+    grey = Image.new("L", (48, 32)).tobytes()
+    assert IMAGE_TO_VIDEO.start is not None
+    with pytest.raises(ValueError, match="1536 bytes for a picture of 32x48 RGB pixels"):
+        Engine(make_modules()).begin(replace(IMAGE_TO_VIDEO, start=replace(IMAGE_TO_VIDEO.start, rgb=grey)))
+
+
+def test_the_choice_of_an_attention_kernel_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock: `set_attention_backend` is accepted and the processor calls PyTorch's function all the same."""
+    calls = []
+
+    def torchs(*args: Tensor, **options: object) -> Tensor:
+        calls.append("torch")
+        return plain(*args, **options)  # type: ignore[arg-type]
+
+    def another(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+        calls.append("ours")
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2)
+
+    plain = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", torchs)
+    stock = make_pipeline()
+    stock.transformer.set_attention_backend("flex")
+    try:
+        velocity(stock.transformer)
+    finally:
+        stock.transformer.reset_attention_backend()
+    assert calls == ["torch"] * 4
+
+    ours = Engine(make_modules())
+    sampling = ours.begin(make_job(guidance=1.0))
+    monkeypatch.setattr(block, "attend", another)
+    calls.clear()
+    ours.step(sampling)
+    assert calls == ["ours"] * 4
+
+
+def test_angles_are_built_anew_at_every_step() -> None:
+    """Stock: on the CPU, at every step, and every block copies them to the device."""
+    stock, modules = make_pipeline(), make_modules()
+    job = make_job(steps=3)
+    with breaking(stock.transformer.rope_embedding, after=100) as built:
+        reference(stock, job)
+    assert built.calls == 3
+
+    ours = Engine(modules)
+    with breaking(modules.transformer.rope_embedding, after=100) as built:
+        run(ours, job)
+        run(ours, job)
+        assert built.calls == 1
+        run(ours, make_job(bucket="48x32x9"))
+        assert built.calls == 2
+
+
+def test_every_step_reads_its_timestep_back_from_the_device() -> None:
+    """Stock: ``torch.tensor([t])`` reads a value of the device, so the host waits until all steps before are done."""
+    stock, ours = shared_pipeline(), Engine(make_modules())
+    with ReadsOfTheHost() as few:
+        reference(stock, make_job(steps=2))
+    with ReadsOfTheHost() as many:
+        reference(stock, make_job(steps=5))
+    assert many.count - few.count >= 3
+
+    sampling = ours.begin(make_job(steps=5))
+    with ReadsOfTheHost() as none:
+        while not sampling.done:
+            ours.step(sampling)
+    assert none.count == 0
+
+
+def test_prompts_are_cut_in_silence() -> None:
+    """Stock: what is said beyond 256 tokens makes no difference, and nobody is told."""
+    cut, also_cut = "snow " * 100 + "and a cat", "snow " * 100 + "and a dog"
+    embeddings = [
+        shared_pipeline().encode_prompt(text, do_classifier_free_guidance=False)[0] for text in (cut, also_cut)
+    ]
+    assert torch.equal(*embeddings)
+
+    front = prompt_tokenizer(make_modules())
+    counted = make_modules().tokenizer(front.prefix + cut + front.suffix).input_ids
+    assert len(counted) > front.max_tokens
+
+
+def test_prompts_are_encoded_again_in_every_call() -> None:
+    """Stock: also the negative prompt, which seldom changes, and through layers whose output is not used."""
+    stock, modules = make_pipeline(), make_modules()
+    with breaking(stock.text_encoder, after=100) as encoded:
+        for seed in range(2):
+            reference(stock, make_job(steps=1, seed=seed))
+    assert encoded.calls == 4
+
+    ours = Engine(modules)
+    with breaking(modules.text_encoder, after=100) as encoded:
+        for seed in range(2):
+            ours.begin(make_job(seed=seed))
+    assert encoded.calls == 2
+    for part in ("lm_head", "visual", "layers.2."):
+        assert any(part in name for name, _ in stock.text_encoder.named_parameters())
+        assert not any(part in name for name, _ in modules.text_encoder.named_parameters())
+
+
+def test_channels_of_a_token_lie_apart_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock: the patch embedding leaves channels first, and every block works on strided tokens."""
+    contiguous = []
+
+    stock = make_pipeline()
+    stock.transformer.transformer_blocks[0].norm1.norm.register_forward_pre_hook(
+        lambda _, args: contiguous.append(args[0].is_contiguous())
+    )
+    velocity(stock.transformer)
+    assert contiguous
+    assert not all(contiguous)
+
+    contiguous.clear()
+    forward = block.Block.forward
+
+    def noted(self: block.Block, x: Tensor, *rest: Any) -> Tensor:
+        contiguous.append(x.is_contiguous())
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(block.Block, "forward", noted)
+    ours = Engine(make_modules())
+    ours.step(ours.begin(IMAGE_TO_VIDEO))
+    assert contiguous
+    assert all(contiguous)
+
+
+def test_text_skips_the_output_projection_in_blocks_with_shared_weights() -> None:
+    """Stock: its text half is the raw attention; half of the 7B model's blocks then are not those that were trained."""
+
+    class AsTrained(EasyAnimateAttnProcessor2_0):
+        def __call__(
+            self, attn: Attention, *args: Any, image_rotary_emb: Any = None, **options: Any
+        ) -> tuple[Tensor, Tensor]:
+            video, text = super().__call__(attn, *args, image_rotary_emb=image_rotary_emb, **options)
+            return video, text if attn.to_add_out else attn.to_out[0](text)
+
+    stock, corrected = make_pipeline(), make_pipeline()
+    for each in corrected.transformer.transformer_blocks:
+        each.attn1.set_processor(AsTrained())
+    assert (velocity(stock.transformer) - velocity(corrected.transformer)).abs().max() > 0.1
+
+    job = replace(IMAGE_TO_VIDEO, guidance=1.0)
+    for mode, pipeline in (("original", corrected), ("diffusers", stock)):
+        latents = run(Engine(make_modules(), attention_mode=mode), job).latents
+        torch.testing.assert_close(latents, reference(pipeline, job)[0], rtol=0, atol=1e-5)
+
+
+def test_a_vae_that_was_not_read_from_a_published_folder_lacks_a_key() -> None:
+    """Stock: the pipeline reads ``cache_mag_vae``, which the VAE's own class does not know."""
+    stock, modules = make_pipeline(), make_modules()
+    expected = run(Engine(make_modules()), IMAGE_TO_VIDEO).latents
+    for owner in (stock, modules):
+        config = {name: value for name, value in owner.vae.config.items() if name != "cache_mag_vae"}
+        bare = AutoencoderKLMagvit.from_config(config)
+        bare.load_state_dict(owner.vae.state_dict())
+        owner.vae = bare.eval().requires_grad_(False)
+    with pytest.raises(AttributeError, match="cache_mag_vae"):
+        reference(stock, IMAGE_TO_VIDEO)
+
+    assert torch.equal(run(Engine(modules), IMAGE_TO_VIDEO).latents, expected)
+
+
+@torch.no_grad()
+def velocity(transformer: nn.Module) -> Tensor:
+    """One forward of a stock transformer, with whatever processors it has."""
+    generator = torch.Generator().manual_seed(0)
+    latents, inpaint = (torch.randn(1, channels, 3, 4, 6, generator=generator) for channels in (16, 17))
+    text = torch.randn(1, 256, 64, generator=generator)
+    predicted: Tensor = transformer(
+        latents, torch.tensor([500.0]), encoder_hidden_states=text, inpaint_latents=inpaint
+    ).sample
+    return predicted
+
+
+class ReadsOfTheHost(TorchFunctionMode):
+    """Counts calls that take values from a tensor to Python, for which a GPU would have to be waited for."""
+
+    READS = (Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.nonzero, Tensor.__bool__, Tensor.__float__)
+
+    count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        copied = (
+            func is torch.tensor and isinstance(args[0], list) and any(isinstance(value, Tensor) for value in args[0])
+        )
+        self.count += copied or func in self.READS
+        return func(*args, **(kwargs or {}))

@@ -130,7 +130,7 @@ def test_after_the_observer_has_left_the_engine_is_as_good_as_new(
 PLACES: dict[str, Callable[[Modules], nn.Module]] = {
     "text encoder": lambda modules: modules.text_encoder.model.layers[1],  # type: ignore[union-attr, index]
     "VAE's encoder": lambda modules: modules.vae.encoder.mid_block,
-    "transformer": lambda modules: modules.transformer.transformer_blocks[1],
+    "transformer": lambda modules: modules.transformer.proj_out,
     "VAE's decoder": lambda modules: modules.vae.decoder.up_blocks[1],
 }
 
@@ -170,7 +170,7 @@ def test_a_shortage_of_device_memory_has_a_name_and_passes(
 
 def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Modules, engine: Engine) -> None:
     with (
-        breaking(modules.transformer.transformer_blocks[1], error=shortage()),
+        breaking(modules.transformer.proj_out, error=shortage()),
         pytest.raises(OutOfDeviceMemory) as caught,
     ):
         run(engine, make_job())
@@ -183,14 +183,13 @@ def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Modu
     assert held == []
 
 
-def test_warming_runs_every_distinct_bucket_once(modules: Modules, engine: Engine) -> None:
+def test_preparing_runs_every_distinct_shape_once(modules: Modules, engine: Engine) -> None:
     buckets = [Bucket.parse(name) for name in ("32x48x5", "48x32x1", "32x48x5")]
-    blocks = modules.transformer.transformer_blocks
+    with breaking(modules.transformer.proj_out, after=100) as steps, breaking(modules.vae.decoder, after=100) as groups:
+        ready = engine.prepare(buckets)
 
-    with breaking(blocks[0], after=100) as steps, breaking(modules.vae.decoder, after=100) as groups:
-        engine.warm(buckets)
-
-    assert steps.calls == 2 * 2  # with and without the prompt
+    assert [item.bucket for item in ready] == buckets[:2]
+    assert steps.calls == 2 * (2 + 2)  # twice when it is built, then a step with and without the prompt
     assert groups.calls == 2 + 1
 
 
@@ -203,7 +202,6 @@ def test_the_model_says_what_it_is(modules: Modules, engine: Engine) -> None:
         "cpu",
         "original",
     )
-    assert (model.backend, model.profile) == ("eager", "exact")
     assert model.fingerprint == modules.fingerprint()
     assert model.parameters == sum(weight.numel() for weight in modules.transformer.parameters())
     assert model.versions == {name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")}

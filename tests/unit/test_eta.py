@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Picture, Progress
+from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Picture, Progress, Readiness
 from easyanim_server.jobs.eta import Estimator
 
 MODEL = ModelInfo("m", "", 0, "original", "float32", "cpu")
 JOB = Job("1", "", "", Bucket(64, 64, 5), steps=10, guidance=6.0, seed=0, start=Picture(64, 64, b""))
+READY = Readiness(JOB.bucket, "eager", "float32", "torch")
 SECONDS = {Phase.TEXT_ENCODE: 1.0, Phase.IMAGE_ENCODE: 2.0, Phase.DENOISE: 20.0, Phase.DECODE: 4.0}
 
 
 @pytest.fixture
 def learnt() -> Estimator:
     estimator = Estimator()
-    estimator.learn(JOB, Completed(1, b"", SECONDS, 27.0, 0, MODEL))
+    estimator.learn(JOB, Completed(1, b"", SECONDS, 27.0, 0, MODEL, READY))
     return estimator
 
 
@@ -54,5 +55,5 @@ def test_the_first_job_has_an_estimate_from_its_first_step_on() -> None:
 def test_estimates_follow_a_change_of_pace(learnt: Estimator) -> None:
     slower = {**SECONDS, Phase.DENOISE: 40.0}
     for _ in range(10):
-        learnt.learn(JOB, Completed(1, b"", slower, 47.0, 0, MODEL))
+        learnt.learn(JOB, Completed(1, b"", slower, 47.0, 0, MODEL, READY))
     assert learnt.whole(JOB) == pytest.approx(47.0, rel=0.05)

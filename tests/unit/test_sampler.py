@@ -199,7 +199,7 @@ def test_a_failed_step_can_be_taken_again(sampler: Sampler, modules: Modules) ->
     expected, sampling = begin(sampler, job), begin(sampler, job)
     sampler.step(expected)
 
-    with breaking(modules.transformer.transformer_blocks[2], after=1), pytest.raises(Broken):
+    with breaking(modules.transformer.proj_out, after=1), pytest.raises(Broken):
         sampler.step(sampling)
     assert sampling.index == 0
     sampler.step(sampling)

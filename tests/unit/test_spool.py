@@ -9,11 +9,24 @@ from typing import Any
 import pytest
 
 from easyanim_server.errors import EasyAnimError, JobCancelled
-from easyanim_server.job import Accepted, Bucket, Chunk, Completed, Event, Job, ModelInfo, Phase, Progress, Queued
+from easyanim_server.job import (
+    Accepted,
+    Bucket,
+    Chunk,
+    Completed,
+    Event,
+    Job,
+    ModelInfo,
+    Phase,
+    Progress,
+    Queued,
+    Readiness,
+)
 from easyanim_server.jobs.spool import Spool
 
 JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
-DONE = Completed(10, b"", {}, 1.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"))
+READY = Readiness(JOB.bucket, "eager", "float32", "torch")
+DONE = Completed(10, b"", {}, 1.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"), READY)
 
 
 def progress(phase: Phase, completed: int, **fields: Any) -> Progress:

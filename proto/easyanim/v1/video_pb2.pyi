@@ -205,7 +205,7 @@ class Timings(_message.Message):
     def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., text_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., image_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., denoise_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions")
+    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,8 @@ class Receipt(_message.Message):
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     parameters: Parameters
     model: str
     model_fingerprint: str
@@ -231,7 +233,9 @@ class Receipt(_message.Message):
     backend: str
     profile: str
     versions: _containers.ScalarMap[str, str]
-    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    attention: str
+    precision: str
+    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -272,16 +276,40 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., transformer_parameter_count: _Optional[int] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Bucket(_message.Message):
-    __slots__ = ("name", "width_px", "height_px", "frame_counts")
+    __slots__ = ("name", "width_px", "height_px", "frame_counts", "plans")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
     FRAME_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
     name: str
     width_px: int
     height_px: int
     frame_counts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+    plans: _containers.RepeatedCompositeFieldContainer[Plan]
+    def __init__(self, name: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_counts: _Optional[_Iterable[int]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("frame_count", "backend", "precision", "attention", "build_duration", "prediction_duration", "relative_l2", "rounding_l2", "fallback_reason")
+    FRAME_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    BUILD_DURATION_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_DURATION_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_L2_FIELD_NUMBER: _ClassVar[int]
+    ROUNDING_L2_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    frame_count: int
+    backend: str
+    precision: str
+    attention: str
+    build_duration: _duration_pb2.Duration
+    prediction_duration: _duration_pb2.Duration
+    relative_l2: float
+    rounding_l2: float
+    fallback_reason: str
+    def __init__(self, frame_count: _Optional[int] = ..., backend: _Optional[str] = ..., precision: _Optional[str] = ..., attention: _Optional[str] = ..., build_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., prediction_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., relative_l2: _Optional[float] = ..., rounding_l2: _Optional[float] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_request_bytes", "max_image_pixels", "max_prompt_chars", "max_step_count", "max_queued_count")

@@ -64,8 +64,9 @@ class VideoServiceServicer(object):
         next step or decoded frame group. A failed call ends with a non-OK status
         and google.rpc details: INVALID_ARGUMENT with BadRequest,
         RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
-        RetryInfo when the worker was lost or the server drains, INTERNAL with an
-        ErrorInfo whose `error_id` the server's log also has.
+        RetryInfo when the model is still being loaded, the worker was lost or the
+        server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
+        also has. Every ErrorInfo has the domain "easyanim".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

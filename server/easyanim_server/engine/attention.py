@@ -1,123 +1,157 @@
-"""Joint attention over text and video tokens, as a processor for diffusers' `Attention` modules."""
+"""Attention kernels, the measured choice among them, and the wall that keeps compilers from choosing another."""
 
 from __future__ import annotations
 
-from typing import Literal
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
-from diffusers.models.attention import Attention
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-AttentionMode = Literal["original", "diffusers"]
-"""`original` is the network as it was trained; `diffusers` repeats its port's omission, for comparison."""
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values, (batch, tokens, heads, channels) each, to values of that shape."""
 
-Rope = tuple[Tensor, Tensor]
-"""Cosines and sines of the video tokens' angles, (video tokens, head channels) float32 each."""
+MEASUREMENTS = 5
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Let every token attend to every token; the one place where an attention kernel is called.
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str = "torch") -> Tensor:
+    """Let every token attend to every token.
 
     Args:
-        q: Queries, (batch, heads, tokens, channels).
+        q: Queries, (batch, tokens, heads, channels).
         k: Keys, of the same shape.
         v: Values, of the same shape.
+        kernel: Which of `available` computes it; ``torch`` leaves the choice to torch.
 
     Returns:
-        Softmax-weighted values, of the same shape.
+        Softmax-weighted values, of the same shape, contiguous.
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    attended: Tensor = _opaque(q, k, v, kernel)
+    return attended
 
 
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Turn every pair of neighbouring channels by its token's angle.
+# Behind an operator of its own: Inductor retraces F.scaled_dot_product_attention into the flash kernel, which on
+# Hopper takes half again as long as the one that eager torch chooses.
+@torch.library.custom_op("easyanim::attend", mutates_args=())
+def _opaque(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    return _KERNELS[kernel]()(q, k, v).contiguous()
+
+
+@_opaque.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def available(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The kernels that can run on this device in this type, by name; ``torch`` first."""
+    if device.type != "cuda":
+        return ["torch", "math"]
+    names = ["torch", "math", "efficient"]
+    if dtype in (torch.bfloat16, torch.float16):
+        capability = torch.cuda.get_device_capability(device)
+        names += ["flash", "cudnn"]
+        names += [name for name, (module, least) in _PACKAGES.items() if capability >= least and _importable(module)]
+    return names
+
+
+def choose(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> tuple[str, dict[str, float]]:
+    """Measure all kernels on random tokens and pick the fastest.
 
     Args:
-        x: Queries or keys of the video, (batch, heads, video tokens, channels).
-        rope: The angles; computed with in float32.
+        shape: (batch, tokens, heads, channels).
+        device: Where to measure; on the CPU nothing is measured and torch chooses.
+        dtype: Of the tokens.
 
     Returns:
-        Of the shape and dtype of `x`.
+        The kernel's name, and the milliseconds of every kernel that ran.
     """
-    cos, sin = rope
-    real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
-    turned = torch.stack((-imaginary, real), dim=-1).flatten(-2)  # by a right angle
-    return (x.float() * cos + turned.float() * sin).to(x.dtype)
+    if device.type != "cuda":
+        return "torch", {}
+    generator = torch.Generator(device).manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
+    times = {}
+    for name in available(device, dtype):
+        if name in ("torch", "math"):  # torch chooses among the others; math needs tokens x tokens of memory
+            continue
+        try:
+            times[name] = _milliseconds(lambda name=name: attend(q, k, v, name))  # type: ignore[misc]
+        except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
+            continue
+    return (min(times, key=lambda name: times[name]) if times else "torch"), times
 
 
-class JointAttention:
-    """Attention of one transformer block; takes the place of diffusers' processor on single modules.
-
-    The first blocks (MMDiT) project text with weights of its own, ``add_*_proj`` and ``to_add_out``; in the others
-    text and video share ``to_*``. There the original network also sends both through ``to_out``, which the port
-    does for the video alone: half of the 7B model's blocks then compute something else than was trained.
-
-    Queries and keys of the video are rotated before text is put in front of them, which spares the slice
-    assignment of the port and gives the same values.
-
-    Args:
-        mode: Which of the two networks to run.
-
-    Source: EasyAnimate ``easyanimate/models/processor.py``, c2a70d1; diffusers ``EasyAnimateAttnProcessor2_0``.
-    """
-
-    def __init__(self, mode: AttentionMode) -> None:
-        self.mode = mode
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: Rope | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Attend; argument names are diffusers'.
-
-        Args:
-            attn: The module whose weights are used.
-            hidden_states: Video, (batch, video tokens, dim).
-            encoder_hidden_states: Text, (batch, text tokens, dim).
-            attention_mask: Not used: the model was trained to attend to padded text as well.
-            image_rotary_emb: Angles of the video tokens; text has none.
-
-        Returns:
-            Video and text, of the shapes of their inputs.
-        """
-        video, text = hidden_states, encoder_hidden_states
-        shared = attn.add_q_proj is None
-
-        q, k, v = _project(video, attn.heads, (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k))
-        if image_rotary_emb is not None:
-            q, k = rotate(q, image_rotary_emb), rotate(k, image_rotary_emb)
-
-        if shared:
-            text_weights, text_norms = (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k)
-        else:
-            text_weights = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-            text_norms = (attn.norm_added_q, attn.norm_added_k)
-        text_q, text_k, text_v = _project(text, attn.heads, text_weights, text_norms)
-
-        out = attend(torch.cat((text_q, q), 2), torch.cat((text_k, k), 2), torch.cat((text_v, v), 2))
-        out = out.transpose(1, 2).flatten(2)  # (batch, text + video tokens, dim)
-        text, video = out[:, : text.shape[1]], out[:, text.shape[1] :]
-
-        to_out = attn.to_out[0]  # [1] is dropout, which inference has none of
-        if not shared:
-            text = attn.to_add_out(text)
-        elif self.mode == "original":
-            text = to_out(text)
-        return to_out(video), text
+def _milliseconds(run: Callable[[], Tensor]) -> float:
+    run()  # builds plans, compiles just in time
+    times = []
+    for _ in range(MEASUREMENTS):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
 
 
-def _project(
-    x: Tensor,
-    heads: int,
-    weights: tuple[nn.Module, nn.Module, nn.Module],
-    norms: tuple[nn.Module | None, nn.Module | None],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of one kind of token: (batch, tokens, dim) to (batch, heads, tokens, channels) each."""
-    q, k, v = (weight(x).unflatten(2, (heads, -1)).transpose(1, 2) for weight in weights)
-    norm_q, norm_k = norms
-    return norm_q(q) if norm_q else q, norm_k(k) if norm_k else k, v
+def _stock(*backends: SDPBackend) -> Kernel:
+    """Torch's own attention, restricted to some of its kernels; by default all."""
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (batch, heads, tokens, channels), as a view
+        if not backends:
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        with sdpa_kernel(list(backends)):
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+    return run
+
+
+def _packaged(module: str, function: str) -> Kernel:
+    """A kernel of another library, all of which take (batch, tokens, heads, channels)."""
+    imported = getattr(import_module(module), function)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        result = imported(q, k, v)
+        values: Tensor = result[0] if isinstance(result, tuple) else result  # some give the softmax's logarithms too
+        return values
+
+    return run
+
+
+def _sage() -> Kernel:
+    sageattn = import_module("sageattention").sageattn
+    return lambda q, k, v: sageattn(q, k, v, tensor_layout="NHD")
+
+
+_PACKAGES: dict[str, tuple[str, tuple[int, int]]] = {
+    "fa4": ("flash_attn.cute", (9, 0)),
+    "fa3": ("flash_attn_interface", (9, 0)),
+    "fa2": ("flash_attn.flash_attn_interface", (8, 0)),
+    "sage": ("sageattention", (8, 0)),
+}
+"""Optional kernels: the module that has them, and the least compute capability."""
+
+_KERNELS: dict[str, Callable[[], Kernel]] = {
+    "torch": cache(lambda: _stock()),
+    "math": cache(lambda: _stock(SDPBackend.MATH)),
+    "efficient": cache(lambda: _stock(SDPBackend.EFFICIENT_ATTENTION)),
+    "flash": cache(lambda: _stock(SDPBackend.FLASH_ATTENTION)),
+    "cudnn": cache(lambda: _stock(SDPBackend.CUDNN_ATTENTION)),
+    "fa4": cache(lambda: _packaged("flash_attn.cute", "flash_attn_func")),
+    "fa3": cache(lambda: _packaged("flash_attn_interface", "flash_attn_func")),
+    "fa2": cache(lambda: _packaged("flash_attn.flash_attn_interface", "flash_attn_func")),
+    "sage": cache(_sage),
+}
+"""How each kernel is made, on first use: importing some of them takes seconds."""
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is not there
+        return False

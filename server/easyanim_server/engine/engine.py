@@ -3,7 +3,7 @@
 It needs no server, protobuf or environment:
 
 >>> import torch
->>> from easyanim_server.engine import checkpoint
+>>> from easyanim_server.engine import cache, checkpoint
 >>> from easyanim_server.engine.engine import Engine
 >>> from easyanim_server.job import Bucket, Job
 >>> engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
@@ -16,8 +16,9 @@ It needs no server, protobuf or environment:
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,17 +27,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from easyanim_server.engine import checkpoint
-from easyanim_server.engine.attention import AttentionMode
+from easyanim_server.engine import cache, checkpoint
+from easyanim_server.engine.block import AttentionMode
 from easyanim_server.engine.devices import device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.plans import Planner
 from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
 from easyanim_server.errors import OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer
+from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def unobserved(phase: Phase, completed: int, total: int) -> None:
@@ -52,17 +56,30 @@ class Engine:
         modules: The model.
         attention_mode: `original` runs the network as it was trained.
         noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
+        backend: How prepared buckets run: `eager`, `inductor` or `auto`.
+        precision: Of the large products of prepared buckets: `bf16` (as loaded) or `fp8`.
+        attention: The kernel of prepared buckets; `auto` measures.
     """
 
     def __init__(
-        self, modules: Modules, attention_mode: AttentionMode = "original", noise_augmentation: float = 0.0563
+        self,
+        modules: Modules,
+        attention_mode: AttentionMode = "original",
+        noise_augmentation: float = 0.0563,
+        *,
+        backend: str = "eager",
+        precision: str = "bf16",
+        attention: str = "torch",
     ) -> None:
         self._device = modules.device
         self._prompts = PromptEncoder(modules)
         self._vae = VideoAutoencoder(modules.vae)
-        self._sampler = Sampler(modules, Denoiser(modules.transformer, attention_mode), self._vae, noise_augmentation)
+        denoiser = Denoiser(modules.transformer, attention_mode)
+        self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
-        self._warm_sizes: set[str] = set()
+        self._planner = Planner(denoiser, backend, precision, attention)
+        self._readiness: dict[Bucket, Readiness] = {}
+        self._told: torch.cuda.Event | None = None
         self._model = ModelInfo(
             name=modules.name,
             fingerprint=modules.fingerprint(),
@@ -83,10 +100,19 @@ class Engine:
         """
         device = resolve_device(settings.device)
         dtype = resolve_dtype(settings.dtype, device)
+        if settings.backend != "eager":
+            cache.use(settings.cache_dir, device)
         if settings.cpu_threads:
             torch.set_num_threads(settings.cpu_threads)
         modules = checkpoint.load(settings.model, device=device, dtype=dtype, revision=settings.revision)
-        return cls(modules, settings.attention_mode, settings.noise_augmentation)
+        return cls(
+            modules,
+            settings.attention_mode,
+            settings.noise_augmentation,
+            backend=settings.backend,
+            precision=settings.precision,
+            attention=settings.attention,
+        )
 
     @property
     def model(self) -> ModelInfo:
@@ -98,20 +124,38 @@ class Engine:
         """How prompts are counted."""
         return self._tokenizer
 
-    def warm(self, buckets: Sequence[Bucket]) -> None:
-        """Run every shape once that these buckets bring: a guided step of each, two chunks of the VAE for each size.
+    def prepare(
+        self, buckets: Sequence[Bucket], report: Callable[[str], None] = lambda detail: None
+    ) -> tuple[Readiness, ...]:
+        """Make buckets ready: build and check how their steps run, then run each shape once.
 
         The VAE works on one frame and then on four at a time, however long the video is, so five frames show it all.
+
+        Args:
+            buckets: What will be asked for. Others still work, eagerly.
+            report: Told what is being done, in one sentence.
+
+        Raises:
+            ConfigurationError: they cannot be served as this engine was configured.
         """
-        for bucket in dict.fromkeys(buckets):
-            job = Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)
-            self.step(self.begin(job))
-            if bucket.name not in self._warm_sizes:
-                short = replace(bucket, frames=min(bucket.frames, 5))
-                black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
-                for _ in self.decode(self.begin(replace(job, bucket=short, start=black))):
-                    pass
-                self._warm_sizes.add(bucket.name)
+        plans = self._planner.prepare(buckets, report)
+        self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
+        self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
+        report("running every shape once")
+        for bucket in self._readiness:
+            self.step(self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)))
+        for size in {(bucket.height, bucket.width): bucket for bucket in self._readiness}.values():
+            black = Picture(size.width, size.height, bytes(3 * size.width * size.height))
+            short = replace(size, frames=min(size.frames, 5))
+            for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
+                pass
+        found = cache.lookups()
+        log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
+        return tuple(self._readiness[bucket] for bucket in dict.fromkeys(buckets))
+
+    def readiness(self, bucket: Bucket) -> Readiness:
+        """How a bucket is served; one that was not prepared runs eagerly."""
+        return self._readiness.get(bucket, Readiness(bucket, "eager", self._model.dtype, "torch"))
 
     def begin(self, job: Job, observe: Observer = unobserved) -> Sampling:
         """Encode text and pictures and draw the noise.
@@ -141,12 +185,19 @@ class Engine:
     def step(self, sampling: Sampling) -> None:
         """Take one denoising step in place; where it fails, `sampling` is as it was.
 
+        A device works one step behind what it was told, so that it never waits for the host: this returns when the
+        step before is done, and the last one when it is done itself.
+
         Raises:
             ValueError: all steps are taken.
             OutOfDeviceMemory: the device cannot hold it.
         """
         with _shortage_named(self._device):
             self._sampler.step(sampling)
+            if self._device.type == "cuda":
+                told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._told.record()
+                (self._told if sampling.done else told or self._told).synchronize()
 
     def decode(self, sampling: Sampling) -> Generator[NDArray[np.uint8], None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.transformer import Denoiser
+from easyanim_server.engine.plans import no_compilation
+from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.engine.vae import VideoAutoencoder
 from easyanim_server.job import MAX_FRAMES, Bucket, Job, Observer, Phase, Picture, is_frame_count
 
@@ -32,6 +33,8 @@ class Sampling:
     """Embeddings of the prompt, (1, 256, hidden)."""
     negative_text: Tensor | None
     """Embeddings of the negative prompt; None where guidance is off."""
+    bucket: Bucket
+    """Its shape; decides how the blocks run."""
     guidance: float
     """Weight of the prompt against the negative prompt; off at 1."""
     sigmas: Tensor
@@ -68,6 +71,8 @@ class Sampler:
         self._vae = vae
         self._noise_augmentation = noise_augmentation if modules.transformer.config.add_noise_in_inpaint_model else 0.0
         self._schedules: dict[int, tuple[Tensor, Tensor]] = {}
+        self.paths: dict[Bucket, Path] = {}
+        """How the blocks run for buckets that were made ready; others run eagerly."""
 
     @torch.no_grad()
     def begin(self, job: Job, text: Tensor, negative_text: Tensor | None, observe: Observer) -> Sampling:
@@ -105,6 +110,7 @@ class Sampler:
             inpaint=inpaint,
             text=text,
             negative_text=negative_text,
+            bucket=job.bucket,
             guidance=job.guidance,
             sigmas=sigmas,
             timesteps=timesteps.to(latents),
@@ -122,12 +128,13 @@ class Sampler:
         """
         if sampling.done:
             raise ValueError(f"all {sampling.steps} steps are taken")
-        x, k = sampling.latents, sampling.index
+        x, k, path = sampling.latents, sampling.index, self.paths.get(sampling.bucket)
         t = sampling.timesteps[k : k + 1]
-        velocity: Tensor = self._denoiser(x, t, sampling.text, sampling.inpaint)
-        if sampling.negative_text is not None:
-            away: Tensor = self._denoiser(x, t, sampling.negative_text, sampling.inpaint)
-            velocity = away + sampling.guidance * (velocity - away)
+        with no_compilation():
+            velocity: Tensor = self._denoiser(x, t, sampling.text, sampling.inpaint, path)
+            if sampling.negative_text is not None:
+                away: Tensor = self._denoiser(x, t, sampling.negative_text, sampling.inpaint, path)
+                velocity = away + sampling.guidance * (velocity - away)
         dt = sampling.sigmas[k + 1] - sampling.sigmas[k]  # on the host, so nothing waits for the device
         sampling.latents = (x.float() + dt * velocity).to(x.dtype)
         sampling.index += 1

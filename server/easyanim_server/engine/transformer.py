@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 
-from easyanim_server.engine.attention import AttentionMode, JointAttention, Rope
+from easyanim_server.engine.block import AttentionMode, Block, Rope
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """How the blocks run for one shape."""
+
+    blocks: Sequence[Callable[[Tensor, Tensor, Rope, int, str], Tensor]]
+    """The blocks in order: modules, or what a compiler made of them."""
+    kernel: str = "torch"
+    """The attention kernel."""
 
 
 class Denoiser(nn.Module):
-    """Runs the stock submodules in a forward of its own, which never makes the device wait for the host.
+    """Runs the network in a forward of its own, which never makes the device wait for the host.
 
     Against the stock forward, rotary angles are computed once per shape and stay on the device, where the stock
     one builds them on the CPU at every step and copies them in every block; and tokens lie contiguous in memory,
     where the stock one leaves channels apart through all blocks.
 
     Args:
-        transformer: The network. Its attention modules are given this mode's processor.
-        mode: Which attention to run.
+        transformer: The network; its weights are shared, not copied.
+        mode: Which of the two networks to run.
     """
 
     def __init__(self, transformer: EasyAnimateTransformer3DModel, mode: AttentionMode) -> None:
         super().__init__()
         self.transformer = transformer
-        self._ropes: dict[torch.Size, Rope] = {}
-        processor = JointAttention(mode)
-        for block in transformer.transformer_blocks:
-            block.attn1.set_processor(processor)
+        self.blocks = nn.ModuleList(Block(stock, mode) for stock in transformer.transformer_blocks)
+        self.eager = Path([block.forward for block in self.blocks])  # not __call__: that may have been compiled
+        self._ropes: dict[tuple[torch.Size, int], Rope] = {}
 
-    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Tensor, path: Path | None = None
+    ) -> Tensor:
         """Predict the velocity from data to noise.
 
         Args:
@@ -37,37 +51,41 @@ class Denoiser(nn.Module):
             timestep: (batch,), in [0, 1000], in the dtype of `latents`.
             text: Prompt embeddings, (batch, 256, hidden).
             inpaint: What is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents.
+            path: How the blocks run; by default eagerly, with torch's choice of attention.
 
         Returns:
             Of the shape and dtype of `latents`.
         """
-        net = self.transformer
-        rope = self.rope(latents)
+        net, path = self.transformer, path or self.eager
+        texts = text.shape[1]
+        rope = self.rope(latents, texts)
         emb = net.time_embedding(net.time_proj(timestep).to(latents.dtype))  # (batch, time_embed_dim)
         video = self._patchify(torch.cat((latents, inpaint), dim=1))  # (batch, video tokens, dim)
-        text = net.text_proj(text)  # (batch, text tokens, dim)
+        x = torch.cat((net.text_proj(text), video), dim=1)  # (batch, text + video tokens, dim)
 
-        for block in net.transformer_blocks:
-            video, text = block(video, text, emb, rope)
+        for block in path.blocks:
+            x = block(x, emb, rope, texts, path.kernel)
 
-        video = net.norm_out(net.norm_final(video), temb=emb)
+        video = net.norm_out(net.norm_final(x[:, texts:]), temb=emb)
         return self._unpatchify(net.proj_out(video), latents.shape)
 
-    def rope(self, latents: Tensor) -> Rope:
-        """Angles for latents of this shape, on their device; computed when the shape is seen first."""
+    def rope(self, latents: Tensor, texts: int) -> Rope:
+        """Angles of all tokens for latents of this shape, on their device; computed when the shape is seen first."""
         shape = latents.shape[2:]  # (frames', height/8, width/8)
-        if shape not in self._ropes:
+        if (shape, texts) not in self._ropes:
             # The stock module looks at sizes alone and computes on the CPU.
             cos, sin = self.transformer.rope_embedding(torch.empty(1, 1, *shape, device="meta"))
-            self._ropes[shape] = (cos.to(latents.device), sin.to(latents.device))
-        return self._ropes[shape]
+            cos = torch.cat((cos.new_ones(texts, cos.shape[1]), cos))
+            sin = torch.cat((sin.new_zeros(texts, sin.shape[1]), sin))
+            self._ropes[shape, texts] = (cos.to(latents.device), sin.to(latents.device))
+        return self._ropes[shape, texts]
 
     def _patchify(self, x: Tensor) -> Tensor:
         batch = x.shape[0]
         x = x.transpose(1, 2).flatten(0, 1)  # (batch * frames', channels, h, w)
         x = self.transformer.proj(x)  # (batch * frames', dim, h/p, w/p)
         x = x.flatten(2).transpose(1, 2)  # (batch * frames', h/p * w/p, dim)
-        return x.reshape(batch, -1, x.shape[-1]).contiguous()  # (batch, video tokens, dim)
+        return x.reshape(batch, -1, x.shape[-1])  # (batch, video tokens, dim)
 
     def _unpatchify(self, x: Tensor, shape: torch.Size) -> Tensor:
         batch, channels, frames, height, width = shape

@@ -4,29 +4,55 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from diffusers import AutoencoderKLMagvit
-from torch import Tensor
+from torch import Tensor, nn
+
+from easyanim_server.engine.causal import CausalVAE, Features
+from easyanim_server.engine.pointwise import Way
+
+Path = Literal["stock", "fast"]
 
 
 class VideoAutoencoder:
-    """Encodes and decodes in causal chunks: the first frame alone, then four at a time.
+    """Encodes and decodes in causal chunks: the first frame alone, then a few at a time.
 
     The stock network keeps the features that a chunk leaves for the next one inside its modules. A failure between
     two chunks leaves them there, where they break the next video or leak into it, and two videos at once mix. Here
-    they belong to one use: they are put into the modules for one chunk, under a lock, and taken out after it,
-    whatever happens. So uses may fail, be abandoned half-way, interleave, and come from several threads.
+    they belong to one use, and a chunk is handed them. So uses may fail, be abandoned half-way, interleave, and come
+    from several threads.
 
     Args:
         vae: The stock network. It is not tiled, which would change pixels.
+        path: ``fast`` runs the forward pass of `CausalVAE`, ``stock`` the network's own, to compare with; their
+            results are equal but for rounding.
+        sample_frames: Frames that are encoded at a time after the first, a multiple of 4. More are faster and need
+            more memory.
+        latent_frames: Latent frames that are decoded at a time after the first; each makes four frames.
+        way: How the fast path computes what lies between convolutions; by default the fastest for the device.
+
+    Raises:
+        ValueError: there are no such chunks, or the fast path cannot run this network.
     """
 
-    def __init__(self, vae: AutoencoderKLMagvit) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLMagvit,
+        path: Path = "fast",
+        sample_frames: int = 4,
+        latent_frames: int = 1,
+        way: Way | None = None,
+    ) -> None:
+        if sample_frames < 1 or sample_frames % vae.temporal_compression_ratio:
+            raise ValueError(f"sample_frames is {sample_frames}; must be a multiple of 4")
+        if latent_frames < 1:
+            raise ValueError(f"latent_frames is {latent_frames}; must be at least 1")
         self._vae = vae
-        self._lock = threading.Lock()
-        self._causal = [module for module in vae.modules() if hasattr(module, "prev_features")]
+        self._network = CausalVAE(vae, way) if path == "fast" else _StockVAE(vae)
+        self._sample_frames = sample_frames
+        self._latent_frames = latent_frames
 
     @torch.no_grad()
     def encode(self, video: Tensor, observe: Callable[[int, int], None]) -> Tensor:
@@ -46,12 +72,11 @@ class VideoAutoencoder:
         frames = video.shape[2]
         if frames % self._vae.temporal_compression_ratio != 1:
             raise ValueError(f"{frames} frames cannot be encoded; must be 4k+1")
-        features = self._no_features()
+        features: Features = {}
         moments = []
         observe(0, frames)
-        for chunk in _chunks(frames, self._vae.num_sample_frames_batch_size):
-            with self._continued(features):
-                moments.append(self._vae.encoder(video[:, :, chunk]))
+        for chunk in _chunks(frames, self._sample_frames):
+            moments.append(self._network.encode_chunk(video[:, :, chunk], features))
             observe(chunk.stop, frames)
         mean = self._vae.quant_conv(torch.cat(moments, dim=2)).chunk(2, dim=1)[0]
         latents: Tensor = mean * self._vae.config.scaling_factor
@@ -70,24 +95,36 @@ class VideoAutoencoder:
             (batch, 3, n, height, width), about [-1, 1] with overshoot, where n is 1, then 4, 4, ...
         """
         z = self._vae.post_quant_conv(1 / self._vae.config.scaling_factor * latents)
-        features = self._no_features()
-        for chunk in _chunks(z.shape[2], self._vae.num_latent_frames_batch_size):
-            with self._continued(features):
-                frames: Tensor = self._vae.decoder(z[:, :, chunk])
-            yield frames
+        features: Features = {}
+        for chunk in _chunks(z.shape[2], self._latent_frames):
+            frames = self._network.decode_chunk(z[:, :, chunk], features)
+            yield from torch.split(frames, self._vae.temporal_compression_ratio, dim=2)
 
-    def _no_features(self) -> list[Tensor | None]:
-        return [None] * len(self._causal)
 
-    @contextmanager
-    def _continued(self, features: list[Tensor | None]) -> Iterator[None]:
+class _StockVAE:
+    """The stock network's own forward pass, with the features of one use at a time; the methods of `CausalVAE`."""
+
+    def __init__(self, vae: AutoencoderKLMagvit) -> None:
+        self._vae = vae
+        self._lock = threading.Lock()
+        self._causal = [module for module in vae.modules() if hasattr(module, "prev_features")]
+
+    def encode_chunk(self, video: Tensor, features: Features) -> Tensor:
+        return self._run(self._vae.encoder, video, features)
+
+    def decode_chunk(self, latents: Tensor, features: Features) -> Tensor:
+        return self._run(self._vae.decoder, latents, features)
+
+    def _run(self, half: nn.Module, x: Tensor, features: Features) -> Tensor:
         """Run one chunk after the one that left `features`, and replace them with what it leaves."""
         with self._lock:
-            for module, left in zip(self._causal, features, strict=True):
-                module.prev_features = left
+            for module in self._causal:
+                module.prev_features = features.get(module)
             try:
-                yield
-                features[:] = [module.prev_features for module in self._causal]
+                y: Tensor = half(x)
+                left = {module: module.prev_features for module in self._causal}
+                features.update((module, feature) for module, feature in left.items() if feature is not None)
+                return y
             finally:
                 for module in self._causal:
                     module.prev_features = None

@@ -21,7 +21,7 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.job import Accepted, Chunk, Completed, Job, ModelInfo, Progress, Queued, Worker
+from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queued, Served, Worker
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import TokenCounter
@@ -77,8 +77,8 @@ class Scheduler:
         self._idle.set()
         self._estimator = Estimator()
         self._counter: TokenCounter | None = None
-        self.model: ModelInfo | None = None
-        """What the worker serves; kept while it restarts, None before it was ever ready."""
+        self.served: Served | None = None
+        """What the worker brought along; kept while it restarts, None before it was ever ready."""
 
     @property
     def state(self) -> State:
@@ -165,7 +165,7 @@ class Scheduler:
                 served = await self._worker.start(lambda detail: self._change(self._state, detail))
             except WorkerLost as error:
                 failures += 1
-                if self.model is None and failures == FIRST_START_TRIES:
+                if self.served is None and failures == FIRST_START_TRIES:
                     raise
                 pause = min(2.0 ** (failures - 1), MAX_BACKOFF_SECONDS)
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)
@@ -173,7 +173,7 @@ class Scheduler:
                 await asyncio.sleep(pause)
             else:
                 self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
-                self.model = served.model
+                self.served = served
                 self._change(State.SERVING, "")
                 return
 

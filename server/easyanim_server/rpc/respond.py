@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from google.protobuf.duration_pb2 import Duration
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server import job as jobs
-from easyanim_server.job import Accepted, Chunk, Completed, Event, Job, ModelInfo, Phase, Progress, Queued
+from easyanim_server.job import (
+    Accepted,
+    Bucket,
+    Chunk,
+    Completed,
+    Event,
+    Job,
+    ModelInfo,
+    Phase,
+    Progress,
+    Queued,
+    Readiness,
+)
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.settings import Settings
 
@@ -44,16 +58,18 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
 def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfoResponse:
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
-    if (served := scheduler.model) is not None:
-        model.fingerprint = served.fingerprint
-        model.transformer_parameter_count = served.parameters
-        model.attention_mode = served.attention_mode
-        model.dtype = served.dtype
-        model.device = served.device
+    readiness: dict[Bucket, Readiness] = {}
+    if (served := scheduler.served) is not None:
+        model.fingerprint = served.model.fingerprint
+        model.transformer_parameter_count = served.model.parameters
+        model.attention_mode = served.model.attention_mode
+        model.dtype = served.model.dtype
+        model.device = served.model.device
+        readiness = {item.bucket: item for item in served.buckets}
     return pb.GetServerInfoResponse(
         version=__version__,
         model=model,
-        buckets=_buckets(settings),
+        buckets=_buckets(settings.catalogue, readiness),
         limits=pb.Limits(
             max_request_bytes=settings.max_request_bytes,
             max_image_pixels=settings.max_image_pixels,
@@ -101,11 +117,11 @@ def _completed(event: Completed, job: Job) -> pb.Completed:
             total_duration=_duration(event.total_seconds),
         ),
         peak_device_memory_bytes=event.peak_device_bytes,
-        receipt=_receipt(event.model, job),
+        receipt=_receipt(event.model, event.readiness, job),
     )
 
 
-def _receipt(model: ModelInfo, job: Job) -> pb.Receipt:
+def _receipt(model: ModelInfo, readiness: Readiness, job: Job) -> pb.Receipt:
     return pb.Receipt(
         parameters=_parameters(job),
         model=model.name,
@@ -113,21 +129,42 @@ def _receipt(model: ModelInfo, job: Job) -> pb.Receipt:
         attention_mode=model.attention_mode,
         dtype=model.dtype,
         device=model.device,
-        backend=model.backend,
-        profile=model.profile,
+        backend=readiness.backend,
+        profile="balanced" if readiness.precision == "fp8" else "exact",
+        attention=readiness.attention,
+        precision=readiness.precision,
         versions=model.versions,
     )
 
 
-def _buckets(settings: Settings) -> list[pb.Bucket]:
-    counts: dict[str, list[int]] = {}
-    for bucket in settings.catalogue:
-        counts.setdefault(bucket.name, []).append(bucket.frames)
-    sizes = {bucket.name: bucket for bucket in settings.catalogue}
+def _buckets(catalogue: Sequence[Bucket], readiness: Mapping[Bucket, Readiness]) -> list[pb.Bucket]:
+    by_name: dict[str, list[Bucket]] = {}
+    for bucket in catalogue:
+        by_name.setdefault(bucket.name, []).append(bucket)
     return [
-        pb.Bucket(name=name, width_px=sizes[name].width, height_px=sizes[name].height, frame_counts=sorted(frames))
-        for name, frames in counts.items()
+        pb.Bucket(
+            name=name,
+            width_px=shapes[0].width,
+            height_px=shapes[0].height,
+            frame_counts=sorted(shape.frames for shape in shapes),
+            plans=[_plan(readiness[shape]) for shape in sorted(shapes) if shape in readiness],
+        )
+        for name, shapes in by_name.items()
     ]
+
+
+def _plan(readiness: Readiness) -> pb.Plan:
+    return pb.Plan(
+        frame_count=readiness.bucket.frames,
+        backend=readiness.backend,
+        precision=readiness.precision,
+        attention=readiness.attention,
+        build_duration=_duration(readiness.build_seconds),
+        prediction_duration=_duration(readiness.prediction_seconds),
+        relative_l2=readiness.relative_l2,
+        rounding_l2=readiness.rounding_l2,
+        fallback_reason=readiness.fallback,
+    )
 
 
 def _duration(seconds: float | None) -> Duration | None:

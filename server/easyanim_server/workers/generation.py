@@ -58,6 +58,7 @@ class Generation:
                 total_seconds=time.perf_counter() - self._began,
                 peak_device_bytes=engine.peak_bytes(),
                 model=engine.model,
+                readiness=engine.readiness(job.bucket),
             )
         )
 

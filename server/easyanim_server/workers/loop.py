@@ -50,7 +50,7 @@ def main(connection: Connection, settings: Settings, engine_path: str) -> None:
 
 
 def start(connection: Connection, settings: Settings, engine_path: str) -> Engine:
-    """Load the engine and warm every bucket, so that no request pays for a first time."""
+    """Load the engine and make every bucket ready, so that no request pays for a first time."""
     connection.send(Starting(f"loading {settings.model}"))
     module, _, attribute = engine_path.partition(":")
     make_engine = import_module(module)
@@ -59,19 +59,20 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
     began = time.perf_counter()
     engine: Engine = make_engine(settings)  # type: ignore[operator]
     loaded = time.perf_counter()
-    for number, bucket in enumerate(settings.catalogue, 1):
-        connection.send(Starting(f"warming {bucket}, {number} of {len(settings.catalogue)} buckets"))
-        engine.warm([bucket])
+    buckets = engine.prepare(settings.catalogue, lambda detail: connection.send(Starting(detail)))
+    for bucket in buckets:
+        note = log.warning if bucket.fallback else log.info
+        note("bucket ready", **bucket.facts())
     log.info(
         "worker ready",
         model=engine.model.name,
         device=engine.model.device,
         dtype=engine.model.dtype,
-        buckets=[str(bucket) for bucket in settings.catalogue],
+        buckets=len(buckets),
         load_seconds=round(loaded - began, 3),
-        warm_seconds=round(time.perf_counter() - loaded, 3),
+        prepare_seconds=round(time.perf_counter() - loaded, 3),
     )
-    connection.send(Ready(Served(engine.model, engine.tokenizer)))
+    connection.send(Ready(Served(engine.model, engine.tokenizer, buckets)))
     return engine
 
 

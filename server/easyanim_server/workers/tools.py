@@ -7,14 +7,16 @@ import platform
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
 
-from easyanim_server.engine import checkpoint
+from easyanim_server.engine import cache, checkpoint
 from easyanim_server.engine.devices import describe_devices, resolve_device, resolve_dtype
+from easyanim_server.engine.engine import Engine
 from easyanim_server.errors import EasyAnimError
 from easyanim_server.settings import Settings
 from easyanim_server.video.encoder import missing_codecs
@@ -37,6 +39,29 @@ class Finding:
 def export(model: str, folder: Path) -> None:
     """Write `model` as a diffusers folder. See `checkpoint.export`."""
     checkpoint.export(model, folder)
+
+
+def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
+    """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
+    engine = Engine.load(settings)
+    lines = []
+    for ready in engine.prepare(settings.catalogue, report):
+        how = f"{ready.backend}, {ready.precision}, attention {ready.attention}"
+        note = f"; {ready.fallback}" if ready.fallback else ""
+        lines.append(f"{ready.bucket}: {how}, built in {ready.build_seconds:.1f} s{note}")
+    found = cache.lookups()
+    place = cache.version_folder(settings.cache_dir or cache.default_folder(), resolve_device(settings.device))
+    return [*lines, f"compiled code: {found.hits} found, {found.misses} made, in {place}"]
+
+
+def pack_cache(settings: Settings, file: Path) -> int:
+    """See `cache.pack`."""
+    return cache.pack(settings.cache_dir, resolve_device(settings.device), file)
+
+
+def unpack_cache(settings: Settings, file: Path) -> int:
+    """See `cache.unpack`."""
+    return cache.unpack(settings.cache_dir, resolve_device(settings.device), file)
 
 
 def examine(settings: Settings) -> list[Finding]:

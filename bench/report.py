@@ -1,0 +1,237 @@
+"""Turns bench/results/*-speed.json into the tables of README.md and docs/performance.md, a plot and a page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PLOT = ROOT / "docs" / "speed.png"
+PAGE = ROOT / "docs" / "speed.html"
+
+MARKERS = re.compile(r"(<!-- bench:speed -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+Row = dict[str, Any]
+
+COLOURS = {
+    "diffusers bf16": "#9aa0a6",
+    "diffusers-compiled bf16": "#6f777f",
+    "eager bf16": "#7fb2e5",
+    "inductor bf16": "#2f7fd1",
+    "eager fp8": "#f0b07a",
+    "inductor fp8": "#d9762b",
+}
+NEUTRAL = "#7a8088"
+"""Legible on white and on black."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One file of measurements."""
+
+    header: dict[str, Any]
+    steps: list[Row]
+    """Guided steps that were measured."""
+    generations: list[Row]
+    """Whole generations."""
+    failures: list[Row]
+
+    @property
+    def title(self) -> str:
+        """The card and the model."""
+        return f"{self.header['gpu'] or self.header['cpu']}, {self.steps[0]['model']}"
+
+    @property
+    def facts(self) -> str:
+        """What the numbers depend on, in one line."""
+        known = self.header
+        matmul = f"{known['matmul_size']}³ bf16 product {known['matmul_tflops']:.0f} TFLOP/s"
+        software = f"driver {known['driver']}, torch {known['torch']}, cuDNN {known['cudnn']}"
+        return f"{software}; {matmul}; commit {known['commit']}, {known['date'][:10]}"
+
+
+def load(folder: Path = RESULTS) -> list[Result]:
+    """Read every file that holds steps of a model of published shape; the tiny one's times say nothing of those."""
+    results = []
+    for file in sorted(folder.glob("*-speed.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
+        fine = [row for row in rows if "error" not in row]
+        steps = [row for row in fine if row["what"] == "step"]
+        generations = [row for row in fine if row["what"] == "generation"]
+        if steps:
+            results.append(Result(document["header"], steps, generations, [row for row in rows if "error" in row]))
+    return results
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The tables of all files, or nothing."""
+    return "\n".join(_section(result) for result in results)
+
+
+def fill(text: str, tables: str) -> str:
+    """Put `tables` between the markers of a document.
+
+    Raises:
+        ValueError: it has no markers.
+    """
+    filled, count = MARKERS.subn(lambda found: f"{found[1]}{tables}{found[2]}", text)
+    if count != 1:
+        raise ValueError(f"{count} pairs of markers <!-- bench:speed --> and <!-- /bench -->; must be one")
+    return filled
+
+
+def _section(result: Result) -> str:
+    lines = [f"**{result.title}** ({result.facts})", "", *_steps(result), ""]
+    if result.generations:
+        lines += [*_generations(result), ""]
+    lines += [f"Failed: {_bucket(row)} {_path(row)}: {row['error']}\n" for row in result.failures]
+    return "\n".join(lines)
+
+
+def _steps(result: Result) -> list[str]:
+    numbers = ("ms a step", "× diffusers", "TFLOP/s", "of matmul", "peak GiB", "relative L2", "compile s")
+    lines = [f"| bucket | path | {' | '.join(numbers)} | attention |", f"|---|---|{'---:|' * len(numbers)}---|"]
+    for rows in _by_bucket(result.steps).values():
+        best = min(row["ms_per_step"] for row in rows)
+        for row in rows:
+            ms = f"{row['ms_per_step']:.0f}"
+            cells = [
+                _bucket(row),
+                _path(row),
+                f"**{ms}**" if row["ms_per_step"] == best else ms,
+                _form(row["ratio"], "{:.2f}"),
+                _form(row["tflops"], "{:.0f}"),
+                _form(row["matmul_share"], "{:.0%}"),
+                _form(row["peak_gib"], "{:.1f}"),
+                _form(row["relative_l2"], "{:.3f}"),
+                _form(row["compile_cold_s"], "{:.0f}"),
+                row["attention"],
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _generations(result: Result) -> list[str]:
+    counts = sorted({row["steps"] for row in result.generations})
+    lines = [
+        f"| bucket | path | {' | '.join(f'{count} steps' for count in counts)} | of them image encode | and decode |",
+        f"|---|---|{'---:|' * (len(counts) + 2)}",
+    ]
+    for rows in _by_bucket(result.generations).values():
+        for path in dict.fromkeys(map(_path, rows)):
+            of_path = {row["steps"]: row for row in rows if _path(row) == path}
+            phases = next(iter(of_path.values()))["phases"]
+            cells = [_bucket(rows[0]), path, *(_seconds(of_path.get(count)) for count in counts)]
+            cells += [f"{phases[name]:.1f} s" for name in ("IMAGE_ENCODE", "DECODE")]
+            lines.append(f"| {' | '.join(cells)} |")
+    if any(row["denoise"] == "computed" for row in result.generations):
+        lines += ["", "≈: denoising is computed from the median step; everything else was run."]
+    return lines
+
+
+def _seconds(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{'' if row['denoise'] == 'run' else '≈ '}{row['seconds']:.1f} s"
+
+
+def _form(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _bucket(row: Row) -> str:
+    return f"{row['bucket']}x{row['frames']}"
+
+
+def _path(row: Row) -> str:
+    return f"{row['backend']} {row['precision']}"
+
+
+def _by_bucket(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {name: [row for row in rows if _bucket(row) == name] for name in dict.fromkeys(map(_bucket, rows))}
+
+
+def plot(results: Sequence[Result], file: Path = PLOT) -> None:
+    """Draw milliseconds a step: a row for each card, a column for each bucket, on nothing, for any background."""
+    columns = max(len(_by_bucket(result.steps)) for result in results)
+    bars = max(len(rows) for result in results for rows in _by_bucket(result.steps).values())
+    height = len(results) * (0.9 + 0.34 * bars)
+    figure = Figure(figsize=(1.4 + 3.2 * columns, height), layout="constrained")
+    grid = figure.subplots(len(results), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for result, line in zip(results, grid, strict=True):
+        names = []
+        for (name, rows), axes in zip(_by_bucket(result.steps).items(), line, strict=False):
+            before, names = names, list(map(_path, rows))
+            _bars(axes, rows, labelled=names != before)
+            axes.set_title(f"{name}, ms a step", color=NEUTRAL, fontsize=9)
+        line[0].text(0, 1.22, result.title, transform=line[0].transAxes, color=NEUTRAL, fontsize=10, weight="bold")
+    figure.savefig(file, dpi=160, transparent=True, metadata={"Software": None})
+
+
+def _bars(axes: Any, rows: Sequence[Row], labelled: bool) -> None:
+    axes.set_axis_on()
+    names = [_path(row) for row in rows]
+    drawn = axes.barh(names, [row["ms_per_step"] for row in rows], color=[COLOURS.get(name, NEUTRAL) for name in names])
+    axes.bar_label(drawn, fmt="%.0f", padding=3, color=NEUTRAL, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(colors=NEUTRAL, labelsize=8, bottom=False, labelbottom=False, left=False, labelleft=labelled)
+
+
+STYLE = """\
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100%; margin-bottom: 1.5rem }
+td { padding: .15rem .6rem .15rem 0; white-space: nowrap }
+td:last-child { width: 100% }
+span { display: inline-block; height: .9em; margin-right: .5em; border-radius: 2px; vertical-align: -.05em }
+p { opacity: .7 }"""
+
+
+def page(results: Sequence[Result]) -> str:
+    """The same as a page that needs nothing else and follows the reader's light or dark."""
+    parts = []
+    for result in results:
+        parts.append(f"<h2>{html.escape(result.title)}</h2>\n<p>{html.escape(result.facts)}</p>")
+        for name, rows in _by_bucket(result.steps).items():
+            longest = max(row["ms_per_step"] for row in rows)
+            lines = [_bar(row, row["ms_per_step"] / longest) for row in rows]
+            parts.append(f"<h3>{name}, ms a step</h3>\n<table>\n" + "\n".join(lines) + "\n</table>")
+    head = (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Speed</title>\n<style>\n{STYLE}\n</style>'
+    )
+    return f"{head}\n<h1>Speed</h1>\n" + "\n".join(parts) + "\n</html>\n"
+
+
+def _bar(row: Row, share: float) -> str:
+    colour = COLOURS.get(_path(row), NEUTRAL)
+    bar = f'<span style="width:{70 * share:.1f}%;background:{colour}"></span>{row["ms_per_step"]:.0f}'
+    return f"<tr><td>{html.escape(_path(row))}</td><td>{bar}</td></tr>"
+
+
+def main() -> None:
+    results = load()
+    tables = markdown(results)
+    for document in DOCUMENTS:
+        document.write_text(fill(document.read_text(), tables))
+    if results:
+        plot(results)
+        PAGE.write_text(page(results))
+    print(f"{len(results)} files of results went into {', '.join(document.name for document in DOCUMENTS)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What compilers made, kept across restarts and machines: one folder for all of them, by everything it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import counters
+
+from easyanim_server.errors import ConfigurationError
+
+ENGINE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """How often compiled code was found since the process began."""
+
+    hits: int
+    misses: int
+
+
+def default_folder() -> Path:
+    """Where caches are kept when nothing else is said: ``$XDG_CACHE_HOME/easyanim``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "easyanim"
+
+
+def version_folder(folder: Path, device: torch.device) -> Path:
+    """The part of `folder` that this device, these libraries and this code of ours may use.
+
+    Shapes of model and buckets are in the compilers' own keys; what they do not see is here.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    facts = [name, torch.__version__, str(torch.version.cuda), platform.python_version()]
+    if device.type == "cuda":
+        facts.append(str(torch.cuda.get_device_capability(device)))
+    digest = hashlib.sha256("\n".join(facts).encode())
+    for source in sorted(ENGINE.glob("*.py")):
+        digest.update(source.read_bytes())
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return folder / f"{slug}-torch{torch.__version__.partition('+')[0]}-{digest.hexdigest()[:12]}"
+
+
+def use(folder: Path | None, device: torch.device) -> Path:
+    """Make Inductor and Triton keep what they compile in the version's folder; returns it.
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    place = version_folder(folder or default_folder(), device)
+    try:
+        for variable, part in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+            (place / part).mkdir(parents=True, exist_ok=True)
+            os.environ[variable] = str(place / part)  # both compilers read it whenever they look something up
+    except OSError as error:
+        raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
+    return place
+
+
+def lookups() -> Lookups:
+    """Hits and misses in Inductor's cache of compiled graphs so far."""
+    found = counters["inductor"]
+    return Lookups(hits=found["fxgraph_cache_hit"], misses=found["fxgraph_cache_miss"])
+
+
+def pack(folder: Path | None, device: torch.device, file: Path) -> int:
+    """Write this version's cache into one file; returns how many files it holds.
+
+    Raises:
+        ConfigurationError: there is nothing to pack yet.
+    """
+    place = version_folder(folder or default_folder(), device)
+    files = sorted(item for item in place.rglob("*") if item.is_file())
+    if not files:
+        raise ConfigurationError(f"there is no cache in {place} yet; fill it with `easyanim-server warm`")
+    with tarfile.open(file, "w:gz") as archive:
+        for item in files:
+            archive.add(item, item.relative_to(place.parent))
+    return len(files)
+
+
+def unpack(folder: Path | None, device: torch.device, file: Path) -> int:
+    """Add a packed cache to the folder; returns how many files are of use to this version on this device.
+
+    Raises:
+        ConfigurationError: the file is not a packed cache, or made for another device, torch or version of easyanim.
+    """
+    place = version_folder(folder or default_folder(), device)
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            names = [member.name for member in archive.getmembers()]
+            fitting = [name for name in names if name.startswith(f"{place.name}/")]
+            if not fitting:
+                made_for = ", ".join(sorted({name.partition("/")[0] for name in names}))
+                raise ConfigurationError(f"{file} holds caches for {made_for}; this is {place.name}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            archive.extractall(place.parent, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigurationError(f"{file} is not a packed cache: {error}") from error
+    return len(fitting)

@@ -1,0 +1,99 @@
+"""The engine on a CUDA device: compiled, in 8 bits, and without waiting for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from easyanim_server.engine import builtin, checkpoint
+from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.plans import relative_l2
+from easyanim_server.engine.sampler import Sampling
+from easyanim_server.job import Bucket, Job, Picture
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+BUCKET = Bucket.parse("192x320x13")
+JOB = Job(
+    "1", "a cat", "ugly", BUCKET, steps=4, guidance=6.0, seed=1,
+    start=Picture(BUCKET.width, BUCKET.height, bytes(range(256)) * (3 * BUCKET.width * BUCKET.height // 256)),
+)  # fmt: skip
+
+
+def modules(size: str = "builtin:tiny") -> Modules:
+    if size == "builtin:tiny":
+        return checkpoint.load(size, device=CUDA, dtype=torch.bfloat16)
+    return builtin.synthetic("7b", device=CUDA, dtype=torch.bfloat16, text_layers=0)
+
+
+def run(engine: Engine, job: Job = JOB) -> Sampling:
+    sampling = engine.begin(job)
+    while not sampling.done:
+        engine.step(sampling)
+    return sampling
+
+
+@pytest.fixture(scope="module")
+def eager() -> Engine:
+    return Engine(modules())
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp8"])
+def seven(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The 7B shape on a small bucket, compiled, in either precision."""
+    torch._dynamo.reset()
+    yield Engine(modules("synthetic:7b"), backend="inductor", precision=request.param, attention="auto")
+    torch.cuda.empty_cache()
+
+
+def test_the_same_job_gives_the_same_bits(eager: Engine) -> None:
+    first, again = run(eager), run(eager)
+    assert torch.equal(first.latents, again.latents)
+    frames = [list(eager.decode(sampling)) for sampling in (first, again)]
+    assert all((one == other).all() for one, other in zip(*frames, strict=True))
+
+
+def test_compiled_buckets_pass_the_gate_and_never_compile_again(seven: Engine) -> None:
+    (readiness,) = seven.prepare([BUCKET])
+
+    assert readiness.backend == "inductor", readiness.fallback
+    assert readiness.attention in readiness.attention_milliseconds
+    assert 0 < readiness.rounding_l2 < 0.05
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert torch.isfinite(run(seven).latents).all()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+def test_the_compiled_video_is_the_eager_one_up_to_rounding(eager: Engine) -> None:
+    compiled = Engine(modules(), backend="inductor", attention="auto")
+    compiled.prepare([BUCKET])
+    (readiness,) = compiled.prepare([BUCKET])
+    assert relative_l2(run(compiled).latents, run(eager).latents) < 20 * readiness.rounding_l2
+
+
+def test_no_step_waits_for_the_device_but_for_the_step_before_it(seven: Engine) -> None:
+    seven.prepare([BUCKET])
+    sampling = seven.begin(JOB)
+    seven.step(sampling)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        for _ in range(3):
+            seven.step(sampling)
+
+    calls = {item.key: item.count for item in profiled.key_averages()}
+    assert calls.get("cudaStreamSynchronize", 0) == 0
+    assert calls.get("cudaDeviceSynchronize", 0) <= 1, "the profiler's own, at its end"
+    assert calls.get("cudaEventSynchronize", 0) <= 3, "one a step: the step before it"
+    assert not [name for name in calls if "Memcpy DtoH" in name or "Memcpy HtoD" in name]
+    assert sampling.done
+
+
+def test_peak_memory_is_that_of_the_job(eager: Engine) -> None:
+    eager.peak_bytes(reset=True)
+    before = eager.peak_bytes()
+    run(eager)
+    assert eager.peak_bytes() > before > 0
