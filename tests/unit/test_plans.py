@@ -100,6 +100,13 @@ def test_a_path_that_computes_something_else_is_refused_by_the_gate(
     assert "the gate is" in readiness.fallback
 
 
+def test_buckets_are_prepared_once() -> None:
+    made = engine("eager")
+    made.prepare([SMALL])
+    with pytest.raises(RuntimeError, match="once, all together"):
+        made.prepare([LARGE])
+
+
 def test_eager_buckets_cost_no_comparison() -> None:
     (readiness,) = engine("eager").prepare([SMALL])
 

@@ -72,10 +72,11 @@ class Planner:
             )
         self._kernel = kernel
         self._compiled: list[Callable[..., Tensor]] | None = None
+        self._prepared = False
 
     @torch.no_grad()
     def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> dict[Bucket, tuple[Path, Readiness]]:
-        """Build and check a path for every bucket, those with the fewest tokens first.
+        """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
 
         Args:
             buckets: Shapes to serve.
@@ -83,7 +84,11 @@ class Planner:
 
         Raises:
             ConfigurationError: no path of this precision is near enough to the eager network.
+            RuntimeError: it was called before; weights may be converted, so nothing is left to compare with.
         """
+        if self._prepared:
+            raise RuntimeError("buckets are prepared once, all together")
+        self._prepared = True
         ordered = sorted(dict.fromkeys(buckets), key=lambda bucket: bucket.height * bucket.width * bucket.frames)
         faster = self._backend != "eager" or self._precision == "fp8"
         references = {}
