@@ -4,7 +4,7 @@
     python bench/vae_probe.py --seconds 300      # gives Inductor the time that it needs
     python bench/vae_probe.py --tiny             # a narrow network on the CPU, to try the script
 
-Needs torch, diffusers and Triton, no network. Writes vae_probe.json to $OUT, or else here. A variant that fails is
+Needs torch, diffusers and Triton, no network. Writes bench/results/<gpu>-vae.json. A variant that fails is
 reported and the others go on. For every variant: median milliseconds of up to `ROUNDS` encodes and decodes after the
 first, memory beyond weights and inputs, seconds that the first encode and decode took more than later ones (compiling
 and choosing kernels), and the relative L2 distance to the stock network in bfloat16 (`to stock`) and in float32 (`to
@@ -17,7 +17,6 @@ import argparse
 import copy
 import gc
 import json
-import os
 import platform
 import signal
 import statistics
@@ -41,6 +40,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 from easyanim_server.engine.builtin import PUBLISHED_VAE
 from easyanim_server.engine.vae import VideoAutoencoder
+from easyanim_server.workers import record
 
 ROUNDS = 5
 ROUND_SECONDS = 2.5  # a measurement ends after this, with two rounds at least
@@ -383,6 +383,8 @@ def finite(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a narrow network and short videos on the CPU")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the results")
+    parser.add_argument("--commit", help="what is measured, where there is no clone to ask")
     parser.add_argument("--seconds", type=float, default=140, help="after which what runs is broken off")
     parser.add_argument("--apart", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -413,10 +415,14 @@ def main() -> None:
         bench.measure(small, variant)
 
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else platform.processor() or "cpu"
-    header = {"device": device, "torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
-    file = Path(os.environ.get("OUT", ".")) / "vae_probe.json"
-    document = {"header": header, "results": [finite(asdict(result)) for result in bench.results], **extras}
-    file.write_text(json.dumps(document, indent=1) + "\n")
+    header = {"gpu": device, "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), **extras}
+    if options.commit:
+        header["commit"] = options.commit
+    slug = device.lower().removeprefix("nvidia ").split()[0] if bench.device.type == "cuda" else "cpu"
+    file = options.out / f"{slug}-vae.json"
+    record.write(
+        file, [finite(asdict(result)) for result in bench.results], command="python bench/vae_probe.py", **header
+    )
     print(f"\n{device}, torch {torch.__version__}; milliseconds, written to {file}")
     print(HEADER)
     for result in bench.results:
