@@ -80,7 +80,7 @@ def test_the_compiled_video_is_the_eager_one_up_to_rounding(eager: Engine) -> No
 def test_no_step_waits_for_the_device_but_for_the_step_before_it(seven: Engine) -> None:
     sampling = seven.begin(JOB)
     seven.step(sampling)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiled:
         for _ in range(3):
             seven.step(sampling)
 
