@@ -9,7 +9,7 @@ BUF := $(CACHE)/buf/node_modules/.bin/buf
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-gpu bench bench-overhead bench-report lint format proto constraints image clean
+.PHONY: help install demo serve test test-client test-gpu bench bench-overhead bench-report lint format proto constraints image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ serve: install ## Serve builtin:tiny on 127.0.0.1:50051
 
 test: install ## All tests that need neither GPU nor network
 	$(BIN)/python -m pytest -m "not gpu and not bench"
+
+test-client: install ## The client's wheel in a clean environment
+	PYTHON=$(BIN)/python scripts/check_client.sh
 
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -30,6 +30,7 @@ def compilations() -> int:
 @pytest.fixture(scope="module")
 def compiled() -> Iterator[Engine]:
     torch._dynamo.reset()
+    counters.clear()
     made = engine("inductor")
     made.prepare([LARGE, SMALL])
     yield made

@@ -89,13 +89,14 @@ class Spool:
             EasyAnimError: the job ended without a video.
         """
         yield self._accepted
-        seen, offset = 0, 0
+        seen, offset, repeating = 0, 0, False
         while True:
             self._changed.clear()
             if fresh := [news for news in self._news.values() if news.number > seen]:
                 oldest = min(fresh, key=lambda news: news.number)
                 seen = oldest.number
-                yield oldest.now()
+                yield oldest.now() if repeating else oldest.event
+                repeating = False
             elif offset < self._size:
                 data = os.pread(self._file.fileno(), min(CHUNK_BYTES, self._size - offset), offset)
                 yield Chunk(offset, data)
@@ -109,4 +110,4 @@ class Spool:
                 try:
                     await asyncio.wait_for(self._changed.wait(), heartbeat)
                 except asyncio.TimeoutError:
-                    seen = max(0, self._news_count - 1)  # say the latest news again
+                    seen, repeating = max(0, self._news_count - 1), True  # say the latest news again
