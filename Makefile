@@ -41,7 +41,7 @@ bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, su
 	$(BIN)/easyanim-server bench $(BENCH)
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
-	$(BIN)/python bench/overhead.py
+	PYTHONPATH=. $(BIN)/python bench/overhead.py
 
 bench-report: install ## Put bench/results into README.md, docs/performance.md, docs/speed.png and docs/speed.html
 	$(BIN)/python bench/report.py
