@@ -113,33 +113,6 @@ def to_pil(picture: Picture | None) -> Image.Image | None:
     return picture and Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
 
 
-@contextmanager
-def guidance_one_by_one(pipeline: EasyAnimateInpaintPipeline) -> Iterator[None]:
-    """Let the stock transformer take each half of guidance's batch of two alone.
-
-    Matrix products of another shape are rounded otherwise. Guidance multiplies that, and a model with random weights
-    does so again at every step.
-    """
-    whole = pipeline.transformer.forward
-
-    def halves(
-        latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, inpaint_latents: Tensor, return_dict: bool
-    ) -> tuple[Tensor]:
-        columns = zip(latents, timestep, encoder_hidden_states, inpaint_latents, strict=True)
-        rows = [[item[None] for item in row] for row in columns]
-        alone = [
-            whole(x, t, encoder_hidden_states=text, inpaint_latents=inpaint, return_dict=return_dict)[0]
-            for x, t, text, inpaint in rows
-        ]
-        return (torch.cat(alone),)
-
-    pipeline.transformer.forward = halves
-    try:
-        yield
-    finally:
-        del pipeline.transformer.forward
-
-
 def run(engine: Engine, job: Job) -> Sampling:
     """Take all steps of a job."""
     sampling = engine.begin(job)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from easyanim_server.engine.engine import Engine
 from easyanim_server.job import Job
-from tests.models import guidance_one_by_one, make_job, make_modules, make_pipeline, reference, run, shared_pipeline
+from tests.models import make_job, make_modules, make_pipeline, reference, run, shared_pipeline
 
 ALL_MMDIT = (2, 2)
 MIXED = (4, 2)
@@ -59,20 +59,11 @@ def test_latents_and_frames_equal_the_stock_pipelines(
     pictures: int, guidance: float, steps: int, seed: int, bucket: str, blocks: tuple[int, int]
 ) -> None:
     job = make_job(bucket=bucket, pictures=pictures, guidance=guidance, steps=steps, seed=seed)
-    stock = shared_pipeline(*blocks)
     result = ours(job, blocks)
+    expected = Result(*reference(shared_pipeline(*blocks), job))
 
-    if guidance == UNGUIDED:
-        exact = Result(*reference(stock, job))
-    else:
-        with guidance_one_by_one(stock):
-            exact = Result(*reference(stock, job))
-        batched = Result(*reference(stock, job))
-        assert error(result.latents, batched.latents) < 1e-3
-        assert error(result.frames, batched.frames) < 1e-4
-
-    assert error(result.latents, exact.latents) < 1e-5
-    assert error(result.frames, exact.frames) < 1e-5
+    assert error(result.latents, expected.latents) < 1e-5
+    assert error(result.frames, expected.frames) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -121,23 +121,39 @@ class Sampler:
         """Take one Euler step; where it fails, `sampling` is as it was.
 
         The two predictions of guidance are made one after the other: half the memory of a batch of two, and one
-        shape of input with and without guidance.
+        shape of input with and without guidance. Only the port's own network, run eagerly to be compared with it,
+        takes them as the port does.
 
         Raises:
             ValueError: all steps are taken.
         """
         if sampling.done:
             raise ValueError(f"all {sampling.steps} steps are taken")
-        x, k, path = sampling.latents, sampling.index, self.paths.get(sampling.bucket)
-        t = sampling.timesteps[k : k + 1]
+        x, k = sampling.latents, sampling.index
         with no_compilation():
-            velocity: Tensor = self._denoiser(x, t, sampling.text, sampling.inpaint, path)
-            if sampling.negative_text is not None:
-                away: Tensor = self._denoiser(x, t, sampling.negative_text, sampling.inpaint, path)
-                velocity = away + sampling.guidance * (velocity - away)
+            velocity = self._velocity(sampling)
         dt = sampling.sigmas[k + 1] - sampling.sigmas[k]  # on the host, so nothing waits for the device
         sampling.latents = (x.float() + dt * velocity).to(x.dtype)
         sampling.index += 1
+
+    def _velocity(self, sampling: Sampling) -> Tensor:
+        """The guided velocity at the sampling's step, of the shape of its latents."""
+        x, text, inpaint = sampling.latents, sampling.text, sampling.inpaint
+        t, path = sampling.timesteps[sampling.index, None], self.paths.get(sampling.bucket)
+        if sampling.negative_text is None:
+            alone: Tensor = self._denoiser(x, t, text, inpaint, path)
+            return alone
+        eager = path is None or path.blocks is self._denoiser.eager.blocks
+        if self._denoiser.mode == "diffusers" and eager:
+            # The port's batch of two, for its bits: products of another shape are rounded otherwise.
+            texts = torch.cat((sampling.negative_text, text))
+            pair = self._denoiser(torch.cat((x, x)), torch.cat((t, t)), texts, torch.cat((inpaint, inpaint)), path)
+            away, towards = pair.chunk(2)
+        else:
+            towards = self._denoiser(x, t, text, inpaint, path)
+            away = self._denoiser(x, t, sampling.negative_text, inpaint, path)
+        guided: Tensor = away + sampling.guidance * (towards - away)
+        return guided
 
     def _schedule(self, steps: int) -> tuple[Tensor, Tensor]:
         """Sigmas (steps + 1,) and timesteps (steps,), float32 on the host; they depend on nothing but `steps`."""

@@ -37,6 +37,7 @@ class Denoiser(nn.Module):
     def __init__(self, transformer: EasyAnimateTransformer3DModel, mode: AttentionMode) -> None:
         super().__init__()
         self.transformer = transformer
+        self.mode = mode
         self.blocks = nn.ModuleList(Block(stock, mode) for stock in transformer.transformer_blocks)
         self.eager = Path([block.forward for block in self.blocks])  # not __call__: that may have been compiled
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
