@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyanim_server.engine import attention
-from easyanim_server.engine.attention import attend, available, choose
+from easyanim_server.engine.attention import attend, available, choose, largest_product, query_scale
+from easyanim_server.engine.kernels import qk_norm_rotate
 
 CPU = torch.device("cpu")
 
@@ -57,6 +58,37 @@ def test_a_compiler_cannot_look_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert F.scaled_dot_product_attention.__name__ not in graphs[0]
 
 
+def random_norms(kinds: int, channels: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 2, channels, generator=generator) for _ in range(kinds)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_query_times_a_key_exceeds_the_bound(seed: int) -> None:
+    heads, channels, tokens = 3, 16, 400
+    norms = random_norms(2, channels, seed)
+    generator = torch.Generator().manual_seed(seed)
+    qkv = [torch.randn(1, tokens, 3 * heads * channels, generator=generator) for _ in norms]
+    angles = torch.rand(2 * tokens, channels // 2, generator=generator).repeat_interleave(2, -1) * 6
+    scale = query_scale(attention.BOUNDED, channels)
+
+    q, k, _ = qk_norm_rotate(qkv, norms, 1e-6, (angles.cos(), angles.sin()), heads, scale)
+
+    products = torch.einsum("bqhc,bkhc->bhqk", q, k)
+    assert products.max() <= largest_product(norms)
+
+
+def test_the_bound_is_reached_where_a_query_meets_itself() -> None:
+    plain = torch.stack((torch.ones(2, 64), torch.zeros(2, 64)), dim=1)  # weights of 1, no bias
+
+    assert largest_product([plain]) == pytest.approx(64 * query_scale(attention.BOUNDED, 64))
+    assert largest_product([plain * 2]) == pytest.approx(4 * largest_product([plain]))
+
+
+def test_other_kernels_take_queries_as_they_are() -> None:
+    assert {query_scale(kernel, 64) for kernel in attention._KERNELS if kernel != attention.BOUNDED} == {1.0}
+
+
 def test_on_the_cpu_the_choice_is_torchs() -> None:
     assert choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32) == ("torch", {})
 
@@ -72,5 +104,31 @@ def test_on_a_gpu_all_kernels_are_measured_and_agree() -> None:
     q, k, v = (x.to(device, dtype) for x in qkv(*shape))
     expected = by_definition(q, k, v)
     for name in times:
-        error = (attend(q, k, v, name).float() - expected).norm() / expected.norm()
+        error = (attend(q * query_scale(name, 64), k, v, name).float() - expected).norm() / expected.norm()
         assert error < 0.01, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (192, 128), (193, 129), (1000, 1256)])
+def test_attention_without_a_maximum_is_attention(queries: int, keys: int) -> None:
+    if attention.BOUNDED not in available(torch.device("cuda"), torch.bfloat16, largest=0):
+        pytest.skip("needs a Hopper card and flash-attn-4")
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(2, tokens, 5, 64, generator=generator, device="cuda", dtype=torch.bfloat16) * factor
+        for tokens, factor in ((queries, 3), (keys, 3), (keys, 1))
+    )
+    expected = by_definition(q, k, v)
+
+    scaled = (q.float() * query_scale(attention.BOUNDED, 64)).bfloat16()
+    result = attend(scaled, k, v.transpose(1, 2).contiguous().transpose(1, 2), attention.BOUNDED)
+
+    assert (result.float() - expected).norm() / expected.norm() < 0.02
+    assert result.is_contiguous()
+
+
+@pytest.mark.gpu
+def test_attention_without_a_maximum_is_offered_only_where_products_are_bounded() -> None:
+    device = torch.device("cuda")
+    assert attention.BOUNDED not in available(device, torch.bfloat16)
+    assert attention.BOUNDED not in available(device, torch.bfloat16, largest=attention.LARGEST_PRODUCT + 1)

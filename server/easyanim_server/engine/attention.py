@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,21 +20,56 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 MEASUREMENTS = 5
 
+BOUNDED = "fa4-bounded"
+"""The kernel of `attention_hopper`, for products of bounded size."""
+
+LARGEST_PRODUCT = 96.0
+"""What `BOUNDED` is trusted with, in powers of two: times any value and summed over all tokens it stays in float32."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str = "torch") -> Tensor:
     """Let every token attend to every token.
 
     Args:
-        q: Queries, (batch, tokens, heads, channels).
-        k: Keys, of the same shape.
-        v: Values, of the same shape.
+        q: Queries times `query_scale`, (batch, queries, heads, channels).
+        k: Keys, (batch, keys, heads, channels).
+        v: Values, of the shape of `k`.
         kernel: Which of `available` computes it; ``torch`` leaves the choice to torch.
 
     Returns:
-        Softmax-weighted values, of the same shape, contiguous.
+        Softmax-weighted values, of the shape of `q`, contiguous.
     """
     attended: Tensor = _opaque(q, k, v, kernel)
     return attended
+
+
+def query_scale(kernel: str, channels: int) -> float:
+    """What queries have to be multiplied by for a kernel; most apply softmax's scale themselves."""
+    return math.log2(math.e) / math.sqrt(channels) if kernel == BOUNDED else 1.0
+
+
+def largest_product(norms: Sequence[Tensor]) -> float:
+    """The most that any query times any key can be, in powers of two after softmax's scale.
+
+    Args:
+        norms: Of the LayerNorms that make queries and keys, one for each kind of token, (2, 2, channels): of queries,
+            then of keys; weight and bias.
+
+    A normalised vector n is at most sqrt(channels) long, and rotation turns pairs of channels without changing their
+    length. So of ``(w n + b) . (w' n' + b')`` the first product is at most channels times the greatest ``w w'`` of a
+    pair, and the others are bounded by their factors' lengths.
+    """
+    channels = norms[0].shape[-1]
+    length = math.sqrt(channels)
+    greatest = 0.0
+    for query_weight, query_bias in (norm[0].double() for norm in norms):
+        for key_weight, key_bias in (norm[1].double() for norm in norms):
+            pairs = query_weight.abs().view(-1, 2).amax(1) * key_weight.abs().view(-1, 2).amax(1)
+            bound = channels * pairs.max()
+            bound += length * (query_weight.abs().max() * key_bias.norm() + key_weight.abs().max() * query_bias.norm())
+            bound += query_bias.norm() * key_bias.norm()
+            greatest = max(greatest, float(bound))
+    return greatest * math.log2(math.e) / length
 
 
 # Behind an operator of its own: Inductor retraces F.scaled_dot_product_attention into the flash kernel, which on
@@ -48,8 +84,14 @@ def _(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def available(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """The kernels that can run on this device in this type, by name; ``torch`` first."""
+def available(device: torch.device, dtype: torch.dtype, largest: float = math.inf) -> list[str]:
+    """The kernels that can run on this device in this type, by name; ``torch`` first.
+
+    Args:
+        device: Where.
+        dtype: Of queries, keys and values.
+        largest: The most that a query times a key can be; see `largest_product`.
+    """
     if device.type != "cuda":
         return ["torch", "math"]
     names = ["torch", "math", "efficient"]
@@ -57,16 +99,21 @@ def available(device: torch.device, dtype: torch.dtype) -> list[str]:
         capability = torch.cuda.get_device_capability(device)
         names += ["flash", "cudnn"]
         names += [name for name, (module, least) in _PACKAGES.items() if capability >= least and _importable(module)]
+        if "fa4" in names and capability[0] == 9 and dtype is torch.bfloat16 and largest <= LARGEST_PRODUCT:
+            names.append(BOUNDED)
     return names
 
 
-def choose(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> tuple[str, dict[str, float]]:
+def choose(
+    shape: torch.Size, device: torch.device, dtype: torch.dtype, largest: float = math.inf
+) -> tuple[str, dict[str, float]]:
     """Measure all kernels on random tokens and pick the fastest.
 
     Args:
         shape: (batch, tokens, heads, channels).
         device: Where to measure; on the CPU nothing is measured and torch chooses.
         dtype: Of the tokens.
+        largest: The most that a query times a key can be; see `largest_product`.
 
     Returns:
         The kernel's name, and the milliseconds of every kernel that ran.
@@ -76,11 +123,12 @@ def choose(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> tuple
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     times = {}
-    for name in available(device, dtype):
+    for name in available(device, dtype, largest):
         if name in ("torch", "math"):  # torch chooses among the others; math needs tokens x tokens of memory
             continue
+        scaled = q * query_scale(name, shape[-1])
         try:
-            times[name] = _milliseconds(lambda name=name: attend(q, k, v, name))  # type: ignore[misc]
+            times[name] = _milliseconds(lambda name=name, q=scaled: attend(q, k, v, name))  # type: ignore[misc]
         except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
             continue
     return (min(times, key=lambda name: times[name]) if times else "torch"), times
@@ -128,6 +176,11 @@ def _sage() -> Kernel:
     return lambda q, k, v: sageattn(q, k, v, tensor_layout="NHD")
 
 
+def _bounded() -> Kernel:
+    kernel: Kernel = import_module("easyanim_server.engine.attention_hopper").attend
+    return kernel
+
+
 _PACKAGES: dict[str, tuple[str, tuple[int, int]]] = {
     "fa4": ("flash_attn.cute", (9, 0)),
     "fa3": ("flash_attn_interface", (9, 0)),
@@ -146,6 +199,7 @@ _KERNELS: dict[str, Callable[[], Kernel]] = {
     "fa3": cache(lambda: _packaged("flash_attn_interface", "flash_attn_func")),
     "fa2": cache(lambda: _packaged("flash_attn.flash_attn_interface", "flash_attn_func")),
     "sage": cache(_sage),
+    BOUNDED: cache(_bounded),
 }
 """How each kernel is made, on first use: importing some of them takes seconds."""
 

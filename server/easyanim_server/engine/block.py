@@ -10,7 +10,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_easyanimate import EasyAnimateLayerNormZero, EasyAnimateTransformerBlock
 from torch import Tensor, nn
 
-from easyanim_server.engine.attention import attend
+from easyanim_server.engine.attention import attend, query_scale
 from easyanim_server.engine.kernels import (
     Quantised,
     add_gate,
@@ -81,11 +81,12 @@ class Block(nn.Module):
     Args:
         stock: Whose weights are used.
         mode: Which of the two networks to run.
+        drops_text: Whether text ends here, as it does in the last block: nothing reads what becomes of it.
 
     Source: EasyAnimate ``easyanimate/models/processor.py``, c2a70d1; diffusers ``EasyAnimateTransformerBlock``.
     """
 
-    def __init__(self, stock: EasyAnimateTransformerBlock, mode: AttentionMode) -> None:
+    def __init__(self, stock: EasyAnimateTransformerBlock, mode: AttentionMode, drops_text: bool = False) -> None:
         super().__init__()
         attn = stock.attn1
         self.heads = attn.heads
@@ -100,6 +101,7 @@ class Block(nn.Module):
             norms = [attn.norm_added_q, attn.norm_added_k]
             self.text = TokenLayers(projections, norms, attn.to_add_out, stock.txt_ff)
         self.projects_text = self.text is not None or mode == "original"
+        self.drops_text = drops_text
 
     def forward(self, x: Tensor, emb: Tensor, rope: Rope, texts: int, kernel: str) -> Tensor:
         """Attend, then feed forward, each on modulated tokens and added through a gate.
@@ -112,19 +114,35 @@ class Block(nn.Module):
             kernel: Which attention kernel; see `attention.available`.
 
         Returns:
-            Of the shape of `x`.
+            Of the shape of `x`; of a block that `drops_text`, the video tokens alone.
         """
-        fp8 = self.video.takes_fp8
-        first, second = self._modulation(self.norm1, emb), self._modulation(self.norm2, emb)
-        y = norm_modulate(x, self.norm1.norm, first, texts, quantise=fp8)
-        q, k, v = self._project(y, rope, texts)
-        branch = self._project_out(attend(q, k, v, kernel).flatten(2), texts)
+        scale = query_scale(kernel, rope[0].shape[-1])
+        q, k, v, first, second = self.before_attention(x, emb, rope, texts, scale)
+        if self.drops_text:
+            x, q, texts = x[:, texts:], q[:, texts:], 0
+        return self.after_attention(x, attend(q, k, v, kernel), first, second, texts)
 
-        x, y = add_gate_norm_modulate(x, branch, first, self.norm2.norm, second, texts, quantise=fp8)
+    def before_attention(
+        self, x: Tensor, emb: Tensor, rope: Rope, texts: int, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries times `scale`, keys and values, (batch, tokens, heads, channels) each; both norms' modulation."""
+        first, second = self._modulation(self.norm1, emb), self._modulation(self.norm2, emb)
+        y = norm_modulate(x, self.norm1.norm, first, texts, quantise=self.video.takes_fp8)
+        return *self._project(y, rope, texts, scale), first, second
+
+    def after_attention(self, x: Tensor, attended: Tensor, first: Tensor, second: Tensor, texts: int) -> Tensor:
+        """Add what was attended to, (batch, tokens, heads, channels), to `x`; then the feed-forward branch."""
+        branch = self._project_out(attended.flatten(2), texts)
+        x, y = add_gate_norm_modulate(x, branch, first, self.norm2.norm, second, texts, quantise=self.video.takes_fp8)
         branch = self._by_kind(TokenLayers.feed_forward, y, texts)
         if self.norm3 is not None:
             branch = [self.norm3(part) for part in branch]
         return add_gate(x, branch, second, texts)
+
+    @property
+    def qk_norms(self) -> list[Tensor]:
+        """See `TokenLayers.qk_norm`: of text, where it has its own, then of video."""
+        return [layers.qk_norm for layers in (self.text, self.video) if layers is not None]
 
     @staticmethod
     def _modulation(norm: EasyAnimateLayerNormZero, emb: Tensor) -> Tensor:
@@ -132,14 +150,13 @@ class Block(nn.Module):
         modulation: Tensor = norm.linear(norm.silu(emb)).unflatten(-1, (2, 3, -1))
         return modulation
 
-    def _project(self, x: Tensor | Quantised, rope: Rope, texts: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor | Quantised, rope: Rope, texts: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values: (batch, tokens, heads, channels) each."""
         qkv = self._by_kind(lambda layers, tokens: layers.qkv(tokens), x, texts)
-        norms = [layers.qk_norm for layers in (self.text, self.video) if layers is not None]
-        return qk_norm_rotate(qkv, norms, self.video.qk_eps, rope, self.heads)
+        return qk_norm_rotate(qkv, self.qk_norms, self.video.qk_eps, rope, self.heads, scale)
 
     def _project_out(self, x: Tensor, texts: int) -> list[Tensor]:
-        if self.projects_text:
+        if self.projects_text or not texts:
             return self._by_kind(lambda layers, tokens: layers.out(tokens), x, texts)
         return [x[:, :texts], self.video.out(x[:, texts:])]
 
@@ -147,7 +164,7 @@ class Block(nn.Module):
         self, layer: Callable[[TokenLayers, Tensor | Quantised], Tensor], x: Tensor | Quantised, texts: int
     ) -> list[Tensor]:
         """Apply a layer with the weights of each token's kind: to text and to video, or to all at once."""
-        if self.text is None:
+        if self.text is None or not texts:
             return [layer(self.video, x)]
         of_text, of_video = _split(x, texts)
         return [layer(self.text, of_text), layer(self.video, of_video)]

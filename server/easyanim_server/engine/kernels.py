@@ -82,9 +82,12 @@ def add_gate_norm_modulate(
 
 
 def qk_norm_rotate(
-    qkv: list[Tensor], norms: list[Tensor], eps: float, rope: tuple[Tensor, Tensor], heads: int
+    qkv: list[Tensor], norms: list[Tensor], eps: float, rope: tuple[Tensor, Tensor], heads: int, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take queries, keys and values out of their product; normalise queries and keys by heads, and rotate them.
+
+    Values are copied even where they all lie in one product: attention reads them many times, and strided rows cost
+    it more than the copy does.
 
     Args:
         qkv: Of all tokens, or of text and of video, (batch, tokens of that kind, 3 * heads * channels) each.
@@ -94,13 +97,13 @@ def qk_norm_rotate(
         rope: Cosines and sines of every token's angles, (tokens, channels) float32, by which pairs of neighbouring
             channels turn.
         heads: How many; channels are a power of two on CUDA.
+        scale: What queries are multiplied by before they are rounded.
 
     Returns:
-        Queries, keys and values, (batch, tokens, heads, channels) each, in the dtype of `qkv`. Values of one product
-        are a view into it.
+        Queries, keys and values, (batch, tokens, heads, channels) each, contiguous, in the dtype of `qkv`.
     """
-    q, k, *v = _qk_norm_rotate(qkv, norms, eps, *rope, heads)
-    return q, k, v[0] if v else _by_heads(qkv[0], heads)[2]
+    q, k, v = _qk_norm_rotate(qkv, norms, eps, *rope, heads, scale)
+    return q, k, v
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -187,12 +190,11 @@ def _add_gate_norm_modulate(
 
 @torch.library.custom_op("easyanim::qk_norm_rotate", mutates_args=())
 def _qk_norm_rotate(
-    qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int
+    qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float
 ) -> list[Tensor]:
-    """Values are returned where several products are to be joined."""
     products = [_by_heads(product, heads) for product in qkv]
     joint = []
-    for part in (0, 1):  # queries, keys
+    for part, factor in ((0, scale), (1, 1.0)):  # queries, keys
         y = torch.cat(
             [
                 F.layer_norm(product[part].float(), cos.shape[-1:], norm[part, 0].float(), norm[part, 1].float(), eps)
@@ -200,8 +202,8 @@ def _qk_norm_rotate(
             ],
             dim=1,
         )
-        joint.append(rotate(y, (cos, sin)).to(qkv[0].dtype))
-    return joint if len(products) == 1 else [*joint, torch.cat([product[2] for product in products], dim=1)]
+        joint.append((rotate(y, (cos, sin)) * factor).to(qkv[0].dtype))
+    return [*joint, torch.cat([product[2] for product in products], dim=1)]
 
 
 # cuBLASLt applies GELU before a product leaves its registers; Inductor would take the two apart again.
@@ -249,10 +251,9 @@ def _(
 
 
 @_qk_norm_rotate.register_fake
-def _(qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int) -> Any:
+def _(qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float) -> Any:
     tokens = sum(product.shape[1] for product in qkv)
-    shape = (qkv[0].shape[0], tokens, heads, cos.shape[-1])
-    return [qkv[0].new_empty(shape) for _ in range(2 if len(qkv) == 1 else 3)]
+    return [qkv[0].new_empty(qkv[0].shape[0], tokens, heads, cos.shape[-1]) for _ in range(3)]
 
 
 @_linear_gelu.register_fake

@@ -73,19 +73,20 @@ def qk_norm_rotate(
     cos: Tensor,
     sin: Tensor,
     heads: int,
+    scale: float,
     heads_each: int = 64,
     warps: int = 4,
 ) -> list[Tensor]:
     """See `kernels.qk_norm_rotate`."""
     batch, channels = qkv[0].shape[0], cos.shape[-1]
     shape = (batch, sum(product.shape[1] for product in qkv), heads, channels)
-    joint = [qkv[0].new_empty(shape) for _ in range(2 if len(qkv) == 1 else 3)]
+    joint = [qkv[0].new_empty(shape) for _ in range(3)]
     first = 0
     for product, norm in zip(qkv, norms, strict=True):
         tokens = product.shape[1]
         _qk_norm_rotate[(tokens, triton.cdiv(heads, heads_each), batch)](
-            product, norm, cos, sin, *joint, *[None] * (3 - len(joint)),
-            first, shape[1], product.stride(0), product.stride(1), heads, eps,
+            product, norm, cos, sin, *joint,
+            first, shape[1], product.stride(0), product.stride(1), heads, eps, scale,
             CHANNELS=channels, HEADS=heads_each, num_warps=warps,
         )  # fmt: skip
         first += tokens
@@ -220,7 +221,7 @@ def _scale_of(row):
 
 @triton.jit(do_not_specialize=["first", "tokens"])
 def _qk_norm_rotate(
-    qkv, norm, cos, sin, q, k, v, first, tokens, qkv_batch, qkv_row, heads, eps,
+    qkv, norm, cos, sin, q, k, v, first, tokens, qkv_batch, qkv_row, heads, eps, scale,
     CHANNELS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """One token and some of its heads; the token is number `first` + its own in the joint q, k and v."""
@@ -237,10 +238,9 @@ def _qk_norm_rotate(
     sines = tl.load(sin + token * CHANNELS + channel)
     queries = tl.load(source, mask, other=0).to(tl.float32)
     keys = tl.load(source + heads * CHANNELS, mask, other=0).to(tl.float32)
-    if v is not None:
-        tl.store(v + here, tl.load(source + 2 * heads * CHANNELS, mask, other=0), mask)
+    tl.store(v + here, tl.load(source + 2 * heads * CHANNELS, mask, other=0), mask)
     queries = _turned(_normalised(queries, norm, channel, eps, CHANNELS), cosines, sines, CHANNELS, HEADS)
-    tl.store(q + here, queries.to(q.dtype.element_ty), mask)
+    tl.store(q + here, (queries * scale).to(q.dtype.element_ty), mask)
     keys = _turned(_normalised(keys, norm + 2 * CHANNELS, channel, eps, CHANNELS), cosines, sines, CHANNELS, HEADS)
     tl.store(k + here, keys.to(k.dtype.element_ty), mask)
 

@@ -65,7 +65,8 @@ class Planner:
         self._precision = precision
         if precision == "fp8":
             require_fp8(self._device)
-        offered = attention.available(self._device, self._dtype)
+        self._largest = denoiser.largest_product()
+        offered = attention.available(self._device, self._dtype, self._largest)
         if kernel not in ("auto", *offered):
             raise ConfigurationError(
                 f"attention {kernel!r} cannot run here; must be auto or one of {', '.join(offered)}"
@@ -116,7 +117,7 @@ class Planner:
         kernel = self._kernel
         times: dict[str, float] = {}
         if kernel == "auto":
-            kernel, times = attention.choose(shape, self._device, self._dtype)
+            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest)
         backend: str | None = self._backend
         reasons = []
         while backend is not None:

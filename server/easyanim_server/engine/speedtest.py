@@ -259,7 +259,8 @@ class SpeedTest:
             config = self._modules.transformer.config
             tokens = MAX_TOKENS + video_tokens(bucket)
             shape = torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
-            self._kernels[bucket], _ = attention.choose(shape, self._device, torch.bfloat16)
+            largest = self._denoiser.largest_product()
+            self._kernels[bucket], _ = attention.choose(shape, self._device, torch.bfloat16, largest)
         return self._kernels[bucket]
 
     def _flops(self, variant: Variant, bucket: Bucket) -> int:

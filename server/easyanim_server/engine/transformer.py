@@ -9,6 +9,7 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 
+from easyanim_server.engine.attention import largest_product
 from easyanim_server.engine.block import AttentionMode, Block, Rope
 
 
@@ -38,7 +39,10 @@ class Denoiser(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.mode = mode
-        self.blocks = nn.ModuleList(Block(stock, mode) for stock in transformer.transformer_blocks)
+        last = len(transformer.transformer_blocks) - 1
+        self.blocks = nn.ModuleList(
+            Block(stock, mode, drops_text=number == last) for number, stock in enumerate(transformer.transformer_blocks)
+        )
         self.eager = Path([block.forward for block in self.blocks])  # not __call__: that may have been compiled
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
 
@@ -67,8 +71,12 @@ class Denoiser(nn.Module):
         for block in path.blocks:
             x = block(x, emb, rope, texts, path.kernel)
 
-        video = net.norm_out(net.norm_final(x[:, texts:]), temb=emb)
+        video = net.norm_out(net.norm_final(x), temb=emb)  # the last block leaves the text behind
         return self._unpatchify(net.proj_out(video), latents.shape)
+
+    def largest_product(self) -> float:
+        """The most that a query times a key can be in any block; see `attention.largest_product`."""
+        return max(largest_product(block.qk_norms) for block in self.blocks if isinstance(block, Block))
 
     def rope(self, latents: Tensor, texts: int) -> Rope:
         """Angles of all tokens for latents of this shape, on their device; computed when the shape is seen first."""
