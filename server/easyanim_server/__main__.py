@@ -137,13 +137,15 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench/results"),
     repeats: Annotated[int, typer.Option(help="How often a step is measured at most.")] = 3,
     full: Annotated[bool, typer.Option("--full", help="All steps in every bucket, not the smallest alone.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Guidance in batches of two as well.")] = False,
+    what: Annotated[str, typer.Option(help="Names the file: GPU-WHAT.json.")] = "speed",
     commit: Annotated[str | None, typer.Option(help="What is measured, where there is no clone to ask.")] = None,
 ) -> None:
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     from easyanim_server.workers import benchmark, speedtable
 
-    plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full)
-    run = benchmark.Benchmark(plan, out, commit, typer.echo)
+    plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full, pairs)
+    run = benchmark.Benchmark(plan, out, commit, typer.echo, what)
     run.run()
     typer.echo(f"wrote {run.file}")
     speedtable.show(run.rows)

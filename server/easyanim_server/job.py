@@ -179,17 +179,21 @@ class Readiness:
 
     bucket: Bucket
     backend: str
-    """What runs the transformer's blocks: ``eager`` or ``inductor``."""
+    """What runs the transformer's blocks: ``eager``, ``inductor`` or ``tensorrt``."""
     precision: str
     """Type of the large products: ``float32``, ``bf16`` or ``fp8``."""
     attention: str
     """The attention kernel."""
+    guidance_batch: int = 1
+    """How many predictions are made at once where guidance needs two: 1 or 2."""
     build_seconds: float = 0.0
     """Building, checking and first run; with a warm cache mostly loading."""
     prediction_seconds: float = 0.0
     """One pass of the transformer; a guided step has two."""
     relative_l2: float = 0.0
     """Distance of one prediction from the eager network's."""
+    cosine: float = 1.0
+    """Cosine of the angle between one prediction and the eager network's."""
     rounding_l2: float = 0.0
     """Distance of the eager network's own prediction from float32's: the measure for `relative_l2`."""
     fallback: str = ""

@@ -49,12 +49,14 @@ class Settings(BaseSettings):
     """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
     attention_mode: Literal["original", "diffusers"] = "original"
     """original runs the network as it was trained; diffusers repeats its port's omission, for comparison."""
-    backend: Literal["auto", "eager", "inductor"] = "auto"
+    backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
     """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
     precision: Literal["bf16", "fp8"] = "bf16"
     """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
     attention: str = "auto"
     """The attention kernel; auto measures all that are installed, for every bucket."""
+    guidance_batch: Literal["auto", "1", "2"] = "auto"
+    """Predictions made at once where guidance needs two; auto measures on CUDA and is 1 on the CPU."""
     cache_dir: Path | None = None
     """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
     buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()

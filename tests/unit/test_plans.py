@@ -43,6 +43,7 @@ def test_every_bucket_says_how_it_is_served(compiled: Engine) -> None:
         assert (readiness.backend, readiness.precision, readiness.attention) == ("inductor", "float32", "torch")
         assert readiness.build_seconds > readiness.prediction_seconds > 0
         assert 0 <= readiness.relative_l2 < 1e-5
+        assert readiness.cosine == pytest.approx(1, abs=1e-6)
         assert readiness.fallback == ""
 
 
@@ -99,6 +100,22 @@ def test_a_path_that_computes_something_else_is_refused_by_the_gate(
 
     assert readiness.backend == "eager"
     assert "the gate is" in readiness.fallback
+
+
+def test_guidance_in_a_batch_of_two_is_guidance() -> None:
+    job = make_job(bucket=str(SMALL), steps=3, guidance=6.0)
+    expected = run(engine("eager"), job).latents
+    together = engine("eager", guidance_batch="2")
+    (readiness,) = together.prepare([SMALL])
+
+    assert readiness.guidance_batch == 2
+    assert plans.relative_l2(run(together, job).latents, expected) < 1e-4
+
+
+def test_on_the_cpu_predictions_are_made_one_by_one_unless_told_otherwise() -> None:
+    (readiness,) = engine("eager", guidance_batch="auto").prepare([SMALL])
+
+    assert readiness.guidance_batch == 1
 
 
 def test_buckets_are_prepared_once() -> None:

@@ -205,7 +205,7 @@ class Timings(_message.Message):
     def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., text_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., image_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., denoise_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision")
+    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "guidance_batch")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -224,6 +224,7 @@ class Receipt(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_BATCH_FIELD_NUMBER: _ClassVar[int]
     parameters: Parameters
     model: str
     model_fingerprint: str
@@ -235,7 +236,8 @@ class Receipt(_message.Message):
     versions: _containers.ScalarMap[str, str]
     attention: str
     precision: str
-    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
+    guidance_batch: int
+    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., guidance_batch: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -290,7 +292,7 @@ class Bucket(_message.Message):
     def __init__(self, name: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_counts: _Optional[_Iterable[int]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("frame_count", "backend", "precision", "attention", "build_duration", "prediction_duration", "relative_l2", "rounding_l2", "fallback_reason")
+    __slots__ = ("frame_count", "backend", "precision", "attention", "build_duration", "prediction_duration", "relative_l2", "rounding_l2", "fallback_reason", "cosine_similarity", "guidance_batch")
     FRAME_COUNT_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +302,8 @@ class Plan(_message.Message):
     RELATIVE_L2_FIELD_NUMBER: _ClassVar[int]
     ROUNDING_L2_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    COSINE_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_BATCH_FIELD_NUMBER: _ClassVar[int]
     frame_count: int
     backend: str
     precision: str
@@ -309,7 +313,9 @@ class Plan(_message.Message):
     relative_l2: float
     rounding_l2: float
     fallback_reason: str
-    def __init__(self, frame_count: _Optional[int] = ..., backend: _Optional[str] = ..., precision: _Optional[str] = ..., attention: _Optional[str] = ..., build_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., prediction_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., relative_l2: _Optional[float] = ..., rounding_l2: _Optional[float] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
+    cosine_similarity: float
+    guidance_batch: int
+    def __init__(self, frame_count: _Optional[int] = ..., backend: _Optional[str] = ..., precision: _Optional[str] = ..., attention: _Optional[str] = ..., build_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., prediction_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., relative_l2: _Optional[float] = ..., rounding_l2: _Optional[float] = ..., fallback_reason: _Optional[str] = ..., cosine_similarity: _Optional[float] = ..., guidance_batch: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_request_bytes", "max_image_pixels", "max_prompt_chars", "max_step_count", "max_queued_count")

@@ -17,6 +17,15 @@ from easyanim_server.errors import ConfigurationError
 
 ENGINE = Path(__file__).parent
 
+TENSORRT = "tensorrt"
+"""The part of the version's folder that holds TensorRT engines."""
+
+_place: Path | None = None
+"""The folder in use."""
+
+_engines = {True: 0, False: 0}
+"""TensorRT engines that were found, and that were built."""
+
 
 @dataclass(frozen=True)
 class Lookups:
@@ -48,25 +57,43 @@ def version_folder(folder: Path, device: torch.device) -> Path:
 
 
 def use(folder: Path | None, device: torch.device) -> Path:
-    """Make Inductor and Triton keep what they compile in the version's folder; returns it.
+    """Make Inductor, Triton and TensorRT keep what they compile in the version's folder; returns it.
 
     Raises:
         ConfigurationError: the folder cannot be written.
     """
     place = version_folder(folder or default_folder(), device)
     try:
-        for variable, part in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        for variable, part in (
+            ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+            ("TRITON_CACHE_DIR", "triton"),
+        ):
             (place / part).mkdir(parents=True, exist_ok=True)
             os.environ[variable] = str(place / part)  # both compilers read it whenever they look something up
+        (place / TENSORRT).mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
+    global _place
+    _place = place
     return place
 
 
+def engine_folder() -> Path | None:
+    """Where TensorRT engines are kept; None where no cache is in use."""
+    return _place / TENSORRT if _place is not None else None
+
+
+def note(hit: bool) -> None:
+    """Count a TensorRT engine that was found, or built."""
+    _engines[hit] += 1
+
+
 def lookups() -> Lookups:
-    """Hits and misses in Inductor's cache of compiled graphs so far."""
+    """Hits and misses so far, in Inductor's cache of compiled graphs and among TensorRT engines."""
     found = counters["inductor"]
-    return Lookups(hits=found["fxgraph_cache_hit"], misses=found["fxgraph_cache_miss"])
+    return Lookups(
+        hits=found["fxgraph_cache_hit"] + _engines[True], misses=found["fxgraph_cache_miss"] + _engines[False]
+    )
 
 
 def pack(folder: Path | None, device: torch.device, file: Path) -> int:

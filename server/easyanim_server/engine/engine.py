@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,9 +57,10 @@ class Engine:
         modules: The model.
         attention_mode: `original` runs the network as it was trained.
         noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
-        backend: How prepared buckets run: `eager`, `inductor` or `auto`.
+        backend: How prepared buckets run: `eager`, `inductor`, `tensorrt` or `auto`.
         precision: Of the large products of prepared buckets: `bf16` (as loaded) or `fp8`.
         attention: The kernel of prepared buckets; `auto` measures.
+        guidance_batch: How many predictions of guidance prepared buckets make at once; `auto` measures.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Engine:
         backend: str = "eager",
         precision: str = "bf16",
         attention: str = "torch",
+        guidance_batch: Literal["auto", "1", "2"] = "1",
     ) -> None:
         self._device = modules.device
         self._prompts = PromptEncoder(modules)
@@ -77,7 +80,7 @@ class Engine:
         denoiser = Denoiser(modules.transformer, attention_mode)
         self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
-        self._planner = Planner(denoiser, backend, precision, attention)
+        self._planner = Planner(denoiser, backend, precision, attention, guidance_batch)
         self._readiness: dict[Bucket, Readiness] = {}
         self._told: torch.cuda.Event | None = None
         self._model = ModelInfo(
@@ -112,6 +115,7 @@ class Engine:
             backend=settings.backend,
             precision=settings.precision,
             attention=settings.attention,
+            guidance_batch=settings.guidance_batch,
         )
 
     @property

@@ -276,6 +276,13 @@ _on_cuda(_gelu_quantise, "gelu_quantise")
 _on_cuda(_quantise_rows, "quantise_rows")
 
 
+_DEFINED = (_norm_modulate, _add_gate, _add_gate_norm_modulate, _qk_norm_rotate, _gelu_quantise, _quantise_rows)
+DEFINITIONS: dict[Any, Any] = {operator._opoverload: operator._init_fn for operator in _DEFINED} | {
+    _linear_gelu._opoverload: lambda x, weight, bias: F.gelu(F.linear(x, weight, bias), approximate="tanh")
+}
+"""Every operator in terms of torch's own, for compilers that have to look into them."""
+
+
 def _gated(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
     gate = _by_token(gates, GATE, x.shape[1], texts)
     return (x.float() + gate * torch.cat(branch, dim=1).float()).to(x.dtype)

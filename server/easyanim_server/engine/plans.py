@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from easyanim_server.engine import attention
+from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
 from easyanim_server.engine.precision import Fp8Linear, require_fp8
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Readiness
 
-FALLBACK = {"inductor": "eager"}
+FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
 
 GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0}
@@ -27,21 +30,11 @@ GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0}
 ROUNDING = 1e-5
 """Least error that is told apart from none: float32's own, through all blocks."""
 
-MAX_SHAPES = 256
-"""Compiled variants of a block that dynamo keeps; its default of 8 would silently run the fifth bucket eagerly."""
+MEASUREMENTS = 3
+"""Of each way to make the two predictions of guidance."""
 
-TEXT_TOKENS = 256
-TIMESTEP = 500.0
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One prediction's inputs, the same on every run."""
-
-    latents: Tensor
-    timestep: Tensor
-    text: Tensor
-    inpaint: Tensor
+WORTHWHILE = 0.99
+"""How much of the time of two predictions one batch of two may take to be preferred: it needs twice the activations."""
 
 
 class Planner:
@@ -49,18 +42,21 @@ class Planner:
 
     Args:
         denoiser: Whose blocks run; converted in place where the precision asks for it.
-        backend: ``eager``, ``inductor``, or ``auto``: inductor on CUDA, eager on the CPU.
+        backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
         precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones.
         kernel: An attention kernel by name, or ``auto`` to measure.
+        batch: Whether the two predictions of guidance are made one by one or in a batch of two; ``auto`` measures.
 
     Raises:
         ConfigurationError: the device lacks what was asked for.
     """
 
-    def __init__(self, denoiser: Denoiser, backend: str, precision: str, kernel: str) -> None:
+    def __init__(
+        self, denoiser: Denoiser, backend: str, precision: str, kernel: str, batch: Literal["auto", "1", "2"] = "1"
+    ) -> None:
         self._denoiser = denoiser
-        weight = next(denoiser.transformer.parameters())
-        self._device, self._dtype = weight.device, weight.dtype
+        self._backends = Backends(denoiser)
+        self._device, self._dtype = self._backends.device, self._backends.dtype
         self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
         self._precision = precision
         if precision == "fp8":
@@ -72,7 +68,7 @@ class Planner:
                 f"attention {kernel!r} cannot run here; must be auto or one of {', '.join(offered)}"
             )
         self._kernel = kernel
-        self._compiled: list[Callable[..., Tensor]] | None = None
+        self._batch = batch
         self._prepared = False
 
     @torch.no_grad()
@@ -96,8 +92,8 @@ class Planner:
         unit = ROUNDING
         if faster:
             report("computing what faster paths are compared with")
-            references = {bucket: self._predict(bucket, self._denoiser.eager) for bucket in ordered}
-            exact = self._predict(ordered[0], Path([in_float32(block) for block in self._blocks]))
+            references = {bucket: self._backends.predict(bucket, self._denoiser.eager) for bucket in ordered}
+            exact = self._backends.predict(ordered[0], Path([in_float32(block) for block in self._backends.blocks]))
             unit = max(relative_l2(references[ordered[0]], exact), ROUNDING)
         if self._precision == "fp8":
             report("converting weights to fp8")
@@ -108,12 +104,8 @@ class Planner:
             plans[bucket] = self._plan(bucket, references.get(bucket), unit)
         return plans
 
-    @property
-    def _blocks(self) -> list[Block]:
-        return [block for block in self._denoiser.blocks if isinstance(block, Block)]
-
     def _plan(self, bucket: Bucket, reference: Tensor | None, unit: float) -> tuple[Path, Readiness]:
-        shape = self._attention_shape(bucket)
+        shape = self._backends.attention_shape(bucket)
         kernel = self._kernel
         times: dict[str, float] = {}
         if kernel == "auto":
@@ -123,24 +115,25 @@ class Planner:
         while backend is not None:
             began = time.perf_counter()
             try:
-                path = Path(self._build(backend), kernel)
-                predicted = self._predict(bucket, path)
-                error = 0.0 if reference is None else relative_l2(predicted, reference)
-                self._check(error, unit)
+                path = Path(self._backends.build(backend, bucket, kernel), kernel)
+                predicted = self._backends.predict(bucket, path)
+                error = self._distance(predicted, reference, unit)
             except Exception as failure:  # compilers raise anything; the next backend is tried and the reason is said
                 reasons.append(f"{backend}: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}")
                 backend = FALLBACK.get(backend)
                 continue
-            built = time.perf_counter()
-            self._predict(bucket, path)
+            single = self._seconds(bucket, path, 1)
+            path = replace(path, pairs=self._pairs(bucket, path, backend, single, reference, unit))
             readiness = Readiness(
                 bucket=bucket,
                 backend=backend,
                 precision=self._precision if self._dtype is torch.bfloat16 else str(self._dtype).removeprefix("torch."),
                 attention=kernel,
-                build_seconds=built - began,
-                prediction_seconds=time.perf_counter() - built,
+                guidance_batch=2 if path.pairs else 1,
+                build_seconds=time.perf_counter() - began - single,
+                prediction_seconds=single,
                 relative_l2=error,
+                cosine=cosine(predicted, reference) if reference is not None else 1.0,
                 rounding_l2=unit if reference is not None else 0.0,
                 fallback="; ".join(reasons),
                 attention_milliseconds=times,
@@ -150,6 +143,37 @@ class Planner:
             f"bucket {bucket} cannot be served in precision {self._precision}: {'; '.join(reasons)}"
         )
 
+    def _pairs(
+        self, bucket: Bucket, path: Path, backend: str, single: float, reference: Tensor | None, unit: float
+    ) -> bool:
+        """Whether the two predictions of guidance are made together: where that is faster, fits and computes the same.
+
+        TensorRT's engines are built for one sample, and on the CPU nothing is measured.
+        """
+        if self._batch != "auto" or backend == "tensorrt" or self._device.type != "cuda":
+            return self._batch == "2"
+        try:
+            for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
+                self._distance(predicted, reference, unit)
+            return self._seconds(bucket, path, 2) < WORTHWHILE * 2 * single
+        except (torch.OutOfMemoryError, ArithmeticError):
+            return False
+
+    def _seconds(self, bucket: Bucket, path: Path, batch: int) -> float:
+        """What a prediction takes that has run before; the median of a few where they are measured to be compared."""
+        times = []
+        for _ in range(MEASUREMENTS if self._batch == "auto" and self._device.type == "cuda" else 1):
+            began = time.perf_counter()
+            self._backends.predict(bucket, path, batch)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def _distance(self, predicted: Tensor, reference: Tensor | None, unit: float) -> float:
+        """Relative L2 from the eager network; 0 without one to compare with. Raises where the gate refuses it."""
+        error = 0.0 if reference is None else relative_l2(predicted, reference)
+        self._check(error, unit)
+        return error
+
     def _check(self, error: float, unit: float) -> None:
         """Refuse a path that is too far from the eager network."""
         # Where a path and the eager network err independently, each by its own distance from float32, the distance
@@ -158,42 +182,6 @@ class Planner:
         limit = (factor + 1) * unit
         if not error <= limit:  # NaN too
             raise ArithmeticError(f"relative L2 {error:.3g} from the eager network; the gate is {limit:.3g}")
-
-    def _build(self, backend: str) -> Sequence[Callable[..., Tensor]]:
-        if backend == "eager":
-            return self._denoiser.eager.blocks
-        if self._compiled is None:
-            self._compiled = [torch.compile(block.forward, fullgraph=True, dynamic=False) for block in self._blocks]
-        return self._compiled
-
-    def _predict(self, bucket: Bucket, path: Path) -> Tensor:
-        given = self._inputs(bucket)
-        with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES, accumulated_recompile_limit=4 * MAX_SHAPES):
-            velocity: Tensor = self._denoiser(given.latents, given.timestep, given.text, given.inpaint, path)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return velocity
-
-    def _inputs(self, bucket: Bucket) -> Inputs:
-        config = self._denoiser.transformer.config
-        generator = torch.Generator().manual_seed(0)
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self._device, self._dtype)
-
-        channels = config.out_channels
-        return Inputs(
-            latents=draw(1, channels, *size),
-            timestep=torch.full((1,), TIMESTEP, device=self._device, dtype=self._dtype),
-            text=draw(1, TEXT_TOKENS, config.text_embed_dim),
-            inpaint=draw(1, config.in_channels - channels, *size),
-        )
-
-    def _attention_shape(self, bucket: Bucket) -> torch.Size:
-        config = self._denoiser.transformer.config
-        video = ((bucket.frames - 1) // 4 + 1) * (bucket.height // 16) * (bucket.width // 16)
-        return torch.Size((1, TEXT_TOKENS + video, config.num_attention_heads, config.attention_head_dim))
 
 
 @contextmanager
@@ -207,6 +195,12 @@ def relative_l2(result: Tensor, reference: Tensor) -> float:
     """Norm of the difference over the norm of the reference, in float32."""
     reference = reference.float()
     return float((result.float() - reference).norm() / reference.norm())
+
+
+def cosine(result: Tensor, reference: Tensor) -> float:
+    """Cosine of the angle between two results, as vectors in float32."""
+    result, reference = result.float().flatten(), reference.float().flatten()
+    return float(result @ reference / (result.norm() * reference.norm()))
 
 
 def in_float32(block: Block) -> Callable[..., Tensor]:

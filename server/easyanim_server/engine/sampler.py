@@ -120,9 +120,9 @@ class Sampler:
     def step(self, sampling: Sampling) -> None:
         """Take one Euler step; where it fails, `sampling` is as it was.
 
-        The two predictions of guidance are made one after the other: half the memory of a batch of two, and one
-        shape of input with and without guidance. Only the port's own network, run eagerly to be compared with it,
-        takes them as the port does.
+        The two predictions of guidance are made as the bucket's path says, one after the other where there is none:
+        that takes half the memory of a batch of two. Only the port's own network, run eagerly to be compared with
+        it, takes them as the port does.
 
         Raises:
             ValueError: all steps are taken.
@@ -144,8 +144,8 @@ class Sampler:
             alone: Tensor = self._denoiser(x, t, text, inpaint, path)
             return alone
         eager = path is None or path.blocks is self._denoiser.eager.blocks
-        if self._denoiser.mode == "diffusers" and eager:
-            # The port's batch of two, for its bits: products of another shape are rounded otherwise.
+        # The port's network in the port's batch of two, for its bits: products of another shape are rounded otherwise.
+        if (path is not None and path.pairs) or (self._denoiser.mode == "diffusers" and eager):
             texts = torch.cat((sampling.negative_text, text))
             pair = self._denoiser(torch.cat((x, x)), torch.cat((t, t)), texts, torch.cat((inpaint, inpaint)), path)
             away, towards = pair.chunk(2)

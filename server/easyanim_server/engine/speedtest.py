@@ -15,12 +15,13 @@ from torch import Tensor
 from torch._inductor.utils import clear_caches, fresh_cache
 
 from easyanim_server.engine import attention, builtin, checkpoint
+from easyanim_server.engine.backends import MAX_SHAPES, TIMESTEP, Backends
 from easyanim_server.engine.block import AttentionMode
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.flops import step_flops, video_tokens
 from easyanim_server.engine.measure import Stopwatch, Timing
 from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.plans import MAX_SHAPES, relative_l2, to_fp8
+from easyanim_server.engine.plans import relative_l2, to_fp8
 from easyanim_server.engine.precision import require_fp8
 from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import MAX_TOKENS, PromptEncoder
@@ -29,13 +30,9 @@ from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
 from easyanim_server.job import DEFAULT_GUIDANCE, Bucket, Job, Phase, Picture
 
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
-OURS = ("eager", "inductor")
 
 NOISE_AUGMENTATION = 0.0563
 """On the start picture, as the server does by default."""
-
-TIMESTEP = 500.0
-"""Any: no time depends on it."""
 
 Run = Callable[[], Tensor]
 """One guided step less its sum: both velocities, (2, 16, frames', height/8, width/8)."""
@@ -47,9 +44,11 @@ class Variant:
 
     backend: str
     """``diffusers`` is the stock classes, ``diffusers-compiled`` the same with their blocks compiled by torch; ours
-    are ``eager`` and ``inductor``."""
+    are those of `BACKENDS`."""
     precision: str = "bf16"
     """``bf16`` or ``fp8``."""
+    pairs: bool = False
+    """Whether ours makes the two predictions of guidance in a batch of two, as stock diffusers does."""
 
     @property
     def stock(self) -> bool:
@@ -59,17 +58,17 @@ class Variant:
     @property
     def compiled(self) -> bool:
         """Whether a compiler is at work."""
-        return self.backend in (STOCK_COMPILED, "inductor")
+        return self.backend in (STOCK_COMPILED, "inductor", "tensorrt")
 
     @property
     def reference(self) -> bool:
         """Whether others of the same network are compared with this one's velocities."""
-        return self.backend in (STOCK, "eager") and self.precision == "bf16"
+        return self.backend in (STOCK, "eager") and self.precision == "bf16" and not self.pairs
 
     @property
     def cfg(self) -> str:
         """How the two predictions of guidance are made."""
-        return "batch of 2" if self.stock else "2 x batch of 1"
+        return "batch of 2" if self.stock or self.pairs else "2 x batch of 1"
 
 
 @dataclass(frozen=True)
@@ -242,8 +241,11 @@ class SpeedTest:
         texts = draw(2, MAX_TOKENS, config.text_embed_dim)
         times = torch.full((2,), TIMESTEP, device=self._device, dtype=torch.bfloat16)
         if not variant.stock:
-            denoiser, path = self._denoiser, make_path(self._denoiser, variant.backend, self._kernel(bucket))
+            denoiser, kernel = self._denoiser, self._kernel(bucket)
+            path = Path(Backends(denoiser).build(variant.backend, bucket, kernel), kernel, pairs=variant.pairs)
             self._sampler.paths = {bucket: path}
+            if variant.pairs:
+                return lambda: denoiser(torch.cat([latents] * 2), times, texts, torch.cat([inpaint] * 2), path)
             return lambda: torch.cat([denoiser(latents, times[:1], text[None], inpaint, path) for text in texts])
 
         transformer = self._modules.transformer
@@ -279,19 +281,6 @@ class SpeedTest:
     def _decode(self, latents: Tensor) -> None:
         for video in self._vae.decode(latents):
             to_uint8(video[0]).cpu()
-
-
-def make_path(denoiser: Denoiser, backend: str, kernel: str) -> Path:
-    """Let blocks run as they are, or compiled one by one for the shape that comes first.
-
-    Args:
-        denoiser: Whose blocks.
-        backend: One of `OURS`.
-        kernel: The attention kernel.
-    """
-    if backend == "eager":
-        return Path(denoiser.eager.blocks, kernel)
-    return Path([torch.compile(block.forward, fullgraph=True, dynamic=False) for block in denoiser.blocks], kernel)
 
 
 def _load(model: str, device: torch.device) -> Modules:

@@ -21,6 +21,8 @@ class Path:
     """The blocks in order: modules, or what a compiler made of them."""
     kernel: str = "torch"
     """The attention kernel."""
+    pairs: bool = False
+    """Whether the two predictions of guidance are made in a batch of two."""
 
 
 class Denoiser(nn.Module):

@@ -133,6 +133,7 @@ def _receipt(model: ModelInfo, readiness: Readiness, job: Job) -> pb.Receipt:
         profile="balanced" if readiness.precision == "fp8" else "exact",
         attention=readiness.attention,
         precision=readiness.precision,
+        guidance_batch=readiness.guidance_batch,
         versions=model.versions,
     )
 
@@ -163,6 +164,8 @@ def _plan(readiness: Readiness) -> pb.Plan:
         prediction_duration=_duration(readiness.prediction_seconds),
         relative_l2=readiness.relative_l2,
         rounding_l2=readiness.rounding_l2,
+        cosine_similarity=readiness.cosine,
+        guidance_batch=readiness.guidance_batch,
         fallback_reason=readiness.fallback,
     )
 

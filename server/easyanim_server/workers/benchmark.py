@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from easyanim_server.engine import measure
+from easyanim_server.engine.backends import BACKENDS
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.flops import video_tokens
-from easyanim_server.engine.speedtest import OURS, STOCK, STOCK_COMPILED, Generation, SpeedTest, Step, Variant
+from easyanim_server.engine.speedtest import STOCK, STOCK_COMPILED, Generation, SpeedTest, Step, Variant
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Phase
 from easyanim_server.workers import record
@@ -55,6 +56,8 @@ class Plan:
     """How often a step is measured at most."""
     full: bool
     """Whether whole generations take all their steps in every bucket, not only in the smallest."""
+    pairs: bool = False
+    """Whether to measure guidance in batches of two as well."""
 
     @classmethod
     def parse(
@@ -67,6 +70,7 @@ class Plan:
         steps: str,
         repeats: int,
         full: bool,
+        pairs: bool = False,
     ) -> Plan:
         """Read lists separated by commas; None stands for what suits the device.
 
@@ -85,18 +89,22 @@ class Plan:
             model=model or usual[0],
             device=device,
             buckets=tuple(sorted(shapes, key=lambda bucket: (video_tokens(bucket), bucket))),
-            backends=_chosen("backend", backends, OURS),
+            backends=_chosen("backend", backends, BACKENDS),
             precisions=_chosen("precision", precisions, PRECISIONS),
             steps=tuple(sorted(counts)),
             repeats=repeats,
             full=full,
+            pairs=pairs,
         )
 
     @property
     def variants(self) -> list[Variant]:
         """In order: what others are compared with comes first, what gives weights up comes last."""
         compared = [Variant(STOCK), Variant(STOCK_COMPILED), Variant("eager")]
-        asked = [Variant(backend, precision) for precision in self.precisions for backend in self.backends]
+        asked = []
+        for precision in self.precisions:
+            asked += [Variant(self.backends[0], precision, pairs=True)] if self.pairs else []
+            asked += [Variant(backend, precision) for backend in self.backends]
         return list(dict.fromkeys(compared + asked))
 
     @property
@@ -114,6 +122,7 @@ class Plan:
         for name, values in lists.items():
             words += [f"--{name}", ",".join(map(str, values))]
         words += ["--repeats", str(self.repeats), *(["--full"] if self.full else [])]
+        words += ["--pairs"] if self.pairs else []
         return shlex.join(words)
 
 
@@ -125,9 +134,12 @@ class Benchmark:
         out: Folder of the results.
         commit: What is measured, where there is no clone to ask.
         say: Takes a line about each row as it comes.
+        what: The last part of the file's name.
     """
 
-    def __init__(self, plan: Plan, out: Path, commit: str | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, commit: str | None, say: Callable[[str], None], what: str = "speed"
+    ) -> None:
         self._plan = plan
         self._say = say
         self._began = time.monotonic()
@@ -140,7 +152,7 @@ class Benchmark:
         }
         if commit:
             self._header["commit"] = commit
-        self.file = out / f"{_slug(facts['gpu'] or 'cpu')}-speed.json"
+        self.file = out / f"{_slug(facts['gpu'] or 'cpu')}-{what}.json"
         self.rows: list[Row] = []
         self._stock_ms: dict[Bucket, float] = {}
         self._test = SpeedTest(plan.model, self._device, plan.repeats)

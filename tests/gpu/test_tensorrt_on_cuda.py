@@ -1,0 +1,63 @@
+"""TensorRT engines: built, checked, found again, and served."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from easyanim_server.engine import builtin, cache, checkpoint
+from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.plans import relative_l2
+from easyanim_server.engine.sampler import Sampling
+from easyanim_server.job import Bucket, Job
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not find_spec("torch_tensorrt"), reason="needs torch-tensorrt or torch-tensorrt-rtx"),
+    pytest.mark.filterwarnings("ignore"),  # Torch-TensorRT deprecates its own defaults
+]
+
+CUDA = torch.device("cuda")
+BUCKET = Bucket.parse("192x320x13")
+JOB = Job("1", "a cat", "ugly", BUCKET, steps=4, guidance=6.0, seed=1)
+
+
+def run(engine: Engine) -> Sampling:
+    sampling = engine.begin(JOB)
+    while not sampling.done:
+        engine.step(sampling)
+    return sampling
+
+
+def test_engines_serve_a_bucket_and_are_found_at_the_next_start(tmp_path: Path) -> None:
+    cache.use(tmp_path, CUDA)
+    videos = []
+    for _ in range(2):
+        before = cache.lookups()
+        engine = Engine(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16), backend="tensorrt")
+        (readiness,) = engine.prepare([BUCKET])
+        after = cache.lookups()
+        assert readiness.backend == "tensorrt", readiness.fallback
+        videos.append((run(engine).latents, after.hits - before.hits, after.misses - before.misses))
+
+    (first, found, built), (again, found_again, built_again) = videos
+    assert (found, built_again) == (0, 0)
+    assert found_again == built > 0
+    assert torch.equal(first, again)
+    eager = Engine(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16))
+    assert relative_l2(first, run(eager).latents) < 20 * readiness.rounding_l2
+
+
+def test_the_published_shape_passes_the_gate_on_engines_that_hold_no_weights(tmp_path: Path) -> None:
+    cache.use(tmp_path, CUDA)
+    modules = builtin.synthetic("7b", device=CUDA, dtype=torch.bfloat16, text_layers=0)
+
+    (readiness,) = Engine(modules, backend="tensorrt", attention="auto").prepare([BUCKET])
+
+    assert readiness.backend == "tensorrt", readiness.fallback
+    folder = cache.engine_folder()
+    assert folder is not None
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 100e6
