@@ -204,7 +204,7 @@ class Readiness:
     def facts(self) -> dict[str, Any]:
         """All fields, rounded, for logs."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        rounded = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
+        rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
         return {**rounded, "bucket": str(self.bucket)}
 
 

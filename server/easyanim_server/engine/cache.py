@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
 import tarfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
@@ -94,6 +98,28 @@ def lookups() -> Lookups:
     return Lookups(
         hits=found["fxgraph_cache_hit"] + _engines[True], misses=found["fxgraph_cache_miss"] + _engines[False]
     )
+
+
+def remember(model: str, facts: Sequence[dict[str, Any]]) -> None:
+    """Note how a model's buckets are served, where a cache is in use; replaces what was noted of it before."""
+    if _place is not None:
+        noted = {"model": model, "time": time.strftime("%Y-%m-%d %H:%M:%S"), "buckets": list(facts)}
+        _notes(_place, model).write_text(json.dumps(noted, indent=1))
+
+
+def remembered(folder: Path | None, device: torch.device, model: str) -> dict[str, Any]:
+    """What was noted of a model last, by this version on this device: its time and buckets; empty if nothing was."""
+    try:
+        noted: dict[str, Any] = json.loads(
+            _notes(version_folder(folder or default_folder(), device), model).read_text()
+        )
+    except (OSError, ValueError):
+        return {}
+    return noted
+
+
+def _notes(place: Path, model: str) -> Path:
+    return place / f"served-{hashlib.sha256(model.encode()).hexdigest()[:12]}.json"
 
 
 def pack(folder: Path | None, device: torch.device, file: Path) -> int:

@@ -155,6 +155,7 @@ class Engine:
                 pass
         found = cache.lookups()
         log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
+        cache.remember(self._model.name, [readiness.facts() for readiness in self._readiness.values()])
         return tuple(self._readiness[bucket] for bucket in dict.fromkeys(buckets))
 
     def readiness(self, bucket: Bucket) -> Readiness:

@@ -74,6 +74,7 @@ def examine(settings: Settings) -> list[Finding]:
         _device(settings),
         _memory(),
         _model(settings),
+        *_served_before(settings),
         _codecs(),
         _spool(),
         _address(settings),
@@ -115,6 +116,26 @@ def _model(settings: Settings) -> Finding:
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     return Finding("model", f"{name} is not on this machine; serve downloads it ({free / GIB:.0f} GiB free for it)")
+
+
+def _served_before(settings: Settings) -> list[Finding]:
+    """What the numeric gate measured when the model was last made ready here."""
+    try:
+        noted = cache.remembered(settings.cache_dir, resolve_device(settings.device), settings.model)
+    except EasyAnimError:  # said by another finding
+        return []
+    findings = []
+    for facts in noted.get("buckets", ()):
+        compared = "nothing to compare, it is the reference"
+        if facts["rounding_l2"]:
+            compared = (
+                f"relative L2 {facts['relative_l2']:.2g} from eager, cosine {facts['cosine']:.6f}; "
+                f"eager itself is {facts['rounding_l2']:.2g} from float32"
+            )
+        how = f"{facts['backend']}, {facts['precision']}, attention {facts['attention']}"
+        note = f"; {facts['fallback']}" if facts["fallback"] else ""
+        findings.append(Finding(facts["bucket"], f"{how}: {compared}{note} ({noted['time']})"))
+    return findings
 
 
 def _codecs() -> Finding:

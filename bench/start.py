@@ -1,0 +1,128 @@
+"""Measures a server's start: from the command to the first healthy answer, with empty caches and with full ones.
+
+Every start is `easyanim-server serve` in a process of its own, and ends with one video over gRPC, so what is measured
+is what an operator waits for. Model weights are made on the device (`synthetic:*`) or read from the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim.v1 import video_pb2_grpc
+from easyanim_client import Client, State
+from easyanim_server.engine import measure
+from easyanim_server.engine.devices import resolve_device
+from easyanim_server.workers import record
+
+Row = dict[str, Any]
+
+PICTURE = Path(__file__).resolve().parent.parent / "examples" / "coffee.jpg"
+
+
+def main() -> None:
+    options = parsed()
+    device = resolve_device(options.device)
+    facts = measure.machine(device)
+    name = (facts["gpu"] or "cpu").lower().replace("nvidia ", "").replace(" ", "-")
+    file = options.out / f"{name}-start.json"
+    rows: list[Row] = []
+    for backend in options.backends.split(","):
+        with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:
+            for cache in ("empty", "full"):
+                rows += start(options, backend, cache, Path(folder))
+                for row in rows[-2:]:
+                    print(row, flush=True)
+                header = facts | ({"commit": options.commit} if options.commit else {})
+                record.write(file, rows, command="python bench/start.py " + " ".join(sys.argv[1:]), **header)
+    print(f"wrote {file}")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--model", default="synthetic:7b" if gpu else "builtin:tiny")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--buckets", default="384x672,576x1008,768x1344" if gpu else "96x160x13")
+    parser.add_argument("--backends", default="inductor")
+    parser.add_argument("--steps", type=int, default=35)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--commit", default="")
+    return parser.parse_args()
+
+
+def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -> list[Row]:
+    """Two rows: the start, and a video."""
+    command = [
+        sys.executable, "-m", "easyanim_server", "serve", "--listen", "127.0.0.1:0", "--model", options.model,
+        "--device", options.device, "--buckets", options.buckets, "--backend", backend, "--cache-dir", str(folder),
+    ]  # fmt: skip
+    named = {"model": options.model, "backend": backend, "cache": cache, "buckets": options.buckets}
+    log = folder / f"{cache}.log"
+    began = time.perf_counter()
+    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().removeprefix("listening on ").strip()
+            assert address, log.read_text()[-3000:]
+            with Client(address, timeout=None) as client, grpc.insecure_channel(address) as channel:
+                while client.info().state is not State.SERVING:
+                    assert server.poll() is None, log.read_text()[-3000:]
+                    time.sleep(0.05)
+                seconds = time.perf_counter() - began
+                info = video_pb2_grpc.VideoServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())
+                video = generate(client, options)
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+    text = log.read_text()
+    found = re.search(r"(\d+) graphs found in the cache, (\d+) made", text)
+    loaded = re.search(r"load_seconds\D+([\d.]+)", text)
+    plans = {
+        f"{bucket.name}x{plan.frame_count}": {
+            "backend": plan.backend, "attention": plan.attention, "guidance_batch": plan.guidance_batch,
+            "build_seconds": plan.build_duration.ToNanoseconds() / 1e9, "relative_l2": plan.relative_l2,
+            "rounding_l2": plan.rounding_l2, "fallback": plan.fallback_reason,
+        }
+        for bucket in info.buckets for plan in bucket.plans
+    }  # fmt: skip
+    return [
+        {
+            "what": "start", **named, "seconds": round(seconds, 2), "served_by": plans,
+            "load_seconds": float(loaded[1]) if loaded else None,
+            "found": int(found[1]) if found else None, "made": int(found[2]) if found else None,
+        },
+        {"what": "generation", **named, **video},
+    ]  # fmt: skip
+
+
+def generate(client: Client, options: argparse.Namespace) -> Row:
+    bucket = options.buckets.split(",")[0].split("x")
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        video = client.generate(
+            "steam rises from a cup of coffee", start_image=PICTURE, bucket="x".join(bucket[:2]), seed=1,
+            steps=options.steps, save_to=Path(folder) / "video.mp4",
+        ).result()  # fmt: skip
+        seconds = time.perf_counter() - began
+    return {
+        "bucket": video.receipt.parameters.bucket, "frames": video.receipt.parameters.frames,
+        "steps": options.steps, "seconds": round(seconds, 3), "size_bytes": video.size,
+        "phases": {name: round(value, 3) for name, value in asdict(video.timings).items()},
+        "backend_of_receipt": video.receipt.backend, "peak_gib": round(video.peak_device_bytes / 2**30, 2),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
