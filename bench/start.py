@@ -36,7 +36,7 @@ def main() -> None:
     device = resolve_device(options.device)
     facts = measure.machine(device)
     name = (facts["gpu"] or "cpu").lower().replace("nvidia ", "").replace(" ", "-")
-    file = options.out / f"{name}-start.json"
+    file = options.out / f"{name}-{options.what}.json"
     rows: list[Row] = []
     for backend in options.backends.split(","):
         with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:
@@ -58,6 +58,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--backends", default="inductor")
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--what", default="start", help="names the file: GPU-WHAT.json")
     parser.add_argument("--commit", default="")
     return parser.parse_args()
 
