@@ -45,8 +45,8 @@ def test_the_exported_halves_are_the_block_with_whatever_weights_are_given(numbe
     for parameter in block.parameters():
         parameter.data *= 1.25
     weights = list(tensorrt.weights_of(block).values())
-    q, k, v, *modulation = before.module()(inputs, weights)
-    result = after.module()([x, attend(q[:, left:], k, v), *modulation], weights)
+    q, k, v, *modulation = before.module()(*inputs, *weights)
+    result = after.module()(x, attend(q[:, left:], k, v), *modulation, *weights)
 
     expected = block(given.x, given.emb, given.rope, TEXTS, "torch")
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

@@ -70,10 +70,11 @@ class WithWeights(nn.Module):
         self._half = [half]  # in a list, so that its weights are not this module's
         self._names = list(weights_of(half))
 
-    def forward(self, inputs: list[Tensor], weights: list[Tensor]) -> Any:
-        """Call the half with these weights instead of its own."""
-        given = dict(zip(self._names, weights, strict=True))
-        return torch.func.functional_call(self._half[0], given, tuple(inputs))
+    def forward(self, *inputs: Tensor) -> Any:
+        """Call the half with the last of these as its weights."""
+        own = len(inputs) - len(self._names)
+        given = dict(zip(self._names, inputs[own:], strict=True))
+        return torch.func.functional_call(self._half[0], given, inputs[:own])
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ def build(blocks: Sequence[Block], example: Example, kernel: str) -> list[Callab
 def export(half: nn.Module, inputs: list[Tensor]) -> ExportedProgram:
     """A half as a graph of torch's own operators, with its weights as inputs."""
     with torch.no_grad():
-        program = torch.export.export(WithWeights(half), (inputs, list(weights_of(half).values())), strict=False)
+        program = torch.export.export(WithWeights(half), (*inputs, *weights_of(half).values()), strict=False)
         plain: ExportedProgram = program.run_decompositions(kernels.DEFINITIONS)
     return plain
 
@@ -134,10 +135,10 @@ def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
     drops_text = block.drops_text
 
     def run(x: Tensor, emb: Tensor, rope: Rope, texts: int, kernel: str) -> Tensor:
-        q, k, v, first, second = before([x, emb, *rope], weights)
+        q, k, v, first, second = before(x, emb, *rope, *weights)
         if drops_text:
             x, q = x[:, texts:].contiguous(), q[:, texts:]
-        added: Tensor = after([x, attend(q, k, v, kernel), first, second], weights)
+        added: Tensor = after(x, attend(q, k, v, kernel), first, second, *weights)
         return added
 
     return run
@@ -147,8 +148,7 @@ def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
     """The half's engine for these shapes, from the cache or built now."""
     import torch_tensorrt
 
-    weights = list(weights_of(half).values())
-    given = (inputs, weights)
+    given = (*inputs, *weights_of(half).values())
     program = export(half, inputs)
     file = _file(program, torch_tensorrt.__version__)
     with warnings.catch_warnings():
