@@ -1,0 +1,1 @@
+"""Trains `builtin:demo` from nothing: photographs and textures, motion over them, a VAE, a transformer."""
