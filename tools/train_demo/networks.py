@@ -21,11 +21,11 @@ from easyanim_server.engine.qwen import TrimmedTextEncoder
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the networks are; the defaults are the demo model's, of 11.6 million weights in all."""
+    """How large the networks are; the defaults are the demo model's, of 11.7 million weights in all."""
 
     vae: dict[str, Any] = field(
         default_factory=lambda: {
-            "block_out_channels": [32, 64, 80, 88],
+            "block_out_channels": [24, 48, 80, 96],
             "layers_per_block": 1,
             "norm_num_groups": 8,
             "latent_channels": builtin.LATENT_CHANNELS,

@@ -1,0 +1,75 @@
+"""Writes a trained model as a folder in diffusers layout, which the server loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from easyanim_server.engine import builtin
+from tools.train_demo import state, vae
+from tools.train_demo.denoiser import Denoiser
+from tools.train_demo.networks import Sizes, text_config
+
+INDEX = {
+    "_class_name": "EasyAnimateInpaintPipeline",
+    "_diffusers_version": "0.42.1",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "Qwen2VLForConditionalGeneration"],
+    "tokenizer": ["transformers", "Qwen2Tokenizer"],
+    "transformer": ["diffusers", "EasyAnimateTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLMagvit"],
+}
+
+
+def export(
+    folder: Path, vae_run: Path, transformer_run: Path, tokenizer: PreTrainedTokenizerBase, sizes: Sizes
+) -> dict[str, int]:
+    """Write averaged weights in float16; other files in the folder, such as its card, stay.
+
+    The text encoder's last layer, LM head and vision tower, which nothing runs, are not written.
+
+    Returns:
+        Bytes of weights by component.
+    """
+    cpu = torch.device("cpu")
+    encoder = vae.load(vae_run, sizes, cpu)
+    net = Denoiser(sizes, tokenizer.pad_token_id)
+    state.load_averages(transformer_run, {"net": net})
+    for name in INDEX:
+        if not name.startswith("_"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    encoder.save_config(folder / "vae")
+    net.transformer.save_config(folder / "transformer")
+    builtin.scheduler().save_config(folder / "scheduler")
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    config = text_config(sizes)
+    config.architectures = ["Qwen2VLForConditionalGeneration"]
+    config.save_pretrained(folder / "text_encoder")
+    parts: tuple[tuple[str, nn.Module, str, str], ...] = (
+        ("vae", encoder, "diffusion_pytorch_model", ""),
+        ("transformer", net.transformer, "diffusion_pytorch_model", ""),
+        ("text_encoder", net.text_encoder, "model", "model."),
+    )
+    written = {}
+    for name, network, stem, prefix in parts:
+        # `model.layers...` is the name in published checkpoints.
+        tensors = {
+            key if key.startswith(prefix) else prefix + key: tensor.detach().half().contiguous()
+            for key, tensor in network.state_dict().items()
+        }
+        file = folder / name / f"{stem}.safetensors"
+        save_file(tensors, file, metadata={"format": "pt"})
+        written[name] = file.stat().st_size
+    return written
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
