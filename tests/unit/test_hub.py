@@ -153,7 +153,7 @@ REFUSED_NAMES = {
     "alibaba-pai/EasyAnimateV5.1-7b-zh": "is a text-to-video model",
     "alibaba-pai/EasyAnimateV5.1-7b-zh-Control-diffusers": "is a Control model",
     "alibaba-pai/EasyAnimateV5.1-12b-zh-Control-Camera-diffusers": "is a Control-Camera model",
-    "builtin:huge": "there is no model builtin:huge; known are builtin:tiny, synthetic:7b, synthetic:12b",
+    "builtin:huge": "there is no model builtin:huge; known are builtin:demo, builtin:tiny, synthetic:7b, synthetic:12b",
     "synthetic:1b": "there is no model synthetic:1b; known are",
     "/nowhere/model": "/nowhere/model is no folder; give one in diffusers layout, or a Hugging Face id",
     "./nowhere": "./nowhere is no folder",

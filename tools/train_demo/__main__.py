@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "server" / "easyanim_server" / "models" / "demo"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one stage."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     device = torch.device(options.device)
     sizes = Sizes.smoke() if options.smoke else Sizes()
     match options.stage:
@@ -34,16 +35,17 @@ def main() -> None:
         case "vae":
             stages = vae.SMOKE_STAGES if options.smoke else vae.STAGES
             made = vae.Options(
-                options.photographs, options.out, options.seconds, device, options.resume, seed=options.seed,
-                stages=stages, sizes=sizes, bank=32 if options.smoke else 768,
+                options.photographs, options.out, options.seconds, device, options.resume, options.steps, seed=options.seed,
+                stages=stages, sizes=sizes, bank=32 if options.smoke else 768, refresh=1 if options.smoke else 24,
             )  # fmt: skip
             vae.train(made if options.rate is None else dataclasses.replace(made, rate=options.rate))
         case "transformer":
             shapes = denoiser.SMOKE_SHAPES if options.smoke else denoiser.SHAPES
             run = denoiser.Options(
                 options.photographs, AutoTokenizer.from_pretrained(options.tokenizer), options.vae, options.out,
-                options.seconds, device, options.resume, seed=options.seed, shapes=shapes, sizes=sizes,
+                options.seconds, device, options.resume, options.steps, seed=options.seed, shapes=shapes, sizes=sizes,
                 bank=32 if options.smoke else 768, compiled=not options.eager,
+                **({"judged": 4, "judged_at": ((4, 1.5),), "save_every": 5.0} if options.smoke else {}),
             )  # fmt: skip
             denoiser.train(run if options.rate is None else dataclasses.replace(run, rate=options.rate))
         case "export":
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "train_demo", help="state, logs and samples go here")
     parser.add_argument("--seconds", type=float, default=480, help="of training; the learning rate falls to 0 in them")
+    parser.add_argument("--steps", type=int, help="train for so many steps instead")
     parser.add_argument("--resume", type=Path, help="state to go on from: the folder vae or transformer of an --out")
     parser.add_argument("--vae", type=Path, help="state of the trained VAE, for transformer and export")
     parser.add_argument("--transformer", type=Path, help="state of the trained transformer, for export")

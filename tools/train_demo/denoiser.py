@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Options:
     seconds: float
     device: torch.device
     resume: Path | None = None
+    steps: int | None = None
+    """Train for so many steps instead, for results that do not depend on the machine's speed."""
     rate: float = 1.2e-3
     seed: int = 0
     dropped: float = 0.2
@@ -68,9 +70,12 @@ class Options:
     bank: int = 768
     refresh_every: int = 8
     compiled: bool = True
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     save_every: float = 60.0
     judged: int = 16
+    """Cases that are generated at the end."""
+    judged_at: tuple[tuple[int, float], ...] = ((12, 1.5), (35, 6.0))
+    """Steps and guidance of them."""
 
 
 class Pool:
@@ -228,10 +233,9 @@ def train(options: Options) -> dict[str, Any]:
             block.compile(dynamic=False)
 
     training = saved = logged = time.monotonic()
-    budget = options.seconds - (training - began)
+    budget = max(options.seconds - (training - began), 1.0)
     before, first, total, counted = run.seconds, run.steps, torch.zeros((), device=device), 0
-    while (elapsed := time.monotonic() - training) < budget:
-        progress = elapsed / budget
+    while (progress := state.progress(options.steps, run.steps - first, time.monotonic() - training, budget)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = state.rate_at(progress, options.rate)
         pool = rng.choices(pools, [p.shape.share for p in pools])[0]
@@ -262,7 +266,7 @@ def train(options: Options) -> dict[str, Any]:
             saved = time.monotonic()
     run.save(options.out / "transformer", {"stage": "transformer"})
     run.swap()
-    result = evaluate.judge(net, encoder, cases, options.out, tokenizer)
+    result = evaluate.judge(net, encoder, cases, options.out, tokenizer, options.judged_at)
     run.swap()
     run.save(options.out / "transformer", {"stage": "transformer", **result})
     log(event="end", step=run.steps, **result)

@@ -41,6 +41,7 @@ def make_cases(photographs: list[Tensor], options: Options, seed: int) -> Cases:
     shape = options.shapes[0]
     scenes = [Scene((), camera_of((), ()))]
     scenes += [Scene(((what, ""),), camera_of(((what, ""),), (1.2,))) for what in CAMERA]
+    scenes = scenes[: options.judged]
     while len(scenes) < options.judged:
         scene = draw_scene(rng, shape.frames, shape.height, shape.width)
         if scene.thing is not None:
@@ -61,7 +62,7 @@ def judge(
     cases: Cases,
     out: Path,
     tokenizer: PreTrainedTokenizerBase,
-    settings: tuple[tuple[int, float], ...] = ((12, 1.5), (35, 6.0)),
+    settings: tuple[tuple[int, float], ...],
 ) -> dict[str, Any]:
     """Generate all cases at each (steps, guidance); writes sheets of pictures into `out`.
 

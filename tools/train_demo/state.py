@@ -139,11 +139,16 @@ class Log:
             out.write(line + "\n")
 
 
-def rate_at(progress: float, peak: float, warm_up: float = 0.03) -> float:
+def progress(most_steps: int | None, steps: int, seconds: float, most_seconds: float) -> float:
+    """Share of a call that is done, by steps where their number is given, else by time."""
+    return steps / most_steps if most_steps else seconds / most_seconds
+
+
+def rate_at(done: float, peak: float, warm_up: float = 0.03) -> float:
     """Learning rate after this share of the time: a short rise, then half a cosine to nothing."""
-    if progress < warm_up:
-        return peak * max(progress / warm_up, 0.02)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up)))))
+    if done < warm_up:
+        return peak * max(done / warm_up, 0.02)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warm_up) / (1 - warm_up)))))
 
 
 def _named(networks: dict[str, nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tools.train_demo import clips, state
 from tools.train_demo.motion import draw_scene
 from tools.train_demo.networks import Sizes, make_vae
-from tools.train_demo.pictures import Bank, load_photographs, square
+from tools.train_demo.pictures import SIDE, Bank, load_photographs, square
 
 ALIGNED = 8
 """Channels are filled up with zeros to a multiple of this, without which bfloat16 convolutions are slow."""
@@ -46,12 +46,16 @@ class Options:
     seconds: float
     device: torch.device
     resume: Path | None = None
+    steps: int | None = None
+    """Train for so many steps instead, for results that do not depend on the machine's speed."""
     rate: float = 1e-3
     kl: float = 1e-3
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
     bank: int = 768
-    sizes: Sizes = Sizes()
+    refresh: int = 24
+    """Pictures of the bank that are replaced every eight steps."""
+    sizes: Sizes = field(default_factory=Sizes)
     save_every: float = 60.0
 
 
@@ -83,8 +87,7 @@ def train(options: Options) -> dict[str, Any]:
     began = saved = logged = time.monotonic()
     before, first, total, counted = run.seconds, run.steps, torch.zeros(3, device=device), 0
     result: dict[str, Any] = {}
-    while (elapsed := time.monotonic() - began) < options.seconds:
-        progress = elapsed / options.seconds
+    while (progress := state.progress(options.steps, run.steps - first, time.monotonic() - began, options.seconds)) < 1:
         stage = next((s for s in options.stages if progress < s.until), options.stages[-1])
         for group in optimiser.param_groups:
             group["lr"] = state.rate_at(progress, options.rate)
@@ -99,7 +102,8 @@ def train(options: Options) -> dict[str, Any]:
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0, foreach=True)
         optimiser.step()
         run.average()
-        bank.refresh(4)
+        if run.steps % 8 == 0:
+            bank.refresh(options.refresh)
         total += torch.stack([part.detach() for part in losses])
         counted += 1
         now = time.monotonic()
@@ -185,10 +189,9 @@ def decode(vae: AutoencoderKLMagvit, latents: Tensor) -> Tensor:
         for residual in block.convs:
             x = _residual(residual, x)
         if block.upsampler is not None:
-            x = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
-            x = _causal(block.upsampler.conv, x)
+            x = _causal(block.upsampler.conv, _repeat(x, 1, 2))
             if block.upsampler.temporal_upsample:  # every frame twice, but for the first
-                x = torch.cat((x[:, :, :1], x[:, :, 1:].repeat_interleave(2, dim=2)), dim=2)
+                x = torch.cat((x[:, :, :1], _repeat(x[:, :, 1:], 2, 1)), dim=2)
     return _causal(vae.decoder.conv_out, _norm_silu(vae.decoder.conv_norm_out, x))
 
 
@@ -196,6 +199,14 @@ def _residual(block: Any, x: Tensor) -> Tensor:
     y = _causal(block.conv1, _norm_silu(block.norm1, x))
     y = _causal(block.conv2, _norm_silu(block.norm2, y))
     return y + (block.shortcut(x) if isinstance(block.shortcut, nn.Conv3d) else x)
+
+
+def _repeat(x: Tensor, frames: int, pixels: int) -> Tensor:
+    """Repeat frames, and pixels in both directions, in channels_last_3d order; its gradient is a plain sum."""
+    b, c, t, h, w = x.shape
+    y = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
+    y = y.expand(b, t, frames, h, pixels, w, pixels, c).reshape(b, t * frames, h * pixels, w * pixels, c)
+    return y.permute(0, 4, 1, 2, 3)
 
 
 def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -231,7 +242,7 @@ def judge(vae: AutoencoderKLMagvit, photographs: list[Tensor]) -> dict[str, Any]
     device = next(vae.parameters()).device
     singles = torch.stack([square(photograph, 128, 128) for photograph in photographs])
     stills = _round_trip(vae, singles[:, :, None])[:, :, 0]
-    each = [_psnr(float(error)) for error in (stills - _as_stored(singles)).square().mean(dim=(1, 2, 3)).sqrt() / 1]
+    each = [_psnr(float(error)) for error in (stills - _as_stored(singles)).square().mean(dim=(1, 2, 3)).sqrt()]
     bank = torch.stack([_enlarged(photograph) for photograph in photographs]).to(device)
     rng = random.Random(5)
     scenes = [draw_scene(rng, 25, 128, 128) for _ in photographs]
@@ -253,8 +264,6 @@ def _judge_averages(run: state.Run, vae: AutoencoderKLMagvit, photographs: list[
 
 
 def _enlarged(photograph: Tensor) -> Tensor:
-    from tools.train_demo.pictures import SIDE
-
     return ((square(photograph, SIDE, SIDE) + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""From a model's name to its modules: Hugging Face id, local folder, builtin:tiny, synthetic:7b or synthetic:12b."""
+"""From a model's name to its modules: Hugging Face id, local folder, builtin:demo or tiny, synthetic:7b or 12b."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from easyanim_server.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.settings import DEFAULT_MODEL
 
 TINY = "builtin:tiny"
+DEMO = "builtin:demo"
+DEMO_FOLDER = Path(__file__).resolve().parent.parent / "models" / "demo"
+"""Comes with the package; its README.md is the model's card."""
 SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -35,8 +38,8 @@ def load(model: str, *, device: torch.device, dtype: torch.dtype, revision: str 
     """Load a model, downloading it where needed.
 
     Args:
-        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:tiny``, ``synthetic:7b`` or
-            ``synthetic:12b``. A folder of that name goes before an id.
+        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
+            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
         device: Where the networks go.
         dtype: Of their weights.
         revision: Branch, tag or commit of a Hugging Face id.
@@ -50,6 +53,8 @@ def load(model: str, *, device: torch.device, dtype: torch.dtype, revision: str 
         raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
     if model == TINY:
         return from_pipeline(builtin.tiny(device=device, dtype=dtype), TINY)
+    if model == DEMO:
+        return _demo(device, dtype)
     if model in SYNTHETIC:
         return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype)
     folder = _download(model, revision) if hosted else _local(model)
@@ -91,13 +96,22 @@ def export(model: str, folder: Path) -> None:
     builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
 
 
+def _demo(device: torch.device, dtype: torch.dtype) -> Modules:
+    described = (DEMO_FOLDER / "text_encoder" / "config.json").is_file()
+    wanted = weight_files(DEMO_FOLDER) if described else ["text_encoder/config.json"]
+    absent = [name for name in wanted if not (DEMO_FOLDER / name).is_file()]
+    if absent:
+        raise UnsupportedModel(f"this installation lacks the weights of {DEMO}: {', '.join(absent)} in {DEMO_FOLDER}")
+    return read(DEMO_FOLDER, DEMO, device=device, dtype=dtype)
+
+
 def _is_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or (model != "" and Path(model).exists())
 
 
 def _local(model: str) -> Path:
     if model.startswith(("builtin:", "synthetic:")):
-        known = ", ".join([TINY, *SYNTHETIC])
+        known = ", ".join([DEMO, TINY, *SYNTHETIC])
         raise UnsupportedModel(f"there is no model {model}; known are {known}")
     folder = Path(model).expanduser()
     if not folder.is_dir():

@@ -1,0 +1,159 @@
+"""The demo model's training, at tiny size on the CPU: every stage runs, learns, goes on, and is served."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from easyanim_server.engine import checkpoint
+from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.vae import VideoAutoencoder
+from easyanim_server.errors import UnsupportedModel
+from tests.models import make_job, run
+from tools.train_demo import __main__ as command
+from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
+from tools.train_demo.networks import Sizes, make_vae
+
+CPU = torch.device("cpu")
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return pictures.Bank([], 4, CPU, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stand-ins for photographs, of which one is held out."""
+    folder = tmp_path_factory.mktemp("photographs")
+    textures = pictures.draw_textures(3, 220, torch.Generator().manual_seed(1))
+    for number, texture in enumerate((textures * 255).byte().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(texture).save(folder / f"{number}.jpg")
+    index = [{"file": f"{number}.jpg", "held_out": number == 2} for number in range(3)]
+    (folder / "photographs.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """The `--out` folder of both stages, and the exported model."""
+    out = tmp_path_factory.mktemp("out")
+    common = ["--smoke", "--device", "cpu", "--eager", "--photographs", str(folder), "--out", str(out)]
+    common += ["--tokenizer", str(out / "tokenizer"), "--vae", str(out / "vae")]
+    command.main(["tokenizer", *common])
+    command.main(["vae", *common, "--steps", "30"])
+    command.main(["transformer", *common, "--steps", "60"])
+    command.main(["export", *common, "--transformer", str(out / "transformer"), "--model", str(out / "model")])
+    return out
+
+
+def test_the_vae_gets_better(trained):
+    log = lines(trained / "vae.jsonl")
+
+    assert log[-1]["psnr_photographs"] > log[1]["psnr"] + 1
+
+
+def test_the_transformer_gets_better(trained):
+    losses = [line["loss"] for line in lines(trained / "transformer.jsonl") if "loss" in line]
+    tensors, facts = denoiser.state.read(trained / "transformer")
+
+    assert facts["steps"] == 60
+    assert losses[0] > 1.3  # it begins by predicting nothing
+    assert tensors["weights.net.transformer.proj_out.weight"].abs().max() > 1e-3
+
+
+def test_the_exported_folder_generates_in_the_engine(trained):
+    modules = checkpoint.load(str(trained / "model"), device=CPU, dtype=torch.float32)
+    engine = Engine(modules)
+    sampling = run(engine, make_job(prompt="镜头向左平移", bucket="32x48x9", steps=2))
+    frames = np.concatenate(list(engine.decode(sampling)))
+
+    assert frames.shape == (9, 32, 48, 3)
+    assert frames.std() > 0
+
+
+def test_training_goes_on_where_it_was_left(trained, folder):
+    options = ["vae", "--smoke", "--device", "cpu", "--photographs", str(folder), "--steps", "1"]
+    command.main([*options, "--out", str(trained / "more"), "--resume", str(trained / "vae")])
+
+    assert lines(trained / "more" / "vae.jsonl")[0]["steps"] == 30
+    assert denoiser.state.read(trained / "more" / "vae")[1]["steps"] == 31
+
+
+def test_training_sees_what_the_server_computes():
+    torch.manual_seed(0)
+    network = make_vae(Sizes.smoke())
+    for parameter in network.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    served = VideoAutoencoder(network)
+    video = torch.randn(1, 3, 9, 32, 48)
+    with torch.no_grad():
+        latents = vae.encode(network, video).chunk(2, dim=1)[0]
+        made = vae.decode(network, latents)
+
+    assert torch.allclose(latents, served.encode(video, lambda *_: None), atol=1e-5)
+    assert torch.allclose(made, torch.cat(list(served.decode(latents)), dim=2), atol=1e-5)
+
+
+def test_normalised_latents_decode_to_the_same_video():
+    torch.manual_seed(0)
+    network = make_vae(Sizes.smoke())
+    video = torch.randn(1, 3, 5, 32, 32)
+    with torch.no_grad():
+        before = vae.encode(network, video).chunk(2, dim=1)[0]
+        made = vae.decode(network, before)
+        mean, deviation = before.mean(dim=(0, 2, 3, 4)), before.std(dim=(0, 2, 3, 4))
+        vae.normalise(network, {"mean": mean.tolist(), "deviation": deviation.tolist()})
+        after = vae.encode(network, video).chunk(2, dim=1)[0]
+
+        assert torch.allclose(vae.decode(network, after), made, atol=1e-4)
+    assert torch.allclose(after.std(dim=(0, 2, 3, 4)), torch.ones(16), atol=1e-3)
+
+
+@pytest.mark.parametrize("what", [what for what in CAMERA if what.startswith(("pan", "tilt"))])
+def test_a_clip_moves_as_its_scene_says(bank, what):
+    camera = camera_of(((what, ""),), (1.5,))
+    video = clips.draw(bank.pictures, [Scene(((what, ""),), camera)], 9, 128, 128, random.Random(0))[0]
+
+    assert evaluate.drift(video) == pytest.approx(np.array((camera.right, camera.down)), abs=0.2)
+
+
+def test_a_clip_that_holds_still_repeats_its_first_frame(bank):
+    video = clips.draw(bank.pictures, [Scene((), camera_of((), ()))], 5, 64, 64, random.Random(0))[0]
+
+    assert torch.allclose(video, video[:, :1].expand_as(video), atol=1e-5)
+
+
+def test_sentences_name_the_motion_and_its_speed():
+    rng = random.Random(0)
+    scene = Scene((("zoom_in", "fast"),), camera_of((("zoom_in", "fast"),), (2.0,)))
+    english = [prompts.describe(scene, rng, "en") for _ in range(50)]
+    chinese = [prompts.describe(scene, rng, "zh") for _ in range(50)]
+
+    assert len(set(english)) > 25
+    assert not any("{" in text for text in english + chinese)
+    assert all("快" in text or "迅速" in text for text in chinese)
+
+
+def test_scenes_are_as_fast_as_their_words():
+    rng = random.Random(0)
+    for _ in range(300):
+        scene = draw_scene(rng, 25, 128, 128)
+        if len(scene.motions) == 1 and scene.motions[0][0] in ("pan_left", "pan_right") and scene.thing is None:
+            low, high = SPEEDS[scene.motions[0][1]]
+            assert low <= abs(scene.camera.right) <= high
+
+
+def test_an_installation_without_the_demos_weights_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "DEMO_FOLDER", tmp_path)
+
+    with pytest.raises(UnsupportedModel, match="lacks the weights of builtin:demo"):
+        checkpoint.load("builtin:demo", device=CPU, dtype=torch.float32)
