@@ -1,0 +1,1 @@
+"""What is run beside the server, and is no part of it."""

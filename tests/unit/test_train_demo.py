@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tools.train_demo import __main__ as command
+from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
+from tools.train_demo.networks import Sizes, make_vae
 
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.vae import VideoAutoencoder
 from easyanim_server.errors import UnsupportedModel
 from tests.models import make_job, run
-from tools.train_demo import __main__ as command
-from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
-from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
-from tools.train_demo.networks import Sizes, make_vae
 
 CPU = torch.device("cpu")
 

@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "vae":
             stages = vae.SMOKE_STAGES if options.smoke else vae.STAGES
             made = vae.Options(
-                options.photographs, options.out, options.seconds, device, options.resume, options.steps, seed=options.seed,
-                stages=stages, sizes=sizes, bank=32 if options.smoke else 768, refresh=1 if options.smoke else 24,
+                options.photographs, options.out, options.seconds, device, options.resume, options.steps,
+                seed=options.seed, stages=stages, sizes=sizes, bank=32 if options.smoke else 768, refresh=1 if options.smoke else 24,
             )  # fmt: skip
             vae.train(made if options.rate is None else dataclasses.replace(made, rate=options.rate))
         case "transformer":
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 **({"judged": 4, "judged_at": ((4, 1.5),), "save_every": 5.0} if options.smoke else {}),
             )  # fmt: skip
             denoiser.train(run if options.rate is None else dataclasses.replace(run, rate=options.rate))
+        case "export" if options.transformer is None:
+            print(json.dumps(export.export_vae(options.model, options.vae, sizes)))
         case "export":
             tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
             written = export.export(options.model, options.vae, options.transformer, tokenizer, sizes)
@@ -70,8 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=480, help="of training; the learning rate falls to 0 in them")
     parser.add_argument("--steps", type=int, help="train for so many steps instead")
     parser.add_argument("--resume", type=Path, help="state to go on from: the folder vae or transformer of an --out")
-    parser.add_argument("--vae", type=Path, help="state of the trained VAE, for transformer and export")
-    parser.add_argument("--transformer", type=Path, help="state of the trained transformer, for export")
+    parser.add_argument(
+        "--vae",
+        type=Path,
+        help="the trained VAE, for transformer and export: its state, or the folder vae of an exported model",
+    )
+    parser.add_argument(
+        "--transformer",
+        type=Path,
+        help="state of the trained transformer, for export; without it, the VAE alone is written",
+    )
     parser.add_argument("--model", type=Path, default=MODEL, help="where export writes")
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)

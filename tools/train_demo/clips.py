@@ -14,9 +14,7 @@ from tools.train_demo.pictures import SIDE
 
 
 @torch.no_grad()
-def draw(
-    pictures: Tensor, scenes: Sequence[Scene], frames: int, height: int, width: int, rng: random.Random
-) -> Tensor:
+def draw(pictures: Tensor, scenes: Sequence[Scene], frames: int, height: int, width: int, rng: random.Random) -> Tensor:
     """Draw one clip per scene.
 
     Args:
@@ -80,7 +78,9 @@ def _with_things(
     things = [scene.thing for scene in scenes]
     paths = torch.tensor([thing.path for thing in things if thing], dtype=torch.float32, device=device)
     numbers = [(thing.radius, SHAPES.index(thing.shape), thing.colour is None) for thing in things if thing]
-    radius, shape, textured = torch.tensor(numbers, dtype=torch.float32, device=device).view(clips, 3, 1, 1, 1).unbind(1)
+    radius, shape, textured = (
+        torch.tensor(numbers, dtype=torch.float32, device=device).view(clips, 3, 1, 1, 1).unbind(1)
+    )
     u = (x - paths[:, :frames, 0].view(clips, frames, 1, 1)) / radius
     v = (y - paths[:, :frames, 1].view(clips, frames, 1, 1)) / radius
     alpha = ((_edge(u, v, shape) * radius) + 0.5).clamp(0, 1)[:, None]  # one pixel of soft edge
@@ -88,7 +88,9 @@ def _with_things(
     colour = torch.tensor(tint, device=device).view(clips, 3, 1, 1, 1)
     light = (1.0 - 0.35 * (u * 0.5 + v * 0.8)).clamp(0.45, 1.35)[:, None]
     index = torch.tensor([rng.randrange(len(pictures)) for _ in things], device=device)
-    texture = _sample(pictures[index].float() / 255, torch.stack(torch.broadcast_tensors(u * radius, v * radius), dim=-1))
+    texture = _sample(
+        pictures[index].float() / 255, torch.stack(torch.broadcast_tensors(u * radius, v * radius), dim=-1)
+    )
     fill = torch.where(textured[:, None] > 0, texture, colour * light)
     return video * (1 - alpha) + fill * alpha
 

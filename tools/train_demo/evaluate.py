@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def generate(
         negatives = [recommended_negative(prompt) for prompt in cases.texts]
         negative = net.embed(tokenize(tokenizer, negatives).to(device))
         x = torch.randn(given.shape, generator=generator, device=device)
-        for now, then in zip(sigmas, sigmas[1:], strict=False):
+        for now, then in pairwise(sigmas):
             sigma = torch.full((len(x),), now, device=device)
             velocity = net(x, sigma, text, given)
             if guidance != 1:

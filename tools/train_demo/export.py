@@ -36,37 +36,33 @@ def export(
     Returns:
         Bytes of weights by component.
     """
-    cpu = torch.device("cpu")
-    encoder = vae.load(vae_run, sizes, cpu)
     net = Denoiser(sizes, tokenizer.pad_token_id)
     state.load_averages(transformer_run, {"net": net})
-    for name in INDEX:
-        if not name.startswith("_"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+    written = export_vae(folder, vae_run, sizes)
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-    encoder.save_config(folder / "vae")
     net.transformer.save_config(folder / "transformer")
     builtin.scheduler().save_config(folder / "scheduler")
     save_tokenizer(tokenizer, folder / "tokenizer")
     config = text_config(sizes)
     config.architectures = ["Qwen2VLForConditionalGeneration"]
     config.save_pretrained(folder / "text_encoder")
-    parts: tuple[tuple[str, nn.Module, str, str], ...] = (
-        ("vae", encoder, "diffusion_pytorch_model", ""),
-        ("transformer", net.transformer, "diffusion_pytorch_model", ""),
-        ("text_encoder", net.text_encoder, "model", "model."),
-    )
-    written = {}
-    for name, network, stem, prefix in parts:
-        # `model.layers...` is the name in published checkpoints.
-        tensors = {
-            key if key.startswith(prefix) else prefix + key: tensor.detach().half().contiguous()
-            for key, tensor in network.state_dict().items()
-        }
-        file = folder / name / f"{stem}.safetensors"
-        save_file(tensors, file, metadata={"format": "pt"})
-        written[name] = file.stat().st_size
+    written["transformer"] = _write(net.transformer, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    written["text_encoder"] = _write(net.text_encoder, folder / "text_encoder" / "model.safetensors")
     return written
+
+
+def export_vae(folder: Path, vae_run: Path, sizes: Sizes) -> dict[str, int]:
+    """Write the VAE alone: what training the transformer needs of it."""
+    encoder = vae.load(vae_run, sizes, torch.device("cpu"))
+    encoder.save_config(folder / "vae")
+    return {"vae": _write(encoder, folder / "vae" / "diffusion_pytorch_model.safetensors")}
+
+
+def _write(network: nn.Module, file: Path) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return file.stat().st_size
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

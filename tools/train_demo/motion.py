@@ -144,7 +144,9 @@ def _draw_thing(rng: random.Random, frames: int, height: int, width: int) -> Thi
     return Thing(rng.choice(SHAPES), colour, motion, speed, radius, path)
 
 
-def _drop(x: float, y: float, floor: float, gravity: float, kept: float, frames: int) -> tuple[tuple[float, float], ...]:
+def _drop(
+    x: float, y: float, floor: float, gravity: float, kept: float, frames: int
+) -> tuple[tuple[float, float], ...]:
     """Fall to the floor, and rise again with a part of the speed."""
     path, velocity = [], 0.0
     for _ in range(frames):

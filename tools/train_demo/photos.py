@@ -174,9 +174,7 @@ def _attribution(path: str, rules: list[tuple[str, str, str]]) -> tuple[str, str
         if pattern == "*":
             continue
         stem = re.sub(r"\.(jpe?g|png|webp|gif)$", ".*", pattern, flags=re.IGNORECASE)
-        if fnmatch.fnmatch(path, f"*{stem}"):
-            found = (author, licence)
-        elif PurePosixPath(pattern).name == PurePosixPath(path).name:  # installed elsewhere than it is in the source
+        if fnmatch.fnmatch(path, f"*{stem}") or PurePosixPath(pattern).name == PurePosixPath(path).name:
             found = (author, licence)
     return found
 

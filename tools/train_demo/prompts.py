@@ -35,8 +35,8 @@ ENGLISH = Wording(
             "{s} {v}drifts to the right", "camera panning left{V}", "look {v}left", "the camera {v}slides to the left",
         ),
         "pan_right": (
-            "the camera pans {v}right", "pan {v}right", "camera pan to the right{V}", "the camera {v}turns to the right",
-            "the camera {v}moves right", "{v}panning right", "pan right over {s}{V}",
+            "the camera pans {v}right", "pan {v}right", "camera pan to the right{V}",
+            "the camera {v}turns to the right", "the camera {v}moves right", "{v}panning right", "pan right over {s}{V}",
             "the camera pans right across {s}{V}", "the view {v}pans to the right", "{s}, pan right{V}",
             "the scene {v}moves to the left", "right pan{V}", "{s} {v}drifts to the left", "camera panning right{V}",
             "look {v}right", "the camera {v}slides to the right",
@@ -83,8 +83,8 @@ ENGLISH = Wording(
         "the picture stays still", "stand still", "{s} stands still", "the scene is still", "freeze",
     ),
     gentle=(
-        "{s}", "a video of {s}", "{s} in the wind", "a beautiful shot of {s}", "{s}, smooth motion", "bring {s} to life",
-        "{s} in soft light", "animate {s}", "{s} at sunset", "steam rises from {s}", "{s}, cinematic", "gentle motion",
+        "{s}", "a video of {s}", "{s} in the wind", "a beautiful shot of {s}", "{s}, smooth motion",
+        "bring {s} to life", "{s} in soft light", "animate {s}", "{s} at sunset", "steam rises from {s}", "{s}, cinematic", "gentle motion",
         "{s} comes to life", "clouds drift over {s}", "light plays over {s}", "make it move", "water flows by {s}",
     ),
     subjects=(
@@ -93,10 +93,14 @@ ENGLISH = Wording(
         "a tower at night", "the street", "a dog", "the garden", "a lake", "people", "the house", "a bowl of fruit",
         "the temple", "a boat", "the sky", "a coral reef", "the tools", "a portrait", "this photograph", "the picture",
     ),
-    speeds={"slow": ("slowly", "gently", "gradually", "very slowly"), "fast": ("quickly", "fast", "rapidly", "swiftly")},
+    speeds={
+        "slow": ("slowly", "gently", "gradually", "very slowly"),
+        "fast": ("quickly", "fast", "rapidly", "swiftly"),
+    },
     things={
         "left": ("{t} moves {v}left", "{t} moves to the left{V}", "{t} {v}slides to the left", "{t} {v}flies left"),
-        "right": ("{t} moves {v}right", "{t} moves to the right{V}", "{t} {v}slides to the right", "{t} {v}flies right"),
+        "right": ("{t} moves {v}right", "{t} moves to the right{V}", "{t} {v}slides to the right",
+                  "{t} {v}flies right"),
         "up": ("{t} moves {v}up", "{t} {v}rises", "{t} {v}goes up", "{t} {v}floats upwards"),
         "down": ("{t} moves {v}down", "{t} {v}sinks", "{t} {v}goes down", "{t} {v}slides downwards"),
         "fall": ("{t} falls", "{t} falls down", "{t} drops", "{t} falls to the ground", "let {t} fall"),
@@ -151,8 +155,8 @@ CHINESE = Wording(
         ),
     },
     hold=(
-        "静止不动", "镜头静止", "保持静止", "画面不动", "镜头不动", "{s}，保持不动", "固定镜头", "{s}静止不动", "没有运动",
-        "静态画面", "镜头固定，{s}", "不要动",
+        "静止不动", "镜头静止", "保持静止", "画面不动", "镜头不动", "{s}，保持不动", "固定镜头", "{s}静止不动",
+        "没有运动", "静态画面", "镜头固定，{s}", "不要动",
     ),
     gentle=(
         "{s}", "{s}的视频", "风中的{s}", "美丽的{s}", "{s}，平滑运动", "让{s}动起来", "柔和光线下的{s}", "夕阳下的{s}",
@@ -177,8 +181,8 @@ CHINESE = Wording(
         "star": ("星星",), "ring": ("圆环", "环"),
     },
     colours={
-        "red": "红色的", "green": "绿色的", "blue": "蓝色的", "yellow": "黄色的", "orange": "橙色的", "purple": "紫色的",
-        "white": "白色的", "black": "黑色的", "pink": "粉色的", "brown": "棕色的",
+        "red": "红色的", "green": "绿色的", "blue": "蓝色的", "yellow": "黄色的", "orange": "橙色的",
+        "purple": "紫色的", "white": "白色的", "black": "黑色的", "pink": "粉色的", "brown": "棕色的",
     },
     joints=("，同时", "，并且", "，", "，然后"),
     prefixes=("", "", "", "", "", "视频：", "请", "电影镜头，"),
@@ -201,7 +205,9 @@ def describe(scene: Scene, rng: random.Random, language: str | None = None) -> s
     """
     words = LANGUAGES[language or rng.choice(("en", "zh"))]
     subject = rng.choice(words.subjects)
-    parts = [_fill(rng.choice(words.camera[what]), words, speed, rng) for what, speed in scene.motions if what != GENTLE]
+    parts = [
+        _fill(rng.choice(words.camera[what]), words, speed, rng) for what, speed in scene.motions if what != GENTLE
+    ]
     if scene.motions and scene.motions[0][0] == GENTLE:
         parts = [rng.choice(words.gentle)]
     if scene.thing is not None:
@@ -212,7 +218,11 @@ def describe(scene: Scene, rng: random.Random, language: str | None = None) -> s
         parts = [rng.choice(words.hold)]
     text = rng.choice(words.joints).join(parts).replace("{s}", subject)
     if rng.random() < 0.12 and scene.thing is None and subject not in text:
-        text = rng.choice(words.subjects) + rng.choice(("，" if words is CHINESE else ", ", "。" if words is CHINESE else ". ")) + text
+        text = (
+            rng.choice(words.subjects)
+            + rng.choice(("，" if words is CHINESE else ", ", "。" if words is CHINESE else ". "))
+            + text
+        )
     text = rng.choice(words.prefixes) + text + rng.choice(words.suffixes)
     return text[:1].upper() + text[1:] if rng.random() < 0.5 else text
 

@@ -93,9 +93,9 @@ class Run:
                     # for the squares; first moments need a few steps to grow, which warms the run up.
                     "step": torch.tensor(float(facts["steps"]), device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": _from_byte(squares.to(parameter.device)).to(parameter).contiguous(
-                        memory_format=torch.preserve_format
-                    ),
+                    "exp_avg_sq": _from_byte(squares.to(parameter.device))
+                    .to(parameter)
+                    .contiguous(memory_format=torch.preserve_format),
                 }
         self.steps, self.seconds = facts["steps"], facts["seconds"]
         return facts

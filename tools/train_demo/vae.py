@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLMagvit
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +50,7 @@ class Options:
     resume: Path | None = None
     steps: int | None = None
     """Train for so many steps instead, for results that do not depend on the machine's speed."""
-    rate: float = 1e-3
+    rate: float = 8e-4
     kl: float = 1e-3
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
@@ -108,7 +110,7 @@ def train(options: Options) -> dict[str, Any]:
         counted += 1
         now = time.monotonic()
         run.seconds = before + now - began
-        if now - logged > 10 or counted == 1 and run.steps == first + 1:
+        if now - logged > 10 or (counted == 1 and run.steps == first + 1):
             rmse, edges, nats = (total / counted).tolist()  # waits for the device, so that no queue builds up
             log(step=run.steps, seconds=now - began, psnr=_psnr(rmse), edges=edges, kl=nats, side=stage.side,
                 frames=stage.frames, rate=optimiser.param_groups[0]["lr"],
@@ -315,7 +317,19 @@ def normalise(vae: AutoencoderKLMagvit, normalisation: dict[str, list[float]]) -
 
 
 def load(folder: Path, sizes: Sizes, device: torch.device) -> AutoencoderKLMagvit:
-    """Load a trained VAE with averaged weights and normalised latents, for use."""
+    """Load a trained VAE with averaged weights and normalised latents, for use.
+
+    Args:
+        folder: What a run saved, or an exported component.
+        sizes: Of a saved run; an exported component says its own.
+        device: Where it goes.
+    """
+    if (folder / "config.json").is_file():
+        exported: AutoencoderKLMagvit = AutoencoderKLMagvit.from_config(
+            json.loads((folder / "config.json").read_text())
+        )
+        exported.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+        return exported.to(device).eval().requires_grad_(False)
     vae = make_vae(sizes)
     facts = state.load_averages(folder, {"vae": vae})
     if "normalisation" in facts:
