@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stages = vae.SMOKE_STAGES if options.smoke else vae.STAGES
             made = vae.Options(
                 options.photographs, options.out, options.seconds, device, options.resume, options.steps,
-                seed=options.seed, stages=stages, sizes=sizes, bank=32 if options.smoke else 768, refresh=1 if options.smoke else 24,
+                seed=options.seed, stages=stages, sizes=sizes, bank=32 if options.smoke else 768,
+                refresh=1 if options.smoke else 24,
             )  # fmt: skip
             vae.train(made if options.rate is None else dataclasses.replace(made, rate=options.rate))
         case "transformer":

@@ -36,8 +36,8 @@ ENGLISH = Wording(
         ),
         "pan_right": (
             "the camera pans {v}right", "pan {v}right", "camera pan to the right{V}",
-            "the camera {v}turns to the right", "the camera {v}moves right", "{v}panning right", "pan right over {s}{V}",
-            "the camera pans right across {s}{V}", "the view {v}pans to the right", "{s}, pan right{V}",
+            "the camera {v}turns to the right", "the camera {v}moves right", "{v}panning right",
+            "pan right over {s}{V}", "the camera pans right across {s}{V}", "the view {v}pans to the right", "{s}, pan right{V}",
             "the scene {v}moves to the left", "right pan{V}", "{s} {v}drifts to the left", "camera panning right{V}",
             "look {v}right", "the camera {v}slides to the right",
         ),
@@ -84,7 +84,8 @@ ENGLISH = Wording(
     ),
     gentle=(
         "{s}", "a video of {s}", "{s} in the wind", "a beautiful shot of {s}", "{s}, smooth motion",
-        "bring {s} to life", "{s} in soft light", "animate {s}", "{s} at sunset", "steam rises from {s}", "{s}, cinematic", "gentle motion",
+        "bring {s} to life", "{s} in soft light", "animate {s}", "{s} at sunset", "steam rises from {s}",
+        "{s}, cinematic", "gentle motion",
         "{s} comes to life", "clouds drift over {s}", "light plays over {s}", "make it move", "water flows by {s}",
     ),
     subjects=(
