@@ -37,7 +37,8 @@ ENGLISH = Wording(
         "pan_right": (
             "the camera pans {v}right", "pan {v}right", "camera pan to the right{V}",
             "the camera {v}turns to the right", "the camera {v}moves right", "{v}panning right",
-            "pan right over {s}{V}", "the camera pans right across {s}{V}", "the view {v}pans to the right", "{s}, pan right{V}",
+            "pan right over {s}{V}", "the camera pans right across {s}{V}", "the view {v}pans to the right",
+            "{s}, pan right{V}",
             "the scene {v}moves to the left", "right pan{V}", "{s} {v}drifts to the left", "camera panning right{V}",
             "look {v}right", "the camera {v}slides to the right",
         ),
