@@ -94,6 +94,17 @@ def test_on_the_cpu_the_choice_is_torchs() -> None:
 
 
 @pytest.mark.gpu
+def test_what_was_measured_before_is_believed_as_long_as_the_same_kernels_are_there() -> None:
+    device, dtype, shape = torch.device("cuda"), torch.bfloat16, torch.Size((1, 256, 2, 64))
+    _, times = choose(shape, device, dtype)
+    slowest = max(times, key=lambda name: times[name])
+    known = {**times, slowest: 0.001}
+
+    assert choose(shape, device, dtype, known=known) == (slowest, known)
+    assert choose(shape, device, dtype, known={slowest: 0.001})[1].keys() == times.keys()
+
+
+@pytest.mark.gpu
 def test_on_a_gpu_all_kernels_are_measured_and_agree() -> None:
     device, dtype = torch.device("cuda"), torch.bfloat16
     shape = torch.Size((1, 1024, 8, 64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -108,7 +108,11 @@ def available(device: torch.device, dtype: torch.dtype, largest: float = math.in
 
 
 def choose(
-    shape: torch.Size, device: torch.device, dtype: torch.dtype, largest: float = math.inf
+    shape: torch.Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    largest: float = math.inf,
+    known: Mapping[str, float] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """Measure all kernels on random tokens and pick the fastest.
 
@@ -117,25 +121,30 @@ def choose(
         device: Where to measure; on the CPU nothing is measured and torch chooses.
         dtype: Of the tokens.
         largest: The most that a query times a key can be; see `largest_product`.
+        known: Milliseconds that were measured before, of this shape on this device; nothing is measured again as
+            long as the same kernels are there.
 
     Returns:
-        The kernel's name, and the milliseconds of every kernel that ran.
+        The kernel's name, and the milliseconds of every kernel; infinite for those that failed.
     """
     if device.type != "cuda":
         return "torch", {}
+    # Torch chooses among the others, and math needs tokens x tokens of memory.
+    offered = [name for name in available(device, dtype, largest) if name not in ("torch", "math")]
+    if known and set(known) == set(offered):
+        return min(known, key=lambda name: known[name]), dict(known)
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     times: dict[str, float] = {}
-    for name in available(device, dtype, largest):
-        if name in ("torch", "math"):  # torch chooses among the others; math needs tokens x tokens of memory
-            continue
+    for name in offered:
         scaled = q * query_scale(name, shape[-1])
         try:
             best = min(times.values(), default=math.inf)
             times[name] = _milliseconds(lambda name=name, q=scaled: attend(q, k, v, name), best)  # type: ignore[misc]
         except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
-            continue
-    return (min(times, key=lambda name: times[name]) if times else "torch"), times
+            times[name] = math.inf
+    fastest = min(times, key=lambda name: times[name])
+    return (fastest if times[fastest] < math.inf else "torch"), times
 
 
 def _milliseconds(run: Callable[[], Tensor], best: float) -> float:

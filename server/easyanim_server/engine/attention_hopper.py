@@ -21,6 +21,7 @@ import torch
 from cutlass import Float32, const_expr, cute
 from cutlass.cute.nvgpu import warpgroup
 from flash_attn.cute import utils
+from flash_attn.cute.cache_utils import get_jit_cache
 from flash_attn.cute.flash_fwd_sm90 import FlashAttentionForwardSm90
 from quack import layout_utils
 from quack.compile_utils import make_fake_tensor
@@ -28,6 +29,9 @@ from torch import Tensor
 
 TILE = (192, 128)
 """Queries and keys of a tile. Of eight shapes that were tried, the fastest, as for FlashAttention-4 itself."""
+
+_KERNELS = get_jit_cache("easyanim")
+"""On disk too where `cache` says so, beside FlashAttention-4's own."""
 
 SUMS = 4
 """Chains of additions of a row's sum, so that none waits for the one before it."""
@@ -127,7 +131,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         Of the shape of `q`.
     """
     values = torch.empty_like(q)
-    unset = [None] * 9
+    unset = [None] * 9  # what FlashAttention-4 has for other kinds of attention
     _compiled(q.shape[-1])(q, k, v, values, None, 1.0, *unset, utils.AuxData(None, None), None, None)
     return values
 
@@ -135,6 +139,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @cache
 def _compiled(channels: int):
     """The kernel for heads of this size; batches, tokens, heads and strides are free. Takes about a second."""
+    key = ("bounded", channels, TILE)
+    if key not in _KERNELS:
+        _KERNELS[key] = _compile(channels)
+    return _KERNELS[key]
+
+
+def _compile(channels: int):
     kernel = BoundedAttention(
         cutlass.BFloat16,
         channels,
@@ -150,7 +161,7 @@ def _compiled(channels: int):
         make_fake_tensor(cutlass.BFloat16, (batch, tokens, heads, channels), divisibility=8)
         for tokens in (queries, keys, keys, queries)
     )
-    unset = [None] * 9  # what FlashAttention-4 has for other kinds of attention
+    unset = [None] * 9
     stream = cute.runtime.make_fake_stream(use_tvm_ffi_env_stream=True)
     return cute.compile(
         kernel, q, k, v, values, None, 1.0, *unset, utils.AuxData(None, None), None, None, stream,

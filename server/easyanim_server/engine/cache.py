@@ -61,7 +61,7 @@ def version_folder(folder: Path, device: torch.device) -> Path:
 
 
 def use(folder: Path | None, device: torch.device) -> Path:
-    """Make Inductor, Triton and TensorRT keep what they compile in the version's folder; returns it.
+    """Make all compilers keep what they compile in the version's folder; returns it.
 
     Raises:
         ConfigurationError: the folder cannot be written.
@@ -71,9 +71,11 @@ def use(folder: Path | None, device: torch.device) -> Path:
         for variable, part in (
             ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
             ("TRITON_CACHE_DIR", "triton"),
+            ("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", "cute"),
         ):
             (place / part).mkdir(parents=True, exist_ok=True)
-            os.environ[variable] = str(place / part)  # both compilers read it whenever they look something up
+            os.environ[variable] = str(place / part)  # read when something is looked up, or imported
+        os.environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"] = "1"
         (place / TENSORRT).mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
@@ -107,12 +109,16 @@ def remember(model: str, facts: Sequence[dict[str, Any]]) -> None:
         _notes(_place, model).write_text(json.dumps(noted, indent=1))
 
 
-def remembered(folder: Path | None, device: torch.device, model: str) -> dict[str, Any]:
-    """What was noted of a model last, by this version on this device: its time and buckets; empty if nothing was."""
+def remembered(model: str, place: Path | None = None) -> dict[str, Any]:
+    """What was noted of a model last: its time and buckets; empty if nothing was.
+
+    Args:
+        model: As in `remember`.
+        place: A version's folder; by default the one in use.
+    """
+    place = place or _place
     try:
-        noted: dict[str, Any] = json.loads(
-            _notes(version_folder(folder or default_folder(), device), model).read_text()
-        )
+        noted: dict[str, Any] = json.loads(_notes(place, model).read_text()) if place else {}
     except (OSError, ValueError):
         return {}
     return noted

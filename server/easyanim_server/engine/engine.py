@@ -142,7 +142,9 @@ class Engine:
         Raises:
             ConfigurationError: they cannot be served as this engine was configured.
         """
-        plans = self._planner.prepare(buckets, report)
+        noted = cache.remembered(self._model.name).get("buckets", ())
+        known = {facts["bucket"]: facts["attention_milliseconds"] for facts in noted}
+        plans = self._planner.prepare(buckets, report, known)
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
         self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
         report("running every shape once")

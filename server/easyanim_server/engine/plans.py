@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -73,12 +73,18 @@ class Planner:
         self._prepared = False
 
     @torch.no_grad()
-    def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> dict[Bucket, tuple[Path, Readiness]]:
+    def prepare(
+        self,
+        buckets: Sequence[Bucket],
+        report: Callable[[str], None],
+        known: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> dict[Bucket, tuple[Path, Readiness]]:
         """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
 
         Args:
             buckets: Shapes to serve.
             report: Told what is being done, in one sentence.
+            known: Milliseconds of attention kernels by bucket, from an earlier start.
 
         Raises:
             ConfigurationError: no path of this precision is near enough to the eager network.
@@ -102,15 +108,17 @@ class Planner:
         plans = {}
         for number, bucket in enumerate(ordered, 1):
             report(f"building {bucket} ({self._backend}, {self._precision}), {number} of {len(ordered)} buckets")
-            plans[bucket] = self._plan(bucket, references.get(bucket), unit)
+            plans[bucket] = self._plan(bucket, references.get(bucket), unit, (known or {}).get(str(bucket)))
         return plans
 
-    def _plan(self, bucket: Bucket, reference: Tensor | None, unit: float) -> tuple[Path, Readiness]:
+    def _plan(
+        self, bucket: Bucket, reference: Tensor | None, unit: float, known: Mapping[str, float] | None
+    ) -> tuple[Path, Readiness]:
         shape = self._backends.attention_shape(bucket)
         kernel = self._kernel
         times: dict[str, float] = {}
         if kernel == "auto":
-            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest)
+            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest, known)
         backend: str | None = self._backend
         reasons = []
         while backend is not None:

@@ -51,7 +51,12 @@ def main(connection: Connection, settings: Settings, engine_path: str) -> None:
 
 def start(connection: Connection, settings: Settings, engine_path: str) -> Engine:
     """Load the engine and make every bucket ready, so that no request pays for a first time."""
-    connection.send(Starting(f"loading {settings.model}"))
+
+    def report(detail: str) -> None:
+        log.info("starting", detail=detail)
+        connection.send(Starting(detail))
+
+    report(f"loading {settings.model}")
     module, _, attribute = engine_path.partition(":")
     make_engine = import_module(module)
     for name in attribute.split("."):
@@ -59,7 +64,7 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
     began = time.perf_counter()
     engine: Engine = make_engine(settings)  # type: ignore[operator]
     loaded = time.perf_counter()
-    buckets = engine.prepare(settings.catalogue, lambda detail: connection.send(Starting(detail)))
+    buckets = engine.prepare(settings.catalogue, report)
     for bucket in buckets:
         note = log.warning if bucket.fallback else log.info
         note("bucket ready", **bucket.facts())

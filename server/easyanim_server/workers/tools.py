@@ -121,9 +121,10 @@ def _model(settings: Settings) -> Finding:
 def _served_before(settings: Settings) -> list[Finding]:
     """What the numeric gate measured when the model was last made ready here."""
     try:
-        noted = cache.remembered(settings.cache_dir, resolve_device(settings.device), settings.model)
+        device = resolve_device(settings.device)
     except EasyAnimError:  # said by another finding
         return []
+    noted = cache.remembered(settings.model, cache.version_folder(settings.cache_dir or cache.default_folder(), device))
     findings = []
     for facts in noted.get("buckets", ()):
         compared = "nothing to compare, it is the reference"
