@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import IO
 
 from easyanim_server.errors import EasyAnimError
 from easyanim_server.job import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued
@@ -38,11 +39,11 @@ class Spool:
     """
 
     def __init__(self, accepted: Accepted) -> None:
-        """Open an unnamed temporary file; the system removes it with its last handle, after a crash too."""
+        """Prepare; a job that waits costs no file handle, of which a process may have as few as 1024."""
         self._accepted = accepted
         self._news: dict[Phase | None, News] = {}
         self._news_count = 0
-        self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
+        self._file: IO[bytes] | None = None
         self._size = 0
         self._end: Completed | EasyAnimError | None = None
         self._changed = asyncio.Event()
@@ -59,6 +60,8 @@ class Spool:
             OSError: the disk is full.
         """
         if isinstance(event, Chunk):
+            if self._file is None:  # unnamed: the system removes it with its last handle, after a crash too
+                self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
             os.pwrite(self._file.fileno(), event.data, event.offset)
             self._size = event.offset + len(event.data)
         elif isinstance(event, Completed):
@@ -77,7 +80,8 @@ class Spool:
 
     def close(self) -> None:
         """Give the disk space back; readers must have left."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     async def read(self, heartbeat: float) -> AsyncIterator[Event]:
         """Yield everything from the beginning, then wait for more until the job ends.
@@ -97,7 +101,7 @@ class Spool:
                 seen = oldest.number
                 yield oldest.now() if repeating else oldest.event
                 repeating = False
-            elif offset < self._size:
+            elif self._file is not None and offset < self._size:
                 data = os.pread(self._file.fileno(), min(CHUNK_BYTES, self._size - offset), offset)
                 yield Chunk(offset, data)
                 offset += len(data)

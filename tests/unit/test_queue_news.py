@@ -1,0 +1,129 @@
+"""What those who wait in the queue are told, and what that costs, against a simulated worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from easyanim_server.job import Bucket, Chunk, Completed, Job, ModelInfo, Progress, PromptTokenizer, Queued, Served
+from easyanim_server.jobs import scheduler as scheduling
+from easyanim_server.jobs.scheduler import Scheduler, Ticket
+from easyanim_server.jobs.spool import Spool
+from tests.engines import word_tokenizer
+
+BUCKET = Bucket(64, 64, 5)
+
+
+class SimulatedWorker:
+    """Does no work: a job lasts until `finish` is called for it."""
+
+    def __init__(self) -> None:
+        self._jobs: asyncio.Queue[None] = asyncio.Queue()
+
+    async def start(self, report: Callable[[str], None]) -> Served:
+        model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
+        return Served(model, PromptTokenizer(word_tokenizer(), "", "", 256))
+
+    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        await self._jobs.get()
+        return
+        yield
+
+    def finish(self) -> None:
+        self._jobs.put_nowait(None)
+
+    def cancel(self, job: Job) -> None:
+        self.finish()
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def worker() -> SimulatedWorker:
+    return SimulatedWorker()
+
+
+@pytest.fixture
+async def scheduler(worker: SimulatedWorker) -> AsyncIterator[Scheduler]:
+    scheduler = Scheduler(worker, queue_size=1024)
+    running = asyncio.create_task(scheduler.run())
+    while scheduler.served is None:
+        await asyncio.sleep(0.001)
+    yield scheduler
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+def submit(scheduler: Scheduler, number: int) -> Ticket:
+    return scheduler.submit(Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0))
+
+
+async def place(ticket: Ticket) -> int:
+    """Jobs ahead, as the next reader hears it."""
+    events = ticket.spool.read(heartbeat=5.0)
+    await anext(events)  # accepted
+    queued = await anext(events)
+    await events.aclose()
+    assert isinstance(queued, Queued)
+    return queued.ahead
+
+
+async def test_a_caller_hears_its_place_at_once(scheduler: Scheduler) -> None:
+    tickets = [submit(scheduler, number) for number in range(300)]
+
+    assert [await place(ticket) for ticket in tickets[::100]] == [0, 100, 200]
+
+
+async def test_everybody_moves_up_when_a_job_ends_or_leaves(scheduler: Scheduler, worker: SimulatedWorker) -> None:
+    tickets = [submit(scheduler, number) for number in range(5)]
+    await asyncio.sleep(0.01)  # the first one runs
+    scheduler.release(tickets[2])
+    worker.finish()
+
+    async def moved_up() -> None:
+        while (await place(tickets[3]), await place(tickets[4])) != (1, 2):
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(moved_up(), 5)
+
+
+async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
+    scheduler: Scheduler, worker: SimulatedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 0
+
+    class CountingSpool(Spool):
+        def put(self, event: Queued | Progress | Chunk | Completed) -> None:
+            nonlocal told
+            told += isinstance(event, Queued)
+            super().put(event)
+
+    monkeypatch.setattr(scheduling, "Spool", CountingSpool)
+    clock = asyncio.get_running_loop().time
+    for number in range(400):
+        submit(scheduler, number)
+    began, told = clock(), 0
+    for left in range(399, 199, -1):
+        worker.finish()
+        while scheduler.job_count > left:
+            await asyncio.sleep(0)
+    spent = clock() - began
+
+    # Without a limit each of 200 ends would tell all who wait: 60,000 messages. Two rounds may always be due.
+    assert told <= 800 + scheduling.ANNOUNCEMENTS_PER_SECOND * spent
+
+
+async def test_a_thousand_waiting_jobs_hold_no_file(scheduler: Scheduler) -> None:
+    process = psutil.Process()
+    before = process.num_fds()
+    tickets = [submit(scheduler, number) for number in range(1000)]
+
+    assert process.num_fds() - before < 10
+    for ticket in tickets:
+        scheduler.release(ticket)
