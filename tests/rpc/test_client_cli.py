@@ -259,7 +259,8 @@ def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():
 
 def test_without_its_extra_the_command_names_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "easyanim_client.commands")
+    for module in ("commands", "bench_command"):
+        monkeypatch.delitem(sys.modules, f"easyanim_client.{module}", raising=False)
 
     with pytest.raises(SystemExit) as caught:
         cli.main()

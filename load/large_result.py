@@ -1,0 +1,77 @@
+"""A server whose worker is simulated: every job's result is so many random megabytes, there at once.
+
+What is measured against it is the way of a finished file through spool, service, gRPC and client, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+
+from easyanim_server.job import (
+    CHUNK_BYTES,
+    Chunk,
+    Completed,
+    Job,
+    ModelInfo,
+    Phase,
+    Progress,
+    PromptTokenizer,
+    Readiness,
+    Served,
+)
+from easyanim_server.rpc.app import serve
+from easyanim_server.settings import Settings
+from easyanim_server.telemetry.log import configure_logging
+from tests.engines import word_tokenizer
+
+
+class SimulatedWorker:
+    """Generates nothing. Implements `job.Worker`."""
+
+    def __init__(self, megabytes: int) -> None:
+        self._chunk = os.urandom(CHUNK_BYTES)
+        self._count = megabytes * 10**6 // CHUNK_BYTES
+        digest = hashlib.sha256()
+        for _ in range(self._count):
+            digest.update(self._chunk)
+        self._digest = digest.digest()
+        self._model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
+
+    async def start(self, report: Callable[[str], None]) -> Served:
+        return Served(self._model, PromptTokenizer(word_tokenizer(), "", "", max_tokens=256))
+
+    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        # All of it before a reader sees any: the event loop is not left in between.
+        for number in range(self._count):
+            yield Chunk(number * CHUNK_BYTES, self._chunk)
+        yield Completed(
+            size=self._count * CHUNK_BYTES,
+            sha256=self._digest,
+            seconds=dict.fromkeys(Phase, 0.0),
+            total_seconds=0.0,
+            peak_device_bytes=0,
+            model=self._model,
+            readiness=Readiness(job.bucket, "simulated", "float32", "none"),
+        )
+
+    def cancel(self, job: Job) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    configure_logging("console", "error")
+    settings = Settings.load({"listen": "127.0.0.1:0", "model": "simulated:large"})
+    asyncio.run(
+        serve(
+            settings,
+            SimulatedWorker(int(sys.argv[1])),
+            lambda port: print(f"listening on 127.0.0.1:{port}", flush=True),
+        )
+    )
