@@ -5,11 +5,16 @@ BIN := $(VENV)/bin
 CACHE := .cache
 BUF_VERSION := 1.75.0
 BUF := $(CACHE)/buf/node_modules/.bin/buf
+# Programs in Go, built at these versions.
+TOOLS := $(CACHE)/bin
+GHZ := github.com/bojand/ghz/cmd/ghz@v0.121.0
+GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+GO_PLUGINS := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # What the contract must stay compatible with.
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu bench bench-overhead bench-report lint format proto constraints image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-report lint format proto constraints image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -36,6 +41,24 @@ test-client: install ## The client's wheel in a clean environment
 
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+examples: install $(BUF) $(TOOLS)/grpcurl $(TOOLS)/protoc-gen-go ## The examples in Go and TypeScript, and README's grpcurl lines, against a live server
+	PYTHONPATH=. $(BIN)/python scripts/check_examples.py --tools $(TOOLS) --buf $(BUF)
+
+examples-stubs: $(BUF) $(TOOLS)/protoc-gen-go ## Generate the Go example's stubs from proto/
+	PATH=$(abspath $(TOOLS)):$$PATH $(BUF) generate proto --template examples/go/buf.gen.yaml --output examples/go
+
+load: install $(TOOLS)/ghz ## Load tests with ghz and our own probe; LOAD=--short for those of CI
+	PYTHONPATH=. $(BIN)/python load/run.py --ghz $(TOOLS)/ghz $(LOAD)
+
+$(TOOLS)/ghz:
+	scripts/gotools.sh $(TOOLS) $(GHZ)
+
+$(TOOLS)/grpcurl:
+	scripts/gotools.sh $(TOOLS) $(GRPCURL)
+
+$(TOOLS)/protoc-gen-go:
+	scripts/gotools.sh $(TOOLS) $(GO_PLUGINS)
 
 bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
 	$(BIN)/easyanim-server bench $(BENCH)
