@@ -51,7 +51,8 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
             )
         )
     if isinstance(event, Chunk):
-        return pb.GenerateResponse(chunk=pb.Chunk(offset_bytes=event.offset, data=event.data))
+        # Not as a message, which protobuf would copy into the other one.
+        return pb.GenerateResponse(chunk={"offset_bytes": event.offset, "data": event.data})
     return pb.GenerateResponse(completed=_completed(event, job))
 
 
