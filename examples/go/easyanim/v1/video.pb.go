@@ -1216,7 +1216,7 @@ type Receipt struct {
 	Dtype string `protobuf:"bytes,5,opt,name=dtype,proto3" json:"dtype,omitempty"`
 	// The device's name.
 	Device string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
-	// How the transformer's blocks ran: "eager" or "inductor".
+	// How the transformer's blocks ran: "eager", "inductor" or "tensorrt".
 	Backend string `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`
 	// The quality profile: "exact", or "balanced" with products in fp8.
 	Profile string `protobuf:"bytes,8,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -1225,7 +1225,9 @@ type Receipt struct {
 	// The attention kernel: "torch", "cudnn", "fa4" and others.
 	Attention string `protobuf:"bytes,10,opt,name=attention,proto3" json:"attention,omitempty"`
 	// Type of the large products: "float32", "bf16" or "fp8".
-	Precision     string `protobuf:"bytes,11,opt,name=precision,proto3" json:"precision,omitempty"`
+	Precision string `protobuf:"bytes,11,opt,name=precision,proto3" json:"precision,omitempty"`
+	// Predictions made at once where guidance needs two: 1 or 2.
+	GuidanceBatch int32 `protobuf:"varint,14,opt,name=guidance_batch,json=guidanceBatch,proto3" json:"guidance_batch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1335,6 +1337,13 @@ func (x *Receipt) GetPrecision() string {
 		return x.Precision
 	}
 	return ""
+}
+
+func (x *Receipt) GetGuidanceBatch() int32 {
+	if x != nil {
+		return x.GuidanceBatch
+	}
+	return 0
 }
 
 // Asks what the server serves.
@@ -1669,8 +1678,12 @@ type Plan struct {
 	RoundingL2 float64 `protobuf:"fixed64,8,opt,name=rounding_l2,json=roundingL2,proto3" json:"rounding_l2,omitempty"`
 	// Why another backend than the configured one serves; empty where it is not.
 	FallbackReason string `protobuf:"bytes,9,opt,name=fallback_reason,json=fallbackReason,proto3" json:"fallback_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Cosine of the angle between that prediction and the eager network's.
+	CosineSimilarity float64 `protobuf:"fixed64,14,opt,name=cosine_similarity,json=cosineSimilarity,proto3" json:"cosine_similarity,omitempty"`
+	// See `Receipt.guidance_batch`.
+	GuidanceBatch int32 `protobuf:"varint,15,opt,name=guidance_batch,json=guidanceBatch,proto3" json:"guidance_batch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
@@ -1764,6 +1777,20 @@ func (x *Plan) GetFallbackReason() string {
 		return x.FallbackReason
 	}
 	return ""
+}
+
+func (x *Plan) GetCosineSimilarity() float64 {
+	if x != nil {
+		return x.CosineSimilarity
+	}
+	return 0
+}
+
+func (x *Plan) GetGuidanceBatch() int32 {
+	if x != nil {
+		return x.GuidanceBatch
+	}
+	return 0
 }
 
 // What requests may ask for.
@@ -1939,7 +1966,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x15image_encode_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x13imageEncodeDuration\x12D\n" +
 	"\x10denoise_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fdenoiseDuration\x12B\n" +
 	"\x0fdecode_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0edecodeDuration\x12@\n" +
-	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\xc7\x03\n" +
+	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\xee\x03\n" +
 	"\aReceipt\x127\n" +
 	"\n" +
 	"parameters\x18\x01 \x01(\v2\x17.easyanim.v1.ParametersR\n" +
@@ -1954,7 +1981,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bversions\x18\t \x03(\v2\".easyanim.v1.Receipt.VersionsEntryR\bversions\x12\x1c\n" +
 	"\tattention\x18\n" +
 	" \x01(\tR\tattention\x12\x1c\n" +
-	"\tprecision\x18\v \x01(\tR\tprecision\x1a;\n" +
+	"\tprecision\x18\v \x01(\tR\tprecision\x12%\n" +
+	"\x0eguidance_batch\x18\x0e \x01(\x05R\rguidanceBatch\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
@@ -1979,7 +2007,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bwidth_px\x18\x02 \x01(\x05R\awidthPx\x12\x1b\n" +
 	"\theight_px\x18\x03 \x01(\x05R\bheightPx\x12!\n" +
 	"\fframe_counts\x18\x04 \x03(\x05R\vframeCounts\x12'\n" +
-	"\x05plans\x18\x05 \x03(\v2\x11.easyanim.v1.PlanR\x05plans\"\xf6\x02\n" +
+	"\x05plans\x18\x05 \x03(\v2\x11.easyanim.v1.PlanR\x05plans\"\xca\x03\n" +
 	"\x04Plan\x12\x1f\n" +
 	"\vframe_count\x18\x01 \x01(\x05R\n" +
 	"frameCount\x12\x18\n" +
@@ -1992,7 +2020,9 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"relativeL2\x12\x1f\n" +
 	"\vrounding_l2\x18\b \x01(\x01R\n" +
 	"roundingL2\x12'\n" +
-	"\x0ffallback_reason\x18\t \x01(\tR\x0efallbackReason\"\xd8\x01\n" +
+	"\x0ffallback_reason\x18\t \x01(\tR\x0efallbackReason\x12+\n" +
+	"\x11cosine_similarity\x18\x0e \x01(\x01R\x10cosineSimilarity\x12%\n" +
+	"\x0eguidance_batch\x18\x0f \x01(\x05R\rguidanceBatch\"\xd8\x01\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_request_bytes\x18\x01 \x01(\x03R\x0fmaxRequestBytes\x12(\n" +
 	"\x10max_image_pixels\x18\x02 \x01(\x03R\x0emaxImagePixels\x12(\n" +
