@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$1
 shift
 if ! command -v go >/dev/null; then
-  echo "Go is missing, which builds ${*%@*}; install 1.24 or newer from https://go.dev/dl and run this again" >&2
+  echo "Go is missing, which builds ${*%@*}; install 1.26 or newer from https://go.dev/dl and run this again" >&2
   exit 1
 fi
 mkdir -p "$folder"

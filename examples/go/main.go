@@ -3,12 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"os/signal"
@@ -98,7 +98,7 @@ func generate(ctx context.Context, address string, request *pb.GenerateRequest, 
 
 // receive shows every event and writes the video's bytes to file, whose size and SHA-256 it checks.
 func receive(stream grpc.ServerStreamingClient[pb.GenerateResponse], file io.Writer) (*pb.Completed, error) {
-	var digest hash.Hash = sha256.New()
+	digest := sha256.New()
 	var size int64
 	var completed *pb.Completed
 	for {
@@ -129,7 +129,7 @@ func receive(stream grpc.ServerStreamingClient[pb.GenerateResponse], file io.Wri
 			completed = event.Completed
 		}
 	}
-	if completed == nil || completed.SizeBytes != size || string(completed.Sha256) != string(digest.Sum(nil)) {
+	if completed == nil || completed.SizeBytes != size || !bytes.Equal(completed.Sha256, digest.Sum(nil)) {
 		return nil, errors.New("what arrived is not the file that the server announced")
 	}
 	return completed, nil
