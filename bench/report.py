@@ -1,4 +1,4 @@
-"""Turns bench/results/*-speed.json into the tables of README.md and docs/performance.md, a plot and a page."""
+"""Turns bench/results/*-speed*.json into the tables of README.md and docs/performance.md, a plot and a page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ COLOURS = {
     "diffusers bf16": "#9aa0a6",
     "diffusers-compiled bf16": "#6f777f",
     "eager bf16": "#7fb2e5",
+    "eager bf16 in pairs": "#b9d4ef",
     "inductor bf16": "#2f7fd1",
     "eager fp8": "#f0b07a",
+    "eager fp8 in pairs": "#f7d3b5",
     "inductor fp8": "#d9762b",
 }
 NEUTRAL = "#7a8088"
@@ -62,7 +64,7 @@ class Result:
 def load(folder: Path = RESULTS) -> list[Result]:
     """Read every file that holds steps of a model of published shape; the tiny one's times say nothing of those."""
     results = []
-    for file in sorted(folder.glob("*-speed.json")):
+    for file in sorted(folder.glob("*-speed*.json")):
         document = json.loads(file.read_text())
         rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
         fine = [row for row in rows if "error" not in row]
@@ -154,7 +156,8 @@ def _bucket(row: Row) -> str:
 
 
 def _path(row: Row) -> str:
-    return f"{row['backend']} {row['precision']}"
+    paired = row["cfg"] == "batch of 2" and not row["backend"].startswith("diffusers")
+    return f"{row['backend']} {row['precision']}" + (" in pairs" if paired else "")
 
 
 def _by_bucket(rows: Sequence[Row]) -> dict[str, list[Row]]:
