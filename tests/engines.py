@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -66,6 +67,10 @@ class SimulatedEngine:
     def step(self, sampling: SimulatedSampling) -> None:
         self._work(sampling.job, Phase.DENOISE)
         sampling.step += 1
+
+    def fingerprint(self, sampling: SimulatedSampling) -> str:
+        job = sampling.job
+        return hashlib.sha256(f"{job.seed} {job.bucket} {job.steps} {job.prompt}".encode()).hexdigest()
 
     def decode(self, sampling: SimulatedSampling) -> Generator[Any, None, None]:
         bucket = sampling.job.bucket

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from easyanim_server.promptlint import PromptWarning
+
 DEFAULT_STEPS = 35
 DEFAULT_GUIDANCE = 6.0
 DEFAULT_FPS = 8
@@ -116,6 +118,8 @@ class Picture:
     height: int
     rgb: bytes
     """Rows from the top, 3 bytes a pixel: ``height * width * 3`` bytes."""
+    source_sha256: str = ""
+    """SHA-256 of the file that it was made from, hex; empty where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ class Job:
     start: Picture | None = None
     end: Picture | None = None
     fit: FitPolicy = FitPolicy.CROP
+    embed_prompt: bool = False
+    """Whether the prompts go into the file's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ class Accepted:
     job: Job
     prompt_tokens: int
     prompt_truncated: bool
+    warnings: tuple[PromptWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,8 @@ class Completed:
     model: ModelInfo
     readiness: Readiness
     queue_seconds: float = 0.0
+    latents_sha256: str = ""
+    """See `Engine.fingerprint`."""
 
 
 Event = Accepted | Queued | Progress | Chunk | Completed
@@ -293,6 +302,9 @@ class Engine(Protocol):
 
     def step(self, sampling: Any) -> None:
         """Take one denoising step in place."""
+
+    def fingerprint(self, sampling: Any) -> str:
+        """SHA-256 of the latents' type, shape and bytes, hex."""
 
     def decode(self, sampling: Any) -> Generator[Any, None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) uint8 arrays on the host."""

@@ -57,7 +57,7 @@ STATE_SERVING: State
 STATE_DRAINING: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type")
+    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt")
     START_IMAGE_FIELD_NUMBER: _ClassVar[int]
     END_IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class GenerateRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     FRAME_RATE_FPS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
+    EMBED_PROMPT_FIELD_NUMBER: _ClassVar[int]
     start_image: bytes
     end_image: bytes
     prompt: str
@@ -84,7 +85,8 @@ class GenerateRequest(_message.Message):
     seed: int
     frame_rate_fps: int
     output_mime_type: str
-    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ...) -> None: ...
+    embed_prompt: bool
+    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("accepted", "queued", "progress", "chunk", "completed")
@@ -101,16 +103,50 @@ class GenerateResponse(_message.Message):
     def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("job_id", "parameters", "prompt_token_count", "prompt_truncated")
+    __slots__ = ("job_id", "parameters", "prompt_token_count", "prompt_truncated", "prompt_warnings")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_WARNINGS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     parameters: Parameters
     prompt_token_count: int
     prompt_truncated: bool
-    def __init__(self, job_id: _Optional[str] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., prompt_token_count: _Optional[int] = ..., prompt_truncated: bool = ...) -> None: ...
+    prompt_warnings: _containers.RepeatedCompositeFieldContainer[PromptWarning]
+    def __init__(self, job_id: _Optional[str] = ..., parameters: _Optional[_Union[Parameters, _Mapping]] = ..., prompt_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ...) -> None: ...
+
+class PromptWarning(_message.Message):
+    __slots__ = ("rule", "message", "excerpt")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EXCERPT_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    message: str
+    excerpt: str
+    def __init__(self, rule: _Optional[str] = ..., message: _Optional[str] = ..., excerpt: _Optional[str] = ...) -> None: ...
+
+class LintPromptRequest(_message.Message):
+    __slots__ = ("prompt", "negative_prompt")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
+
+class LintPromptResponse(_message.Message):
+    __slots__ = ("prompt_token_count", "max_token_count", "prompt_truncated", "prompt_warnings", "negative_prompt")
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    prompt_token_count: int
+    max_token_count: int
+    prompt_truncated: bool
+    prompt_warnings: _containers.RepeatedCompositeFieldContainer[PromptWarning]
+    negative_prompt: str
+    def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class Parameters(_message.Message):
     __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning")
@@ -205,7 +241,7 @@ class Timings(_message.Message):
     def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., text_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., image_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., denoise_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "guidance_batch")
+    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "guidance_batch", "latents_sha256", "start_image_sha256", "end_image_sha256")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +261,9 @@ class Receipt(_message.Message):
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_BATCH_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    START_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    END_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     parameters: Parameters
     model: str
     model_fingerprint: str
@@ -237,7 +276,10 @@ class Receipt(_message.Message):
     attention: str
     precision: str
     guidance_batch: int
-    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., guidance_batch: _Optional[int] = ...) -> None: ...
+    latents_sha256: str
+    start_image_sha256: str
+    end_image_sha256: str
+    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., guidance_batch: _Optional[int] = ..., latents_sha256: _Optional[str] = ..., start_image_sha256: _Optional[str] = ..., end_image_sha256: _Optional[str] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -40,6 +40,11 @@ class VideoServiceStub(object):
                 request_serializer=easyanim_dot_v1_dot_video__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=easyanim_dot_v1_dot_video__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.LintPrompt = channel.unary_unary(
+                '/easyanim.v1.VideoService/LintPrompt',
+                request_serializer=easyanim_dot_v1_dot_video__pb2.LintPromptRequest.SerializeToString,
+                response_deserializer=easyanim_dot_v1_dot_video__pb2.LintPromptResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/easyanim.v1.VideoService/GetServerInfo',
                 request_serializer=easyanim_dot_v1_dot_video__pb2.GetServerInfoRequest.SerializeToString,
@@ -72,6 +77,16 @@ class VideoServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LintPrompt(self, request, context):
+        """Reads a prompt as Generate would, and generates nothing: counts its tokens
+        and says what is likely to be misread. Never changes a text, never waits for
+        the GPU. INVALID_ARGUMENT as Generate; UNAVAILABLE until the model was loaded
+        once, since its tokenizer does the counting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Returns what this server serves: model, buckets, limits and versions.
         Never waits for the GPU.
@@ -87,6 +102,11 @@ def add_VideoServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=easyanim_dot_v1_dot_video__pb2.GenerateRequest.FromString,
                     response_serializer=easyanim_dot_v1_dot_video__pb2.GenerateResponse.SerializeToString,
+            ),
+            'LintPrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.LintPrompt,
+                    request_deserializer=easyanim_dot_v1_dot_video__pb2.LintPromptRequest.FromString,
+                    response_serializer=easyanim_dot_v1_dot_video__pb2.LintPromptResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -122,6 +142,33 @@ class VideoService(object):
             '/easyanim.v1.VideoService/Generate',
             easyanim_dot_v1_dot_video__pb2.GenerateRequest.SerializeToString,
             easyanim_dot_v1_dot_video__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LintPrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/easyanim.v1.VideoService/LintPrompt',
+            easyanim_dot_v1_dot_video__pb2.LintPromptRequest.SerializeToString,
+            easyanim_dot_v1_dot_video__pb2.LintPromptResponse.FromString,
             options,
             channel_credentials,
             insecure,

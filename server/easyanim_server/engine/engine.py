@@ -206,6 +206,10 @@ class Engine:
                 self._told.record()
                 (self._told if sampling.done else told or self._told).synchronize()
 
+    def fingerprint(self, sampling: Sampling) -> str:
+        """SHA-256 of the latents' type, shape and bytes, hex; waits for the device."""
+        return sampling.fingerprint()
+
     def decode(self, sampling: Sampling) -> Generator[NDArray[np.uint8], None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.
 

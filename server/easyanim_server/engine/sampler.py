@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,13 @@ class Sampling:
     def done(self) -> bool:
         """Whether all steps are taken."""
         return self.index == self.steps
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the latents' type, shape and bytes (row-major, as the host stores them), hex."""
+        latents = self.latents.detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{latents.dtype} {tuple(latents.shape)} ".encode())
+        digest.update(latents.view(torch.uint8).numpy().data)  # bytes: numpy has no bfloat16
+        return digest.hexdigest()
 
 
 class Sampler:

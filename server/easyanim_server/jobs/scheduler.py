@@ -24,7 +24,7 @@ from easyanim_server.errors import (
 from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queued, Served, Worker
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
-from easyanim_server.jobs.tokens import TokenCounter
+from easyanim_server.jobs.tokens import PromptReading, TokenCounter
 
 log = structlog.get_logger(__name__)
 
@@ -110,17 +110,28 @@ class Scheduler:
         """
         if self._state is State.DRAINING:
             raise ShuttingDown
-        if self._counter is None:
-            raise NotReady(self._detail)
+        reading = self.read(job.prompt, job.negative_prompt if job.guidance > 1 else "")
         if len(self._waiting) >= self._queue_size:
             raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
-        ticket = Ticket(job, Spool(Accepted(job, *self._counter.count(job.prompt))), time.monotonic())
+        ticket = Ticket(
+            job, Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings)), time.monotonic()
+        )
         self._waiting.append(ticket)
         self._idle.clear()
         self._work.set()
         *_, place = self._places()
         ticket.spool.put(place)
         return ticket
+
+    def read(self, prompt: str, negative_prompt: str) -> PromptReading:
+        """How a prompt would be read; the negative one is empty where it has no effect.
+
+        Raises:
+            NotReady: the model was never ready so far.
+        """
+        if self._counter is None:
+            raise NotReady(self._detail)
+        return self._counter.read(prompt, negative_prompt)
 
     def release(self, ticket: Ticket) -> None:
         """Its caller has left: stop the work if it is not done, and forget the job."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import secrets
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL.Image import Image
 
@@ -46,11 +48,10 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         raise InvalidArgument(wrong)
 
     fit = FitPolicy(pb.FitPolicy.Name(request.fit_policy or pb.FIT_POLICY_CROP).removeprefix("FIT_POLICY_"))
-    negative = request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
     return Job(
         id=uuid.uuid4().hex,
         prompt=request.prompt,
-        negative_prompt=negative,
+        negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=request.step_count if request.HasField("step_count") else jobs.DEFAULT_STEPS,
         guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
@@ -58,13 +59,34 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
         output=OutputFormat(request.output_mime_type or OutputFormat.MP4.value),
-        start=await asyncio.to_thread(picture.fit, start, bucket, fit) if start else None,
-        end=await asyncio.to_thread(picture.fit, end, bucket, fit) if end else None,
+        start=await asyncio.to_thread(_fit, start, request.start_image, bucket, fit) if start else None,
+        end=await asyncio.to_thread(_fit, end, request.end_image, bucket, fit) if end else None,
         fit=fit,
+        embed_prompt=request.embed_prompt,
     )
 
 
-def _check_prompts(request: pb.GenerateRequest, max_chars: int) -> list[Violation]:
+def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: Settings) -> str:
+    """Check the prompts of a request; returns the negative prompt, by default the recommended one.
+
+    Raises:
+        InvalidArgument: with every wrong field.
+    """
+    if wrong := _check_prompts(request, settings.max_prompt_chars):
+        raise InvalidArgument(wrong)
+    return _negative_prompt(request)
+
+
+def _negative_prompt(request: pb.GenerateRequest | pb.LintPromptRequest) -> str:
+    return request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
+
+
+def _fit(image: Image, source: bytes, bucket: Bucket, policy: FitPolicy) -> jobs.Picture:
+    fitted = picture.fit(image, bucket, policy)
+    return replace(fitted, source_sha256=hashlib.sha256(source).hexdigest())
+
+
+def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars: int) -> list[Violation]:
     wrong = []
     if not request.prompt.strip():
         wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {max_chars} characters"))

@@ -16,13 +16,15 @@ from easyanim_server.job import (
     Completed,
     Event,
     Job,
-    ModelInfo,
     Phase,
     Progress,
     Queued,
     Readiness,
 )
 from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.tokens import PromptReading
+from easyanim_server.promptlint import PromptWarning
+from easyanim_server.receipt import parameters, receipt
 from easyanim_server.settings import Settings
 
 
@@ -32,9 +34,10 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
         return pb.GenerateResponse(
             accepted=pb.Accepted(
                 job_id=job.id,
-                parameters=_parameters(job),
+                parameters=pb.Parameters(**parameters(job)),
                 prompt_token_count=event.prompt_tokens,
                 prompt_truncated=event.prompt_truncated,
+                prompt_warnings=_warnings(event.warnings),
             )
         )
     if isinstance(event, Queued):
@@ -84,25 +87,19 @@ def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfo
     )
 
 
-def _parameters(job: Job) -> pb.Parameters:
-    conditioning = pb.CONDITIONING_TEXT
-    if job.start is not None:
-        conditioning = pb.CONDITIONING_START if job.end is None else pb.CONDITIONING_START_END
-    return pb.Parameters(
-        prompt=job.prompt,
-        negative_prompt=job.negative_prompt,
-        bucket=job.bucket.name,
-        width_px=job.bucket.width,
-        height_px=job.bucket.height,
-        frame_count=job.bucket.frames,
-        step_count=job.steps,
-        guidance_scale=job.guidance,
-        seed=job.seed,
-        frame_rate_fps=job.fps,
-        output_mime_type=job.output.value,
-        fit_policy=f"FIT_POLICY_{job.fit.value}",
-        conditioning=conditioning,
+def to_lint_response(reading: PromptReading, negative_prompt: str) -> pb.LintPromptResponse:
+    """How a prompt would be read."""
+    return pb.LintPromptResponse(
+        prompt_token_count=reading.tokens,
+        max_token_count=reading.max_tokens,
+        prompt_truncated=reading.truncated,
+        prompt_warnings=_warnings(reading.warnings),
+        negative_prompt=negative_prompt,
     )
+
+
+def _warnings(warnings: Sequence[PromptWarning]) -> list[pb.PromptWarning]:
+    return [pb.PromptWarning(rule=item.rule, message=item.message, excerpt=item.excerpt) for item in warnings]
 
 
 def _completed(event: Completed, job: Job) -> pb.Completed:
@@ -118,24 +115,7 @@ def _completed(event: Completed, job: Job) -> pb.Completed:
             total_duration=_duration(event.total_seconds),
         ),
         peak_device_memory_bytes=event.peak_device_bytes,
-        receipt=_receipt(event.model, event.readiness, job),
-    )
-
-
-def _receipt(model: ModelInfo, readiness: Readiness, job: Job) -> pb.Receipt:
-    return pb.Receipt(
-        parameters=_parameters(job),
-        model=model.name,
-        model_fingerprint=model.fingerprint,
-        attention_mode=model.attention_mode,
-        dtype=model.dtype,
-        device=model.device,
-        backend=readiness.backend,
-        profile="balanced" if readiness.precision == "fp8" else "exact",
-        attention=readiness.attention,
-        precision=readiness.precision,
-        guidance_batch=readiness.guidance_batch,
-        versions=model.versions,
+        receipt=pb.Receipt(**receipt(job, event.model, event.readiness, event.latents_sha256)),
     )
 
 

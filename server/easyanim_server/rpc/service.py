@@ -13,8 +13,8 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_server.errors import EasyAnimError, GenerationFailed
 from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.rpc.convert import to_job
-from easyanim_server.rpc.respond import to_response, to_server_info
+from easyanim_server.rpc.convert import check_prompts, to_job
+from easyanim_server.rpc.respond import to_lint_response, to_response, to_server_info
 from easyanim_server.rpc.status import to_status
 from easyanim_server.settings import Settings
 
@@ -47,6 +47,15 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         finally:  # the caller's cancel and deadline arrive here too
             if ticket is not None:
                 self._scheduler.release(ticket)
+
+    async def LintPrompt(self, request: pb.LintPromptRequest, context: Context) -> pb.LintPromptResponse:
+        """Say how a prompt would be read."""
+        try:
+            negative = check_prompts(request, self._settings)
+            return to_lint_response(self._scheduler.read(request.prompt, negative), negative)
+        except EasyAnimError as error:
+            await context.abort_with_status(to_status(error))
+            raise  # for type checkers: abort never returns
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """Return what this server serves."""

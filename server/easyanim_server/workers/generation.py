@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from contextlib import closing
 
 from easyanim_server.job import CHUNK_BYTES, Chunk, Completed, Engine, Job, Phase, Progress
+from easyanim_server.receipt import comment
 from easyanim_server.video.encoder import VideoEncoder
 
 
@@ -49,7 +49,8 @@ class Generation:
         for step in range(job.steps):
             engine.step(sampling)
             self._observe(Phase.DENOISE, step + 1, job.steps)
-        self._decode(sampling)
+        latents = engine.fingerprint(sampling)
+        self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents))
         self._say(
             Completed(
                 size=self._size,
@@ -59,10 +60,11 @@ class Generation:
                 peak_device_bytes=engine.peak_bytes(),
                 model=engine.model,
                 readiness=engine.readiness(job.bucket),
+                latents_sha256=latents,
             )
         )
 
-    def _decode(self, sampling: object) -> None:
+    def _decode(self, sampling: object, comment: str) -> None:
         bucket = self._job.bucket
         done = 0
         self._observe(Phase.DECODE, 0, bucket.frames)
@@ -73,7 +75,7 @@ class Generation:
                 height=bucket.height,
                 fps=self._job.fps,
                 frames=bucket.frames,
-                comment=self._comment(),
+                comment=comment,
             ) as video,
             closing(self._engine.decode(sampling)) as groups,
         ):
@@ -99,16 +101,3 @@ class Generation:
             part = data[start : start + CHUNK_BYTES]
             self._say(Chunk(self._size, part))
             self._size += len(part)
-
-    def _comment(self) -> str:
-        # The prompt stays out: people pass files on without looking at their metadata.
-        job, model = self._job, self._engine.model
-        facts = {
-            "generator": "easyanim",
-            "model": model.name,
-            "seed": job.seed,
-            "steps": job.steps,
-            "guidance": job.guidance,
-            "bucket": str(job.bucket),
-        }
-        return json.dumps(facts)

@@ -1,0 +1,81 @@
+"""What produced a video, by the contract's names: for the stream's last event, and for the file's metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from easyanim_server.job import Job, ModelInfo, Readiness
+from easyanim_server.prompts import NEGATIVE_CHINESE, NEGATIVE_ENGLISH
+
+FORM = 1
+"""Of the metadata; another number where readers of this one would misread it."""
+
+
+def parameters(job: Job) -> dict[str, Any]:
+    """The contract's `Parameters`, enums by name."""
+    conditioning = "CONDITIONING_TEXT"
+    if job.start is not None:
+        conditioning = "CONDITIONING_START" if job.end is None else "CONDITIONING_START_END"
+    return {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "bucket": job.bucket.name,
+        "width_px": job.bucket.width,
+        "height_px": job.bucket.height,
+        "frame_count": job.bucket.frames,
+        "step_count": job.steps,
+        "guidance_scale": job.guidance,
+        "seed": job.seed,
+        "frame_rate_fps": job.fps,
+        "output_mime_type": job.output.value,
+        "fit_policy": f"FIT_POLICY_{job.fit.value}",
+        "conditioning": conditioning,
+    }
+
+
+def receipt(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str) -> dict[str, Any]:
+    """The contract's `Receipt`, enums by name."""
+    return {
+        "parameters": parameters(job),
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "attention_mode": model.attention_mode,
+        "dtype": model.dtype,
+        "device": model.device,
+        "backend": readiness.backend,
+        "profile": "balanced" if readiness.precision == "fp8" else "exact",
+        "attention": readiness.attention,
+        "precision": readiness.precision,
+        "guidance_batch": readiness.guidance_batch,
+        "versions": model.versions,
+        "latents_sha256": latents_sha256,
+        "start_image_sha256": job.start.source_sha256 if job.start else "",
+        "end_image_sha256": job.end.source_sha256 if job.end else "",
+    }
+
+
+def comment(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str) -> str:
+    """The metadata of a job's file: its receipt and the SHA-256 of its prompts, as JSON.
+
+    The prompts themselves stay out unless the job says otherwise: people pass files on without looking at their
+    metadata. A negative prompt of the model's authors tells nothing about its user and is kept. Nothing here depends
+    on the time or on the job's name, so that the same generation gives the same bytes.
+    """
+    facts = receipt(job, model, readiness, latents_sha256)
+    if not job.embed_prompt:
+        del facts["parameters"]["prompt"]
+        if job.negative_prompt not in ("", NEGATIVE_CHINESE, NEGATIVE_ENGLISH):
+            del facts["parameters"]["negative_prompt"]
+    document = {
+        "easyanim": FORM,
+        "prompt_sha256": _sha256(job.prompt),
+        "negative_prompt_sha256": _sha256(job.negative_prompt),
+        "receipt": facts,
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""The rules on prompts, each with sentences that it is for and sentences that it must leave alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easyanim_server.job import PromptTokenizer
+from easyanim_server.jobs.tokens import TokenCounter
+from easyanim_server.promptlint import EXCERPT_CHARS, RULES, lint
+from easyanim_server.prompts import recommended_negative
+from tests.e2e.processes import ROOT
+from tests.engines import word_tokenizer
+
+WRONG = [
+    ("a quiet street at night with no people", "negation", "no people"),
+    ("a bowl of fruit without any bananas", "negation", "without any"),
+    ("she walks along the beach and does not smile", "negation", "does not smile"),
+    ("A cat sits on the sofa, don't show the dog", "negation", "don't show"),
+    ("a calm sea, avoid boats in the distance", "negation", "avoid boats"),
+    ("一只猫坐在沙发上，不要出现人物", "negation", "不要"),
+    ("空旷的街道，没有行人，路灯亮着", "negation", "没有"),
+    ("清晨的湖面，无人，薄雾缓缓升起", "negation", "无人"),
+    ("fixed camera, the camera slowly pans across the valley", "still_and_moving_camera", "fixed camera"),
+    ("The camera remains still while a tracking shot follows the car", "still_and_moving_camera", "tracking shot"),
+    ("镜头固定，镜头缓缓推进到人物脸部", "still_and_moving_camera", "镜头固定"),
+    ("固定机位拍摄海浪，跟拍冲浪的人", "still_and_moving_camera", "固定机位"),
+    ("zoom in on the flower, zoom out, cinematic lighting", "zoom_in_and_out", "zoom in"),
+    ("镜头推近花朵，镜头拉远，阳光明媚", "zoom_in_and_out", "镜头推近"),
+    ("the camera pans left, pans right, over the city", "pan_left_and_right", "pans left"),
+    ("镜头缓慢向左，镜头向右，俯瞰城市", "pan_left_and_right", "向左"),
+    ("tilt up, tilt down, an old tower in the fog", "tilt_up_and_down", "tilt up"),
+    ("a time-lapse of clouds in slow motion over hills", "slow_and_fast_motion", "time-lapse"),
+    ("慢动作，延时摄影，城市车流穿梭", "slow_and_fast_motion", "慢动作"),
+    ("a portrait of (a woman:1.3) smiling in the rain", "foreign_syntax", "(a woman:1.3)"),
+    ("a castle on a hill at dawn --ar 16:9", "foreign_syntax", "--ar"),
+    ("a fox runs through snow <lora:film:0.8>", "foreign_syntax", "<lora:film:0.8>"),
+    ("a comic hero flies over the rooftops", "wanted_and_avoided", "comic"),
+    ("static camera, waves roll onto the beach", "wanted_and_avoided", "static"),
+    ("一个漫画风格的英雄飞过屋顶", "wanted_and_avoided", "漫画"),
+    ("a cat", "too_short", ""),
+    ("小猫", "too_short", ""),
+]
+RIGHT = [
+    "steam rises from the cup",
+    "a cat blinks",
+    "A woman in a red coat walks slowly through falling snow while cars pass quickly behind her.",
+    "The camera zooms in on the flower, then zooms out to show the whole garden.",
+    "the camera pans left, followed by a pan right, revealing the harbour",
+    "waves roll onto the beach without stopping, smooth motion, in the wind",
+    "a drone shot over a nodding field of wheat, notable sunset colours",
+    "not only the trees but also the grass moves in the wind",
+    "No. 5 perfume bottle turns on a glass table",
+    "he can't help laughing as confetti falls around him",
+    "A man who no longer runs sits down on a bench and breathes heavily.",
+    "the northern lights dance over a frozen lake, wide angle, photorealistic",
+    "a slow tracking shot follows a fox through the forest",
+    "a still lake reflects the mountains; a bird flies over it",
+    "a knight (in silver armour) rides along the river",
+    "time-lapse of a city at night, cars leave trails of light",
+    "the camera tilts up from her shoes to her face",
+    "杯子里升起缓缓的热气",
+    "一架无人机飞过无边的麦田，镜头平稳",
+    "女孩不断地挥手，长发在风中飘动，镜头缓缓推进",
+    "镜头先推近花朵，然后镜头拉远，展现整个花园",
+    "特别的别墅前，两个人告别，夕阳西下",
+    "无数的烟花在夜空中绽放，人群欢呼",
+    "不同颜色的气球不停地升向天空",
+    "慢动作，水滴落入湖面，激起涟漪",
+]
+
+
+@pytest.mark.parametrize(("prompt", "rule", "excerpt"), WRONG)
+def test_a_rule_finds_what_it_is_for(prompt: str, rule: str, excerpt: str) -> None:
+    found = lint(prompt, recommended_negative(prompt))
+
+    assert [item.rule for item in found] == [rule]
+    assert excerpt in found[0].excerpt
+
+
+@pytest.mark.parametrize("prompt", RIGHT)
+def test_an_ordinary_prompt_is_left_alone(prompt: str) -> None:
+    assert lint(prompt, recommended_negative(prompt)) == []
+
+
+def test_every_rule_has_a_sentence_and_stands_in_the_documentation() -> None:
+    rules = {rule.id for rule in RULES} | {"wanted_and_avoided", "too_short"}
+    assert rules == {rule for _, rule, _ in WRONG}
+    documented = (ROOT / "docs" / "concepts.md").read_text()
+    for rule in rules | {"too_long"}:
+        assert f"`{rule}`" in documented
+
+
+def test_a_negative_prompt_of_ones_own_takes_the_place_of_the_default() -> None:
+    assert lint("a comic hero flies over the rooftops", "blurry, watermark") == []
+    assert lint("a comic hero flies over the rooftops", "") == []
+
+
+def test_a_long_prompt_shows_where_the_model_stops_reading() -> None:
+    counter = TokenCounter(PromptTokenizer(word_tokenizer(), "system: ", " :end", max_tokens=6))
+
+    short = counter.read("one two three", "")
+    assert (short.tokens, short.truncated, short.warnings) == (5, False, ())
+    long = counter.read("one two three four five six seven", "bad worse worst evil awful dire")
+    assert (long.tokens, long.truncated) == (9, True)
+    assert [(item.rule, item.excerpt) for item in long.warnings] == [
+        ("too_long", "six seven"),
+        ("too_long", "dire"),
+    ]
+    assert "the negative prompt has 8 tokens and the model reads 6" in long.warnings[1].message
+
+
+def test_where_only_the_template_is_cut_nothing_of_the_prompt_is_called_unread() -> None:
+    counter = TokenCounter(PromptTokenizer(word_tokenizer(), "", " a b", max_tokens=5))
+
+    (warning,) = counter.read("one two three four", "").warnings
+    assert (warning.rule, warning.excerpt) == ("too_long", "")
+
+
+@given(st.text(), st.text())
+def test_any_text_is_read_and_excerpts_stay_short(prompt: str, negative: str) -> None:
+    for warning in lint(prompt, negative):
+        assert len(warning.excerpt) <= EXCERPT_CHARS
