@@ -16,6 +16,7 @@ from easyanim_client.errors import (
     Unavailable,
     Violation,
 )
+from easyanim_client.recording import Recording
 from easyanim_client.request import Fit, Format, Picture
 from easyanim_client.results import (
     Accepted,
@@ -27,6 +28,8 @@ from easyanim_client.results import (
     Parameters,
     Phase,
     Progress,
+    PromptReading,
+    PromptWarning,
     Queued,
     Receipt,
     ServerInfo,
@@ -59,9 +62,12 @@ __all__ = [
     "Phase",
     "Picture",
     "Progress",
+    "PromptReading",
+    "PromptWarning",
     "QueueFull",
     "Queued",
     "Receipt",
+    "Recording",
     "RetryLater",
     "ServerFailed",
     "ServerInfo",

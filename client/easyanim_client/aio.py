@@ -9,6 +9,7 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
+from easyanim_client.assembly import prompt_reading
 from easyanim_client.core import (
     CHANNEL_OPTIONS,
     COMPRESSION,
@@ -18,7 +19,7 @@ from easyanim_client.core import (
     credentials,
 )
 from easyanim_client.errors import Cancelled, translated
-from easyanim_client.results import Event, ServerInfo, Video
+from easyanim_client.results import Event, PromptReading, ServerInfo, Video
 
 
 class AsyncGeneration(BaseGeneration):
@@ -92,6 +93,23 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         """
         with translated():
             return self._read_info(await self._ask_info(timeout))
+
+    async def lint_prompt(
+        self, prompt: str, negative_prompt: str | None = None, *, timeout: float = INQUIRY_TIMEOUT
+    ) -> PromptReading:
+        """How the model would read a prompt, without generating anything; never changes a text.
+
+        Args:
+            prompt: What happens in the video.
+            negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
+            timeout: Seconds to wait.
+
+        Raises:
+            InvalidRequest: a text is empty or too long.
+            EasyAnimError: the server cannot be reached, or its model was not loaded yet.
+        """
+        with translated():
+            return prompt_reading(await self._ask_lint(prompt, negative_prompt, timeout))
 
     async def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
         """Whether the server is ready: its model loaded and every bucket warm.

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import uuid
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from easyanim_client.results import (
     Parameters,
     Phase,
     Progress,
+    PromptReading,
+    PromptWarning,
     Queued,
     Receipt,
     ServerInfo,
@@ -137,7 +140,7 @@ class Assembly:
             sha256=completed.sha256.hex(),
             timings=_timings(completed.timings),
             peak_device_bytes=completed.peak_device_memory_bytes,
-            receipt=_receipt(completed.receipt),
+            receipt=receipt(completed.receipt),
         )
 
 
@@ -176,7 +179,23 @@ def _accepted(message: pb.Accepted) -> Accepted:
         parameters=_parameters(message.parameters),
         prompt_tokens=message.prompt_token_count,
         prompt_truncated=message.prompt_truncated,
+        prompt_warnings=_warnings(message.prompt_warnings),
     )
+
+
+def prompt_reading(message: pb.LintPromptResponse) -> PromptReading:
+    """How a server's model would read a prompt."""
+    return PromptReading(
+        tokens=message.prompt_token_count,
+        max_tokens=message.max_token_count,
+        truncated=message.prompt_truncated,
+        warnings=_warnings(message.prompt_warnings),
+        negative_prompt=message.negative_prompt,
+    )
+
+
+def _warnings(messages: Iterable[pb.PromptWarning]) -> tuple[PromptWarning, ...]:
+    return tuple(PromptWarning(item.rule, item.message, item.excerpt) for item in messages)
 
 
 def _queued(message: pb.Queued) -> Queued:
@@ -226,7 +245,8 @@ def _timings(message: pb.Timings) -> Timings:
     )
 
 
-def _receipt(message: pb.Receipt) -> Receipt:
+def receipt(message: pb.Receipt) -> Receipt:
+    """What produced a video, from a stream's last event or a file's metadata."""
     return Receipt(
         parameters=_parameters(message.parameters),
         model=message.model,
@@ -237,6 +257,11 @@ def _receipt(message: pb.Receipt) -> Receipt:
         backend=message.backend,
         profile=message.profile,
         versions=dict(message.versions),
+        attention=message.attention,
+        precision=message.precision,
+        latents_sha256=message.latents_sha256,
+        start_image_sha256=message.start_image_sha256,
+        end_image_sha256=message.end_image_sha256,
     )
 
 

@@ -7,6 +7,8 @@ Exit codes:
     4    the server's queue is full
     5    the timeout passed
     6    the server failed, or sent a corrupt video
+    7    replay: the video is not the same; batch: a job failed
+    8    the draft is there, and nobody confirmed the final video
     130  Ctrl-C; the server was told to stop
     143  SIGTERM; the server was told to stop
 """

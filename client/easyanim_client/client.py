@@ -7,6 +7,7 @@ from types import TracebackType
 
 import grpc
 
+from easyanim_client.assembly import prompt_reading
 from easyanim_client.core import (
     CHANNEL_OPTIONS,
     COMPRESSION,
@@ -16,7 +17,7 @@ from easyanim_client.core import (
     credentials,
 )
 from easyanim_client.errors import translated
-from easyanim_client.results import Event, ServerInfo, Video
+from easyanim_client.results import Event, PromptReading, ServerInfo, Video
 
 
 class Generation(BaseGeneration):
@@ -79,6 +80,23 @@ class Client(BaseClient[Generation]):
         """
         with translated():
             return self._read_info(self._ask_info(timeout))
+
+    def lint_prompt(
+        self, prompt: str, negative_prompt: str | None = None, *, timeout: float = INQUIRY_TIMEOUT
+    ) -> PromptReading:
+        """How the model would read a prompt, without generating anything; never changes a text.
+
+        Args:
+            prompt: What happens in the video.
+            negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
+            timeout: Seconds to wait.
+
+        Raises:
+            InvalidRequest: a text is empty or too long.
+            EasyAnimError: the server cannot be reached, or its model was not loaded yet.
+        """
+        with translated():
+            return prompt_reading(self._ask_lint(prompt, negative_prompt, timeout))
 
     def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
         """Whether the server is ready: its model loaded and every bucket warm.

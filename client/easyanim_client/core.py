@@ -15,7 +15,15 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_client.assembly import Assembly, server_info
 from easyanim_client.errors import translated
-from easyanim_client.request import DEFAULT_MAX_REQUEST_BYTES, Fit, Format, Picture, build_request, check_size
+from easyanim_client.request import (
+    DEFAULT_MAX_REQUEST_BYTES,
+    Fit,
+    Format,
+    Picture,
+    build_lint_request,
+    build_request,
+    check_size,
+)
 from easyanim_client.results import Event, ServerInfo, Video
 
 INQUIRY_TIMEOUT = 10.0
@@ -115,6 +123,7 @@ class BaseClient(Generic[GenerationT]):
         seed: int | None = None,
         fps: int | None = None,
         format: Format | None = None,
+        embed_prompt: bool = False,
         save_to: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
     ) -> GenerationT:
@@ -140,6 +149,7 @@ class BaseClient(Generic[GenerationT]):
             fps: Frames per second of the file, 1 to 60. Default: 8.
             format: ``"mp4"`` (H.264), ``"webm"`` (VP9) or ``"mkv"`` (lossless FFV1). Default: by the suffix of
                 `save_to`, else mp4.
+            embed_prompt: Whether the prompts go into the file's metadata; only their SHA-256 does otherwise.
             save_to: File to write; it appears, or replaces an older one, only when complete and verified.
                 Default: the video stays in memory.
             timeout: Seconds from sending to the last byte. Default: the client's.
@@ -164,11 +174,15 @@ class BaseClient(Generic[GenerationT]):
             seed=seed,
             fps=fps,
             format=format,
+            embed_prompt=embed_prompt,
             save_to=target,
         )
         check_size(request, self._max_request_bytes)
         deadline = self._timeout if timeout is None else timeout
         return self._kind(lambda: self._videos.Generate(request, timeout=deadline), Assembly(target))
+
+    def _ask_lint(self, prompt: str, negative_prompt: str | None, timeout: float) -> Any:
+        return self._videos.LintPrompt(build_lint_request(prompt, negative_prompt), timeout=timeout)
 
     def _ask_info(self, timeout: float) -> Any:
         return self._videos.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)

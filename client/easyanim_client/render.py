@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,17 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
-from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, Queued, ServerInfo, Video
+from easyanim_client.results import (
+    Accepted,
+    Chunk,
+    Event,
+    Phase,
+    Progress,
+    PromptWarning,
+    Queued,
+    ServerInfo,
+    Video,
+)
 
 Show = Callable[[Event], None]
 
@@ -60,27 +70,29 @@ def progress(console: Console) -> Iterator[Show]:
             nonlocal last
             if isinstance(event, Accepted):
                 console.print(_accepted(event), markup=False, highlight=False, soft_wrap=True)
-            title = _title(event)
+            title = event_title(event)
             if title and title != last:
                 last = title
                 bar.reset(task, total=event.total if isinstance(event, Progress) else None)
                 if not console.is_terminal:
                     console.print(title, markup=False, highlight=False)
             if isinstance(event, Progress):
-                bar.update(task, description=title, completed=event.completed, detail=_detail(event))
+                bar.update(task, description=title, completed=event.completed, detail=event_detail(event))
             elif isinstance(event, Queued):
                 bar.update(task, description=title, detail=_eta(event.eta_seconds))
 
         yield show
 
 
-def _title(event: Event) -> str:
+def event_title(event: Event) -> str:
+    """What happens now, in two or three words; empty where the event is of no phase."""
     if isinstance(event, Queued):
         return f"queued, {event.jobs_ahead} ahead" if event.jobs_ahead else "queued, next"
     return _PHASES[event.phase][0] if isinstance(event, Progress) else ""
 
 
-def _detail(event: Progress) -> str:
+def event_detail(event: Progress) -> str:
+    """How far a phase is, how fast it goes and how long it takes."""
     unit = _PHASES[event.phase][1]
     parts = [f"{unit} {event.completed} of {event.total}"]
     if event.unit_seconds is not None:
@@ -100,9 +112,15 @@ def _accepted(event: Accepted) -> str:
         f"job {event.job_id}: {given.bucket}, {given.frames} frames, {given.steps} steps, "
         f"guidance {given.guidance:g}, seed {given.seed}"
     )
-    if event.prompt_truncated:
+    if event.prompt_truncated and not any(item.rule == "too_long" for item in event.prompt_warnings):
         line += f"\nthe prompt has {event.prompt_tokens} tokens, more than the model reads; its end is ignored"
-    return line
+    return "\n".join([line, *warning_lines(event.prompt_warnings)])
+
+
+def warning_lines(warnings: Iterable[PromptWarning]) -> Iterator[str]:
+    """What is said about a prompt, a line for each."""
+    for item in warnings:
+        yield f"{item.rule}: {item.message}" + (f" ({item.excerpt!r})" if item.excerpt not in item.message else "")
 
 
 def video_summary(video: Video) -> str:

@@ -36,6 +36,7 @@ def build_request(
     seed: int | None = None,
     fps: int | None = None,
     format: Format | None = None,
+    embed_prompt: bool = False,
     save_to: Path | None = None,
 ) -> pb.GenerateRequest:
     """Build the request of one generation; None leaves a field to the server's default.
@@ -53,11 +54,11 @@ def build_request(
         raise InvalidRequest.of_field("fit_policy", f"{fit!r} is none of crop, pad, stretch")
     fields: dict[str, Any] = {
         "prompt": prompt,
-        "start_image": _read("start_image", start_image),
-        "end_image": _read("end_image", end_image),
+        "start_image": read_picture("start_image", start_image),
+        "end_image": read_picture("end_image", end_image),
         "negative_prompt": negative_prompt,
         "bucket": bucket,
-        "aspect_ratio": None if aspect_ratio is None else _ratio(aspect_ratio),
+        "aspect_ratio": None if aspect_ratio is None else ratio(aspect_ratio),
         "frame_count": frames,
         "fit_policy": pb.FitPolicy.Value(f"FIT_POLICY_{fit.upper()}"),
         "step_count": steps,
@@ -65,10 +66,23 @@ def build_request(
         "seed": seed,
         "frame_rate_fps": fps,
         "output_mime_type": _media_type(format, save_to),
+        "embed_prompt": embed_prompt,
     }
     try:
         return pb.GenerateRequest(**{name: value for name, value in fields.items() if value is not None})
     except ValueError as error:  # an integer too wide for its field, or text that is not Unicode
+        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+
+
+def build_lint_request(prompt: str, negative_prompt: str | None) -> pb.LintPromptRequest:
+    """Build the question how a prompt would be read; None leaves the negative prompt to the server.
+
+    Raises:
+        InvalidRequest: a text is not Unicode.
+    """
+    try:
+        return pb.LintPromptRequest(prompt=prompt, negative_prompt=negative_prompt)
+    except ValueError as error:
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
 
 
@@ -83,7 +97,14 @@ def check_size(request: pb.GenerateRequest, limit: int) -> None:
         raise MessageTooLarge(size, limit)
 
 
-def _read(field: str, picture: Picture | None) -> bytes | None:
+def read_picture(field: str, picture: Picture | None) -> bytes | None:
+    """The bytes of a picture; None where there is none.
+
+    Raises:
+        InvalidRequest: it is empty.
+        OSError: it cannot be read.
+        TypeError: it is no picture in any of its forms.
+    """
     if picture is None:
         return None
     data: object = picture
@@ -98,7 +119,12 @@ def _read(field: str, picture: Picture | None) -> bytes | None:
     return data
 
 
-def _ratio(value: float | str) -> float:
+def ratio(value: float | str) -> float:
+    """Width over height, from a number or words such as ``16:9``.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
     width, colon, height = str(value).partition(":")
     try:
         return float(width) / float(height) if colon else float(width)

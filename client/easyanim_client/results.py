@@ -65,6 +65,33 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptWarning:
+    """Something in a prompt that the model is likely to misread."""
+
+    rule: str
+    """The rule's name, such as ``negation``."""
+    message: str
+    """One sentence: what is wrong, and what to write instead."""
+    excerpt: str
+    """The part of the prompt that is meant; empty where it is all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReading:
+    """How a server's model would read a prompt."""
+
+    tokens: int
+    """Of the prompt with the chat template, before any cut."""
+    max_tokens: int
+    """What the model reads."""
+    truncated: bool
+    """True where the prompt is longer; its end would be ignored."""
+    warnings: tuple[PromptWarning, ...]
+    negative_prompt: str
+    """What a generation would take as the negative prompt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The request is valid and has a place in the queue; the first event."""
 
@@ -75,6 +102,8 @@ class Accepted:
     """Tokens of the prompt with the chat template, before any cut."""
     prompt_truncated: bool
     """True where the prompt was longer than the model reads; its end is ignored."""
+    prompt_warnings: tuple[PromptWarning, ...] = ()
+    """What in the prompts is likely to be misread; they are used as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +180,16 @@ class Receipt:
     """The quality profile, such as ``exact``."""
     versions: Mapping[str, str]
     """Versions by library."""
+    attention: str = ""
+    """The attention kernel, such as ``fa4``."""
+    precision: str = ""
+    """Type of the large products: ``float32``, ``bf16`` or ``fp8``."""
+    latents_sha256: str = ""
+    """Of the latents after the last step, hex: equal where two generations computed the same, in any format."""
+    start_image_sha256: str = ""
+    """Of the start image as it was sent, hex; empty without one."""
+    end_image_sha256: str = ""
+    """Of the end image as it was sent, hex; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

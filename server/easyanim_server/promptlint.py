@@ -34,6 +34,7 @@ class Rule:
     id: str
     pattern: re.Pattern[str]
     message: str
+    """As in `PromptWarning`."""
     opposite: re.Pattern[str] | None = None
 
 
@@ -104,7 +105,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "negation",
         _NEGATION,
-        "the prompt says what shall not be there, and the model is likely to show it; name it in the negative prompt instead",
+        "the prompt says what shall not be there, which the model is likely to show; use the negative prompt for that",
     ),
     Rule(
         "still_and_moving_camera",
@@ -136,7 +137,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "foreign_syntax",
         _FOREIGN_SYNTAX,
-        "the prompt has the weights or switches of another tool; they are read as ordinary text here, so leave them out",
+        "the prompt has weights or switches of another tool, which are read as ordinary text here; leave them out",
     ),
 )
 """Why, by rule: the text encoder (Qwen2-VL) reads a description of the video, as the captions that the model was
@@ -211,7 +212,7 @@ def _wanted_and_avoided(prompt: str, negative_prompt: str) -> list[PromptWarning
             continue
         whole = re.escape(term) if _HAN.search(term) else rf"\b{re.escape(term)}\b"
         if re.search(whole, lowered):
-            message = "stands in the prompt and in the negative prompt; give a negative prompt without it"
+            message = f"{term!r} stands in the prompt and in the negative prompt; give a negative prompt without it"
             found.append(PromptWarning("wanted_and_avoided", message, _excerpt(term)))
     return found
 

@@ -20,6 +20,8 @@ from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket
 
 ENV_PREFIX = "EASYANIM_"
+CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
+"""Read by the client's command line; a shell may have it for both."""
 
 DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
 
@@ -146,7 +148,7 @@ class Settings(BaseSettings):
 
 def unknown_environment(environment: Iterable[str]) -> list[str]:
     """Names that start with `EASYANIM_` and are no setting: misspelt ones must not pass in silence."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CLIENT_ADDRESS}
     return sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 

@@ -37,6 +37,8 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         """Host and port, once it runs."""
         self.script: list[object] = []
         """Messages to send, a failure to end with, or `UNTIL_CANCELLED`."""
+        self.first_scripts: list[list[object]] = []
+        """The same for the first calls, one each; `script` comes after them."""
         self.info: pb.GetServerInfoResponse | status_pb2.Status = pb.GetServerInfoResponse()
         self.requests: list[pb.GenerateRequest] = []
         self.cancelled = threading.Event()
@@ -55,7 +57,7 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         # At the start: gRPC drops this generator without another word once the caller has gone.
         if not context.add_callback(on_end):
             on_end()
-        for step in self.script:
+        for step in self.first_scripts.pop(0) if self.first_scripts else self.script:
             if step is UNTIL_CANCELLED:
                 gone.wait(PATIENCE)
             elif isinstance(step, status_pb2.Status):

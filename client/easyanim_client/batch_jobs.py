@@ -1,0 +1,152 @@
+"""The jobs of a batch: from a file of JSON lines, or from a folder of pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from easyanim_client.errors import EasyAnimError, InvalidRequest
+from easyanim_client.request import MEDIA_TYPES, build_request
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "id": ((str,), "a string"),
+    "prompt": ((str,), "a string"),
+    "start_image": ((str,), "a path"),
+    "end_image": ((str,), "a path"),
+    "negative_prompt": ((str,), "a string"),
+    "bucket": ((str,), 'a string such as "384x672"'),
+    "aspect_ratio": ((int, float, str), 'a number or a string such as "16:9"'),
+    "frames": ((int,), "an integer"),
+    "fit": ((str,), "crop, pad or stretch"),
+    "steps": ((int,), "an integer"),
+    "guidance": ((int, float), "a number"),
+    "seed": ((int,), "an integer"),
+    "fps": ((int,), "an integer"),
+    "format": ((str,), ", ".join(MEDIA_TYPES)),
+    "embed_prompt": ((bool,), "true or false"),
+}
+"""Keys of a line, named like the arguments of `Client.generate`."""
+
+_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
+_ID = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
+MAX_PROBLEMS = 20
+"""Said at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """One video of a batch."""
+
+    index: int
+    """Place in the batch, from 1."""
+    id: str
+    """Names the job and its file; unique within the batch."""
+    arguments: Mapping[str, Any]
+    """For `Client.generate`, without `save_to`."""
+    sha256: str
+    """Of the request, pictures included, without a seed that was drawn for it."""
+
+    @property
+    def file_name(self) -> str:
+        """Of the video."""
+        return f"{self.id}.{self.arguments['format']}"
+
+    def with_seed(self, seed: int) -> BatchJob:
+        """The same job where it has a seed, else with this one."""
+        if self.arguments.get("seed") is not None:
+            return self
+        return replace(self, arguments={**self.arguments, "seed": seed})
+
+
+def read_jobs(source: Path, defaults: Mapping[str, Any]) -> list[BatchJob]:
+    """Read a batch and check all of it before anything is sent.
+
+    Args:
+        source: A file with a JSON object a line, or a folder in which every picture is a job; its prompt is in the
+            text file of the same name, or in `defaults`.
+        defaults: Arguments of jobs that do not give them; None values are left out.
+
+    Raises:
+        InvalidRequest: names every line or picture that is wrong, and what is allowed.
+        OSError: it cannot be read.
+    """
+    problems: list[str] = []
+    given = _from_folder(source) if source.is_dir() else _from_lines(source)
+    defaults = {name: value for name, value in defaults.items() if value is not None}
+    jobs = []
+    for index, (place, fields) in enumerate(given, 1):
+        try:
+            jobs.append(_job(index, fields(), defaults))
+        except (EasyAnimError, OSError, ValueError) as error:
+            problems.append(f"{place}: {error}")
+    twice = [name for name, count in Counter(job.id for job in jobs).items() if count > 1]
+    problems += [f'id "{name}" is given more than once; ids must be unique' for name in twice]
+    if problems:
+        more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+        raise InvalidRequest("\n  ".join([f"{source} cannot be run:", *problems[:MAX_PROBLEMS], *more]))
+    if not jobs:
+        what = "picture" if source.is_dir() else "line"
+        raise InvalidRequest(f"{source} has no {what}, so there is nothing to do")
+    return jobs
+
+
+def _job(index: int, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> BatchJob:
+    arguments = {"format": "mp4", **defaults, **{name: value for name, value in fields.items() if name != "id"}}
+    if "aspect_ratio" in fields and "bucket" not in fields:  # the other form of a size, in place of the default
+        arguments.pop("bucket", None)
+    name = fields.get("id", f"{index:04}")
+    if not _ID.fullmatch(name):
+        raise ValueError(f"id {name!r} cannot be a file's name: no slash, no dot at its start, at most 200 characters")
+    if not str(arguments.get("prompt", "")).strip():
+        raise ValueError("there is no prompt; give it in the job, in a text file beside the picture, or by --prompt")
+    request = build_request(**arguments)
+    return BatchJob(index, name, arguments, hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest())
+
+
+def _from_lines(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    # Bytes are split at line feeds alone: texts may have other separators of lines within them.
+    for number, line in enumerate(source.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            yield f"line {number}", partial(_fields, line, source.parent)
+
+
+def _fields(line: bytes, folder: Path) -> dict[str, Any]:
+    try:
+        return _checked(json.loads(line), folder)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+
+
+def _checked(fields: object, folder: Path) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise ValueError('must be a JSON object such as {"prompt": "a cat blinks"}')
+    for name, value in fields.items():
+        if name not in _TYPES:
+            raise ValueError(f"unknown key {name!r}; known are {', '.join(_TYPES)}")
+        types, words = _TYPES[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"{name} is {json.dumps(value, ensure_ascii=False)}; must be {words}")
+    paths = {name: folder / fields[name] for name in ("start_image", "end_image") if name in fields}
+    return {**fields, **paths}
+
+
+def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    pictures = sorted(file for file in source.iterdir() if file.suffix.lower() in _PICTURES and file.is_file())
+    stems = Counter(picture.stem for picture in pictures)
+    for picture in pictures:
+        name = picture.stem if stems[picture.stem] == 1 else picture.name
+        yield picture.name, partial(_beside, picture, name)
+
+
+def _beside(picture: Path, name: str) -> dict[str, Any]:
+    """The job of a picture, with the prompt of the text file beside it."""
+    text = picture.with_suffix(".txt")
+    prompt = {"prompt": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}
+    return {"id": name, "start_image": picture, **prompt}

@@ -1,0 +1,49 @@
+"""The commands of `easyanim-client`, thin over Client; one group of them a module. The only importer of typer."""
+
+from __future__ import annotations
+
+import typer
+
+from easyanim_client.commands.ask import health, info, lint_prompt
+from easyanim_client.commands.batch import batch
+from easyanim_client.commands.generate import generate
+from easyanim_client.commands.replay import replay
+from easyanim_client.commands.shared import EPILOG, epilog
+
+__all__ = ["EPILOG", "app"]
+
+app = typer.Typer(
+    help="Turns a picture and a sentence into a video on an easyanim server.",
+    epilog=epilog(
+        'easyanim-client generate "steam rises from the cup" --image cup.jpg --out cup.mp4',
+        "easyanim-client generate --help",
+    ),
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+app.command(
+    epilog=epilog(
+        'easyanim-client generate "steam rises from the cup" --image cup.jpg --out cup.mp4',
+        'easyanim-client generate "杯子里升起缓缓的热气" --image cup.jpg --seed 7 --steps 25',
+        'easyanim-client generate "a fox runs through snow" --bucket 576x1008 --draft-first',
+        'easyanim-client generate "a fox" --json | tail -n 1 | jq .receipt',
+    )
+)(generate)
+app.command(
+    epilog=epilog(
+        "easyanim-client batch pictures/ --prompt 'gentle wind moves the leaves' --out-dir videos",
+        "easyanim-client batch jobs.jsonl --concurrency 4      run it again to go on where it ended",
+        before='A line of jobs.jsonl: {"prompt": "a cat blinks", "start_image": "cat.jpg", "steps": 25}\n\n',
+    )
+)(batch)
+app.command(
+    epilog=epilog(
+        'easyanim-client replay cup.mp4 --prompt "steam rises from the cup" --image cup.jpg',
+        "easyanim-client replay cup.mp4 --receipt cup.json --image cup.jpg --out again.mp4",
+    )
+)(replay)
+app.command("lint-prompt", epilog=epilog('easyanim-client lint-prompt "a street with no people"'))(lint_prompt)
+app.command(epilog=epilog("easyanim-client info --json | jq '.buckets[].name'"))(info)
+app.command(epilog=epilog("easyanim-client health --wait 600 && echo ready"))(health)

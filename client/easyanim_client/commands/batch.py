@@ -1,0 +1,82 @@
+"""`batch`: many videos from a file of jobs or a folder of pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from easyanim_client.aio import AsyncClient
+from easyanim_client.batch import Batch, Summary, View
+from easyanim_client.batch_jobs import read_jobs
+from easyanim_client.batch_view import Rows, Silent, batch_progress
+from easyanim_client.commands.shared import NOT_THE_SAME as SOME_FAILED
+from easyanim_client.commands.shared import Address, Json, Tls, reported
+
+
+def batch(
+    source: Annotated[
+        Path, typer.Argument(exists=True, metavar="JOBS", help="A .jsonl file, or a folder of pictures.")
+    ],
+    out_dir: Annotated[Path, typer.Option(file_okay=False, help="For videos, results.jsonl and seeds.json.")] = Path(
+        "videos"
+    ),
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs at the server at once.")] = 2,
+    prompt: Annotated[str | None, typer.Option(help="For jobs that have none.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to avoid, for jobs that do not say it.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="For jobs that name no size.")] = None,
+    frames: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
+    steps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="For jobs that do not say it.")] = None,
+    fps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, pad or stretch, for jobs that do not say it.")] = None,
+    format: Annotated[str | None, typer.Option(help="mp4, webm or mkv, for jobs that do not say it.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
+    address: Address = "localhost:50051",
+    tls: Tls = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that each job may take. Default: no limit.")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Make many videos, several at once; run it again to go on where it ended.
+
+    JOBS is a file with one JSON object a line. Its keys are named like the
+    arguments of Client.generate: prompt, start_image, end_image,
+    negative_prompt, bucket, aspect_ratio, frames, fit, steps, guidance, seed,
+    fps, format, embed_prompt; and id, the video's name. Paths are relative to
+    the file. Or JOBS is a folder in which each picture is a job, and NAME.txt
+    beside NAME.jpg its prompt.
+
+    results.jsonl gets a line for each job: index, id, status, seconds, path,
+    receipt, or error. A second run skips what is done and unchanged, and tries
+    the rest again with the same seeds.
+    """
+    defaults = {
+        "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
+        "guidance": guidance, "fps": fps, "fit": fit, "format": format,
+    }  # fmt: skip
+    with reported("Cancelled; the server was told to stop. The same command goes on from here."):
+        work = Batch(read_jobs(source, defaults), out_dir, concurrency=concurrency, retries=retries, patience=patience)
+
+        async def run() -> Summary:
+            async with AsyncClient(address, tls=tls, timeout=timeout) as client:
+                await client.info()  # says at once that nobody is there, and brings the server's limits
+                with _shown(len(work.todo), json=json, quiet=quiet) as view:
+                    return await work.run(client, view)
+
+        summary = asyncio.run(run())
+    if not json:
+        skipped = f", {summary.skipped} done before" if summary.skipped else ""
+        typer.echo(f"{summary.results}: {summary.done} done{skipped}, {summary.failed} failed")
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+def _shown(total: int, *, json: bool, quiet: bool) -> AbstractContextManager[View]:
+    if json:
+        return nullcontext(Rows())
+    return nullcontext(Silent()) if quiet else batch_progress(Console(stderr=True), total)

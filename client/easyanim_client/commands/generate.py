@@ -1,0 +1,163 @@
+"""`generate`: one video, or a draft of it first."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from easyanim_client.client import Client
+from easyanim_client.commands.shared import NOT_CONFIRMED, Address, Json, Tls, reported
+from easyanim_client.draft import DRAFT_STEPS, draft_arguments
+from easyanim_client.recording import save_receipt
+from easyanim_client.render import Show, event_json, progress, video_summary
+from easyanim_client.request import Fit
+from easyanim_client.results import Video
+from easyanim_client.sheet import print_sheet
+
+_OF_DRAFTS = ("draft_first", "draft_steps", "draft_bucket", "open_draft", "yes", "seed")
+
+
+def generate(
+    context: typer.Context,
+    prompt: Annotated[
+        str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)
+    ],
+    image: Annotated[
+        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="First frame: PNG, JPEG or WebP.")
+    ] = None,
+    end_image: Annotated[
+        Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="Last frame; needs --image.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="File to write; its suffix .mp4, .webm or .mkv is the format.")
+    ] = Path("out.mp4"),
+    bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames in the video. Default: the bucket's largest.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: 35.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
+    fit: Annotated[str, typer.Option(help="Pictures of another aspect: crop, pad or stretch.")] = "crop",
+    negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
+    embed_prompt: Annotated[
+        bool, typer.Option("--embed-prompt", help="Keep the prompts in the file's metadata, for replay.")
+    ] = False,
+    receipt: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
+    ] = None,
+    draft_first: Annotated[
+        bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
+    ] = False,
+    draft_steps: Annotated[int, typer.Option(help="Denoising steps of the draft.")] = DRAFT_STEPS,
+    draft_bucket: Annotated[
+        str | None, typer.Option(help="The draft's size. Default: the smallest of the video's aspect.")
+    ] = None,
+    open_draft: Annotated[bool, typer.Option("--open", help="Open the draft with the system's player.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft.")] = False,
+    address: Address = "localhost:50051",
+    tls: Tls = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until the work is given up. Default: none.")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Generate one video and save it.
+
+    Progress goes to stderr, one line on the saved video to stdout.
+    With --json, stdout has one object per event; the last one holds the receipt.
+
+    With --draft-first, a small NAME.draft.mp4 of few steps comes first, then a
+    question, then the video with the same seed. Where nobody can answer, it
+    ends after the draft with exit code 8 and names the command that goes on.
+    A draft of another size starts from other noise, so it shows whether prompt
+    and picture work, not each movement; --draft-bucket with the video's own
+    size keeps the noise.
+    """
+    arguments: dict[str, Any] = {
+        "prompt": prompt,
+        "start_image": image,
+        "end_image": end_image,
+        "negative_prompt": negative,
+        "bucket": bucket,
+        "aspect_ratio": aspect,
+        "frames": frames,
+        "fit": cast(Fit, fit),  # the client refuses others
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "fps": fps,
+        "embed_prompt": embed_prompt,
+        "save_to": out,
+    }
+    shown = _shown(json=json, quiet=quiet)
+    with reported(), Client(address, tls=tls, timeout=timeout) as client:
+        if draft_first:
+            # Drawn here where it is not given: both videos need the same one.
+            arguments["seed"] = secrets.randbelow(2**53) if seed is None else seed
+            drafted = draft_arguments(arguments, client.info(), steps=draft_steps, bucket=draft_bucket)
+            drafted["save_to"] = out.with_name(f"{out.stem}.draft{out.suffix}")
+            video = _run(client, drafted, shown)
+            _present(video, opened=open_draft, told=not json, quiet=quiet)
+            if not yes and not _confirmed():
+                typer.echo(
+                    f"The final video with the same seed:\n  {_final_command(context, arguments['seed'])}", err=True
+                )
+                raise typer.Exit(NOT_CONFIRMED)
+        video = _run(client, arguments, shown)
+        if receipt is not None:
+            save_receipt(video, receipt)
+        if not json:
+            typer.echo(video_summary(video))
+
+
+def _shown(*, json: bool, quiet: bool) -> Callable[[], AbstractContextManager[Show]]:
+    if json:
+        return lambda: nullcontext(lambda event: typer.echo(event_json(event)))
+    if quiet:
+        return lambda: nullcontext(lambda event: None)
+    return lambda: progress(Console(stderr=True))
+
+
+def _run(client: Client, arguments: dict[str, Any], shown: Callable[[], AbstractContextManager[Show]]) -> Video:
+    generation = client.generate(**arguments)
+    with shown() as show:
+        for event in generation:
+            show(event)
+    return generation.result()
+
+
+def _present(video: Video, *, opened: bool, told: bool, quiet: bool) -> None:
+    assert video.path is not None
+    if told:
+        typer.echo(f"draft {video_summary(video)}")
+    if opened and typer.launch(str(video.path)) != 0:
+        typer.echo("the draft cannot be opened here; look at the file", err=True)
+    if not quiet and sys.stderr.isatty():
+        print_sheet(video.path, Console(stderr=True))
+
+
+def _confirmed() -> bool:
+    return sys.stdin.isatty() and typer.confirm("Make the final video?", err=True)
+
+
+def _final_command(context: typer.Context, seed: int) -> str:
+    """The command as it was given, less what asks for a draft, with the seed."""
+    words = ["easyanim-client", context.info_name or "generate"]
+    for parameter in context.command.params:
+        name, value = parameter.name or "", context.params.get(parameter.name or "")
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name in _OF_DRAFTS:
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        else:
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join([*words, "--seed", str(seed)])

@@ -1,0 +1,117 @@
+"""`replay`: a video again, from its receipt, and whether it is the same."""
+
+from __future__ import annotations
+
+import json as json_module
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from easyanim_client.client import Client
+from easyanim_client.commands.shared import NOT_THE_SAME, Address, Json, Tls, reported
+from easyanim_client.errors import InvalidRequest
+from easyanim_client.recording import SAME_NETWORK, Recording
+from easyanim_client.render import progress
+from easyanim_client.request import MEDIA_TYPES
+from easyanim_client.results import ServerInfo
+
+
+def replay(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A video of easyanim, or a receipt that was saved.")
+    ],
+    prompt: Annotated[str | None, typer.Option(help="The prompt, where the file does not have it.")] = None,
+    negative: Annotated[str | None, typer.Option(help="The same of the negative prompt.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="The first frame that was sent.")
+    ] = None,
+    end_image: Annotated[
+        Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="The last frame that was sent.")
+    ] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The saved receipt, for the prompts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Keep the new video here. Default: nowhere.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")] = False,
+    address: Address = "localhost:50051",
+    tls: Tls = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until the work is given up. Default: none.")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Make a video again from the receipt in its metadata, and compare the two.
+
+    Prompt and pictures are held against the recorded SHA-256, and the server's
+    model against the recorded one, before anything is generated. Afterwards the
+    latents' hash (what the model computed) and the file's bytes are compared.
+    """
+    with reported(), Client(address, tls=tls, timeout=timeout) as client, tempfile.TemporaryDirectory() as folder:
+        recording = Recording.load(file)
+        if receipt is not None:
+            saved = Recording.load(receipt)
+            if saved.receipt.latents_sha256 != recording.receipt.latents_sha256:
+                raise InvalidRequest(f"{receipt} is the receipt of another video than {file}")
+            if prompt is None and saved.has_prompt:
+                prompt = saved.receipt.parameters.prompt
+            if negative is None and saved.has_negative_prompt:
+                negative = saved.receipt.parameters.negative_prompt
+        arguments = recording.arguments(
+            prompt=prompt, negative_prompt=negative, start_image=image, end_image=end_image, anyway=anyway
+        )
+        if not anyway:
+            _check_server(recording, client.info())
+        suffix = arguments["format"] if arguments["format"] in MEDIA_TYPES else "mp4"
+        target = out or Path(folder) / f"again.{suffix}"
+        generation = client.generate(**arguments, save_to=target)
+        with nullcontext() if json or quiet else progress(Console(stderr=True)) as show:
+            for event in generation:
+                if show is not None:
+                    show(event)
+        video = generation.result()
+    same_latents = recording.receipt.latents_sha256 == video.receipt.latents_sha256
+    same_bytes = recording.file_sha256 == video.sha256
+    differences = recording.differences(video.receipt)
+    if json:
+        verdict = {
+            "latents_match": same_latents,
+            "bytes_match": same_bytes,
+            "latents_sha256": [recording.receipt.latents_sha256, video.receipt.latents_sha256],
+            "file_sha256": [recording.file_sha256, video.sha256],
+            "differences": differences,
+            "path": None if out is None else str(out),
+        }
+        typer.echo(json_module.dumps(verdict, ensure_ascii=False))
+    else:
+        _tell("latents", same_latents, recording.receipt.latents_sha256, video.receipt.latents_sha256)
+        _tell("bytes", same_bytes, recording.file_sha256, video.sha256)
+        for name, (was, now) in differences.items():
+            typer.echo(f"         {name} was {was}, is {now}")
+    raise typer.Exit(0 if same_latents and same_bytes else NOT_THE_SAME)
+
+
+def _check_server(recording: Recording, served: ServerInfo) -> None:
+    """Refuse a server whose network is another one.
+
+    Raises:
+        InvalidRequest: it is, so the video cannot be the same.
+    """
+    of_server = {name: getattr(served.model, name.removeprefix("model_")) for name in SAME_NETWORK}
+    wrong = [
+        f"{name} is {now[:16]!r}, was {was[:16]!r}"
+        for name, now in of_server.items()
+        if now != (was := str(getattr(recording.receipt, name)))
+    ]
+    if wrong:
+        raise InvalidRequest(
+            f"the server ({served.model.name}) would make another video: {'; '.join(wrong)}; --anyway makes it"
+        )
+
+
+def _tell(what: str, same: bool, was: str, now: str) -> None:
+    typer.echo(
+        f"{what:8} " + (f"the same, SHA-256 {now[:16]}…" if same else f"differ: {was[:16]}… then, {now[:16]}… now")
+    )

@@ -1,0 +1,73 @@
+"""What a draft of a generation is: the nearest small bucket, few steps, the same seed and prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from easyanim_client.dimensions import picture_size
+from easyanim_client.errors import InvalidRequest
+from easyanim_client.request import ratio, read_picture
+from easyanim_client.results import Bucket, ServerInfo
+
+DRAFT_STEPS = 8
+"""Fewest steps with which upstream's scheduler still shows who moves where."""
+
+
+def draft_arguments(
+    arguments: Mapping[str, Any], served: ServerInfo, *, steps: int = DRAFT_STEPS, bucket: str | None = None
+) -> dict[str, Any]:
+    """What to give to `Client.generate` for a draft.
+
+    Args:
+        arguments: Those of the final video; `start_image` is bytes or a path.
+        served: What the server offers.
+        steps: Denoising steps of the draft.
+        bucket: The draft's bucket by name. Default: of those nearest to the final's aspect, the smallest.
+
+    Raises:
+        InvalidRequest: there is no such bucket, or the final's aspect cannot be told.
+        OSError: the picture cannot be read.
+    """
+    named = {item.name: item for item in served.buckets}
+    if bucket is None:
+        size = _smallest_nearest(_log_aspect(arguments, served), served)
+    elif bucket in named:
+        size = named[bucket]
+    else:
+        raise InvalidRequest.of_field("bucket", f"{bucket!r} of the draft is none of {', '.join(named)}")
+    chosen = {"bucket": size.name, "aspect_ratio": None, "steps": steps, "frames": None}
+    if (frames := arguments.get("frames")) is not None:
+        # As long as the final one, or the nearest to it that this bucket has.
+        chosen["frames"] = min(size.frame_counts, key=lambda count: abs(count - frames))
+    return {**arguments, **chosen}
+
+
+def _log_aspect(arguments: Mapping[str, Any], served: ServerInfo) -> float:
+    """Logarithm of width over height that the final video will have, as the server will choose its bucket."""
+    if (name := arguments.get("bucket")) is not None:
+        height, _, width = name.partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            raise InvalidRequest.of_field("bucket", f"{name!r} must look like 384x672")
+        return math.log(int(width) / int(height))
+    if (aspect := arguments.get("aspect_ratio")) is not None:
+        value = ratio(aspect)
+        if not (math.isfinite(value) and value > 0):
+            raise InvalidRequest.of_field("aspect_ratio", f"is {aspect}; must be more than 0")
+        return math.log(value)
+    data = read_picture("start_image", arguments.get("start_image"))
+    if data is None:
+        first = served.buckets[0]
+        return math.log(first.width / first.height)
+    size = picture_size(data)
+    if size is None:
+        raise InvalidRequest.of_field("start_image", "its size cannot be read; name the video's bucket or aspect")
+    return math.log(size[0] / size[1])
+
+
+def _smallest_nearest(log_aspect: float, served: ServerInfo) -> Bucket:
+    def rank(item: Bucket) -> tuple[float, int]:
+        return round(abs(math.log(item.width / item.height) - log_aspect), 9), item.width * item.height
+
+    return min(served.buckets, key=rank)

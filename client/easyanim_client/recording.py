@@ -1,0 +1,181 @@
+"""What a video file says about its own making, and the request that makes it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client.assembly import receipt as read_receipt
+from easyanim_client.errors import Details, InvalidRequest, Violation
+from easyanim_client.metadata import read_comment
+from easyanim_client.request import Picture, read_picture
+from easyanim_client.results import Receipt, Video
+
+FORM = 1
+"""Of the metadata that this client reads."""
+
+SAME_NETWORK = ("model_fingerprint", "attention_mode", "dtype")
+"""Fields of a receipt without which the same latents cannot be expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A receipt as a file keeps it: the prompts may be missing, their hashes never are."""
+
+    receipt: Receipt
+    has_prompt: bool
+    """Whether the prompt itself was kept, not only its hash."""
+    has_negative_prompt: bool
+    prompt_sha256: str
+    negative_prompt_sha256: str
+    file_sha256: str
+    """Of the video that the receipt is of, hex."""
+    embedded_prompt: bool
+    """Whether the video's own metadata has the prompts, which its bytes depend on."""
+
+    @classmethod
+    def load(cls, file: Path) -> Recording:
+        """Read a video, or a receipt that `save_receipt` wrote.
+
+        Raises:
+            InvalidRequest: there is no receipt in it that this client can read.
+            OSError: it cannot be read.
+        """
+        if file.suffix.lower() == ".json":
+            return cls._parse(file, file.read_text(encoding="utf-8", errors="replace"), "")
+        text = read_comment(file)
+        if text is None:
+            raise InvalidRequest(f"{file}: there is no receipt in its metadata; only videos of easyanim have one")
+        return cls._parse(file, text, _file_sha256(file))
+
+    @classmethod
+    def _parse(cls, file: Path, text: str, file_sha256: str) -> Recording:
+        try:
+            document = json.loads(text)
+            if document["easyanim"] != FORM:
+                raise InvalidRequest(f"{file}: its receipt has form {document['easyanim']!r}; this client reads {FORM}")
+            kept = document["receipt"]["parameters"]
+            message = json_format.ParseDict(document["receipt"], pb.Receipt(), ignore_unknown_fields=True)
+            return cls(
+                receipt=read_receipt(message),
+                has_prompt="prompt" in kept,
+                has_negative_prompt="negative_prompt" in kept,
+                prompt_sha256=str(document["prompt_sha256"]),
+                negative_prompt_sha256=str(document["negative_prompt_sha256"]),
+                file_sha256=file_sha256 or str(document["file_sha256"]),
+                embedded_prompt=bool(document.get("embedded_prompt", "prompt" in kept)),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError, json_format.ParseError) as error:
+            raise InvalidRequest(f"{file}: what its metadata has is no receipt of easyanim") from error
+
+    def arguments(
+        self,
+        *,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        start_image: Picture | None = None,
+        end_image: Picture | None = None,
+        anyway: bool = False,
+    ) -> dict[str, Any]:
+        """What to give to `Client.generate` so that it makes the video again.
+
+        Args:
+            prompt: The prompt, where it was not kept.
+            negative_prompt: The same of the negative prompt.
+            start_image: The picture that was sent, where there was one.
+            end_image: The same of the last frame.
+            anyway: Take what does not have the recorded hash.
+
+        Raises:
+            InvalidRequest: something is missing or is not what was recorded; names every such field.
+            OSError: a picture cannot be read.
+        """
+        receipt, given = self.receipt, self.receipt.parameters
+        wrong: list[Violation] = []
+        texts = {
+            "prompt": (prompt, given.prompt if self.has_prompt else None, self.prompt_sha256),
+            "negative_prompt": (
+                negative_prompt,
+                given.negative_prompt if self.has_negative_prompt else None,
+                self.negative_prompt_sha256,
+            ),
+        }
+        taken: dict[str, Any] = {}
+        for field, (offered, kept, digest) in texts.items():
+            text = kept if offered is None else offered
+            if text is None:
+                wrong.append(Violation(field, f"is not in the file, only its SHA-256 {digest[:12]}…; give it"))
+            elif not anyway and _sha256(text.encode()) != digest:
+                wrong.append(Violation(field, f"is not the recorded one: its SHA-256 is not {digest[:12]}…"))
+            taken[field] = text
+        pictures = {
+            "start_image": (start_image, receipt.start_image_sha256),
+            "end_image": (end_image, receipt.end_image_sha256),
+        }
+        for field, (picture, digest) in pictures.items():
+            data = read_picture(field, picture)
+            if digest and data is None:
+                wrong.append(Violation(field, f"is not in the file, only its SHA-256 {digest[:12]}…; give it"))
+            elif data is not None and not anyway and _sha256(data) != digest:
+                recorded = f"its SHA-256 is not {digest[:12]}…" if digest else "the video was made without one"
+                wrong.append(Violation(field, f"is not the recorded one: {recorded}"))
+            taken[field] = data
+        if wrong:
+            message = "; ".join(f"{item.field}: {item.description}" for item in wrong)
+            raise InvalidRequest(message, Details(violations=tuple(wrong)))
+        return taken | {
+            "bucket": given.bucket,
+            "frames": given.frames,
+            "fit": given.fit,
+            "steps": given.steps,
+            "guidance": given.guidance,
+            "seed": given.seed,
+            "fps": given.fps,
+            "format": given.format,
+            "embed_prompt": self.embedded_prompt,
+        }
+
+    def differences(self, other: Receipt) -> dict[str, tuple[object, object]]:
+        """Fields that another receipt has otherwise, parameters and hashes aside: (recorded, other) by name."""
+        skipped = {"parameters", "latents_sha256", "start_image_sha256", "end_image_sha256"}
+        names = [field.name for field in dataclasses.fields(Receipt) if field.name not in skipped]
+        pairs = {name: (getattr(self.receipt, name), getattr(other, name)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def save_receipt(video: Video, file: Path) -> None:
+    """Write the receipt of a saved video, prompts included, for `Recording.load` to read.
+
+    Raises:
+        InvalidRequest: the video has no receipt in its metadata; the server is older.
+        OSError: a file cannot be read or written.
+    """
+    assert video.path is not None  # the commands save what they make
+    text = read_comment(video.path)
+    if text is None:
+        raise InvalidRequest(f"{video.path}: there is no receipt in its metadata; the server is too old")
+    document = json.loads(text)
+    parameters = document["receipt"]["parameters"]
+    document |= {"file_sha256": video.sha256, "embedded_prompt": "prompt" in parameters}
+    made = video.receipt.parameters
+    parameters |= {"prompt": made.prompt, "negative_prompt": made.negative_prompt}
+    file.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,221 @@
+"""Batches against real servers: results, going on, retries, cancelling."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.rpc import code_pb2
+from typer.testing import CliRunner, Result
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client.commands import app
+from tests.rpc.scripted import (
+    ACCEPTED,
+    BROKEN,
+    PATIENCE,
+    UNTIL_CANCELLED,
+    error_info,
+    failure,
+    retry_info,
+    success,
+)
+from tests.rpc.test_client_cli import MAIN
+from tests.servers import RunningServer
+
+pytest_plugins = ("tests.rpc.callers",)
+
+DATA = os.urandom(2_000)
+FULL = failure(code_pb2.RESOURCE_EXHAUSTED, "all places are taken", error_info("QUEUE_FULL"), retry_info(0.01))
+LOST = failure(code_pb2.UNAVAILABLE, "the worker was lost", error_info("WORKER_LOST"), retry_info(0.01))
+
+
+def rows(folder: str | Path = "videos") -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def batch(tmp_path, monkeypatch):
+    """Writes jobs.jsonl in an empty folder and runs it against a server."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(address: str, *jobs: dict, words: tuple[str, ...] = ()) -> Result:
+        Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
+        return CliRunner().invoke(app, ["batch", "jobs.jsonl", "--address", address, *words])
+
+    return run
+
+
+def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, simulated: RunningServer) -> None:
+    result = batch(
+        simulated.address,
+        {"prompt": "instant one", "steps": 2, "bucket": "64x64"},
+        {"prompt": "instant two", "steps": 0},
+        {"prompt": "instant, fail in DENOISE please", "steps": 2},
+        {"prompt": "instant four", "steps": 2, "seed": 7, "id": "vier", "format": "webm"},
+    )
+
+    assert result.exit_code == 7
+    assert result.stdout.endswith("videos/results.jsonl: 2 done, 2 failed\n")
+    assert "[4/4]" in result.stderr
+    by_id = {row["id"]: row for row in rows()}
+    assert {name: row["status"] for name, row in by_id.items()} == {
+        "0001": "done", "0002": "failed", "0003": "failed", "vier": "done",
+    }  # fmt: skip
+    assert by_id["vier"]["receipt"]["parameters"]["seed"] == by_id["vier"]["seed"] == 7
+    assert by_id["vier"]["seconds"] > 0
+    assert (Path("videos") / by_id["vier"]["path"]).stat().st_size == by_id["vier"]["bytes"]
+    assert by_id["0002"]["error"]["code"] == "INVALID_ARGUMENT"
+    assert by_id["0002"]["error"]["fields"] == {"step_count": "is 0; must be from 1 to 200"}
+    assert (by_id["0003"]["error"]["code"], by_id["0003"]["error"]["reason"]) == ("INTERNAL", "GENERATION_FAILED")
+    assert sorted(os.listdir("videos")) == ["0001.mp4", "results.jsonl", "seeds.json", "vier.webm"]
+
+
+def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simulated: RunningServer) -> None:
+    good = {"prompt": "instant one", "steps": 2, "bucket": "64x64"}
+    also = {"prompt": "instant too", "steps": 2, "bucket": "64x64"}
+    assert batch(simulated.address, good, also, {"prompt": "instant", "steps": 0}).exit_code == 7
+    seeds = {row["id"]: row["seed"] for row in rows()}
+    first = Path("videos/0001.mp4").read_bytes()
+    Path("videos/0002.mp4").unlink()
+    with open("videos/results.jsonl", "ab") as file:
+        file.write(b'{"id": "0001", "sta')  # what a power cut leaves
+
+    again = batch(simulated.address, good, also, {"prompt": "instant", "steps": 3, "bucket": "64x64"})
+
+    assert again.exit_code == 0
+    assert "2 done, 1 done before, 0 failed" in again.stdout
+    text = Path("videos/results.jsonl").read_text()
+    assert [json.loads(line)["id"] for line in text.splitlines() if not line.endswith('"sta')][3:] == ["0002", "0003"]
+    assert all(json.loads(line)["seed"] == seeds[json.loads(line)["id"]] for line in text.splitlines()[4:])
+    assert Path("videos/0001.mp4").read_bytes() == first
+    assert (
+        "0 done, 3 done before"
+        in batch(simulated.address, good, also, {"prompt": "instant", "steps": 3, "bucket": "64x64"}).stdout
+    )
+
+
+def test_a_changed_job_is_done_again(batch, scripted) -> None:
+    scripted.script = success(DATA)
+    assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).exit_code == 0
+
+    batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a wolf"})
+
+    assert [request.prompt for request in scripted.requests][2:] == ["a wolf"]
+
+
+def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted) -> None:
+    scripted.first_scripts = [[FULL], [FULL], [ACCEPTED, LOST]]
+    scripted.script = success(DATA)
+
+    result = batch(scripted.address, {"prompt": "a cat"}, words=("--retries", "1"))
+
+    assert result.exit_code == 0
+    assert len(scripted.requests) == 4
+    assert len({request.seed for request in scripted.requests}) == 1
+    assert "tries again in 0.01 s: all places are taken" in result.stderr
+
+
+def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted) -> None:
+    scripted.first_scripts = [[ACCEPTED, LOST], [ACCEPTED, LOST]]
+    scripted.script = success(DATA)
+
+    result = batch(
+        scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--retries", "1", "--concurrency", "1")
+    )
+
+    assert result.exit_code == 7
+    assert [(row["id"], row["status"]) for row in rows()] == [("0001", "failed"), ("0002", "done")]
+    assert rows()[0]["error"]["reason"] == "WORKER_LOST"
+
+
+def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(batch, scripted) -> None:
+    scripted.script = [FULL]
+
+    result = batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--patience", "0.05"))
+
+    assert result.exit_code == 4
+    assert not Path("videos/results.jsonl").exists()
+
+
+def test_a_server_that_is_not_there_is_said_at_once(batch) -> None:
+    assert batch("127.0.0.1:1", {"prompt": "a cat"}).exit_code == 3
+
+
+def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
+    result = batch(scripted.address, {"prompt": "a cat"}, {"promt": "a dog"})
+
+    assert result.exit_code == 2
+    assert "line 2: unknown key 'promt'" in result.stderr
+    assert scripted.requests == []
+
+
+def test_json_prints_the_rows_as_they_come(batch, scripted) -> None:
+    scripted.first_scripts = [[ACCEPTED, BROKEN]]
+    scripted.script = success(DATA)
+
+    result = batch(scripted.address, {"prompt": "a"}, {"prompt": "b"}, words=("--json", "--concurrency", "1"))
+
+    assert [json.loads(line) for line in result.stdout.splitlines()] == rows()
+    assert result.stderr == ""
+
+
+def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) -> None:
+    Path("videos").mkdir()
+    Path("videos/seeds.json").write_text("{")
+
+    result = batch(scripted.address, {"prompt": "a cat"})
+
+    assert result.exit_code == 2
+    assert "seeds.json is damaged" in result.stderr
+
+
+def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
+    scripted.script = success(DATA)
+    assert (
+        batch(scripted.address, *[{"prompt": f"cat {n}"} for n in range(6)], words=("--concurrency", "3")).exit_code
+        == 0
+    )
+    assert len(rows()) == 6
+    assert {row["status"] for row in rows()} == {"done"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c"}\n')
+    scripted.first_scripts = [success(DATA)]
+    scripted.script = [ACCEPTED, UNTIL_CANCELLED]
+    words = ["batch", "jobs.jsonl", "--json", "--concurrency", "1", "--address", scripted.address]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["id"] == "0001"
+        while len(scripted.requests) < 2:
+            pass
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert scripted.cancelled.wait(PATIENCE)
+    assert [row["id"] for row in rows(tmp_path / "videos")] == ["0001"]
+    assert sorted(os.listdir(tmp_path / "videos")) == ["0001.mp4", "results.jsonl", "seeds.json"]
+
+
+def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
+    scripted.script = success(DATA)
+
+    given = {"steps": 9, "bucket": "384x672", "frames": 25, "guidance": 2, "fps": 12, "fit": "pad", "format": "mkv"}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    batch(scripted.address, {"prompt": "a cat", "steps": 3}, words=(*words, "--negative", ""))
+
+    (sent,) = scripted.requests
+    assert (sent.step_count, sent.bucket, sent.frame_count, sent.guidance_scale) == (3, "384x672", 25, 2)
+    assert (sent.frame_rate_fps, sent.fit_policy, sent.output_mime_type) == (12, pb.FIT_POLICY_PAD, "video/x-matroska")
+    assert sent.HasField("negative_prompt")

@@ -1,0 +1,125 @@
+"""Batches as people write them: a file of JSON lines, or a folder of pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from easyanim_client import InvalidRequest
+from easyanim_client.batch_jobs import MAX_PROBLEMS, BatchJob, read_jobs
+
+
+def lines(folder: Path, *jobs: object) -> Path:
+    file = folder / "jobs.jsonl"
+    file.write_text("".join((job if isinstance(job, str) else json.dumps(job)) + "\n" for job in jobs))
+    return file
+
+
+def test_a_line_becomes_the_arguments_of_a_generation(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"picture")
+    file = lines(
+        tmp_path, {"prompt": "猫在眨眼", "start_image": "cat.jpg", "steps": 5, "id": "cat"}, "", {"prompt": "b"}
+    )
+
+    first, second = read_jobs(file, {"steps": 9, "bucket": "384x672", "fps": None})
+
+    assert (first.index, first.id, first.file_name) == (1, "cat", "cat.mp4")
+    assert first.arguments == {
+        "prompt": "猫在眨眼",
+        "start_image": tmp_path / "cat.jpg",
+        "steps": 5,
+        "bucket": "384x672",
+        "format": "mp4",
+    }
+    assert (second.index, second.id, second.arguments["steps"]) == (2, "0002", 9)
+
+
+def test_the_own_aspect_of_a_job_takes_the_place_of_the_default_bucket(tmp_path: Path) -> None:
+    (job,) = read_jobs(lines(tmp_path, {"prompt": "a", "aspect_ratio": "16:9"}), {"bucket": "384x672"})
+
+    assert "bucket" not in job.arguments
+
+
+def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "c.jpg", "c.webp", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.txt").write_text(" its own prompt \n")
+
+    jobs = read_jobs(tmp_path, {"prompt": "the common prompt", "format": "webm"})
+
+    assert [(job.id, job.arguments["prompt"]) for job in jobs] == [
+        ("a", "its own prompt"),
+        ("b", "the common prompt"),
+        ("c.jpg", "the common prompt"),
+        ("c.webp", "the common prompt"),
+    ]
+    assert jobs[0].file_name == "a.webm"
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"prompt": "a", "stps": 3}, ["unknown key 'stps'", "known are id, prompt"]),
+        ({"prompt": 3}, ["prompt is 3; must be a string"]),
+        ({"prompt": "a", "seed": True}, ["seed is true; must be an integer"]),
+        ({"prompt": "a", "steps": 1.5}, ["steps is 1.5; must be an integer"]),
+        ({"prompt": "a", "guidance": "6"}, ['guidance is "6"; must be a number']),
+        ({"prompt": " "}, ["there is no prompt"]),
+        ({"prompt": "a", "id": "../a"}, ["id '../a' cannot be a file's name"]),
+        ({"prompt": "a", "id": ".hidden"}, ["cannot be a file's name"]),
+        ({"prompt": "a", "start_image": "no.jpg"}, ["No such file", "no.jpg"]),
+        ({"prompt": "a", "fit": "squeeze"}, ["fit_policy", "crop, pad, stretch"]),
+        ({"prompt": "a", "format": "avi"}, ["'avi' is none of mp4, webm, mkv"]),
+        ({"prompt": "a", "seed": 2**64}, ["cannot be encoded"]),
+        (["a"], ["must be a JSON object"]),
+        ("nonsense", ["is not JSON"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_line_is_named_with_what_is_allowed(tmp_path: Path, job: object, words: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_jobs(lines(tmp_path, {"prompt": "fine"}, job), {})
+
+    for word in ["line 2: ", *words]:
+        assert word in str(caught.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_in_order(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_jobs(
+            lines(tmp_path, *["nonsense", {"id": "a"}] * 20, {"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}), {}
+        )
+
+    said = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in said[:3]] == ["line 1", "line 2", "line 3"]
+    assert said[-1].strip() == "and 21 more"
+    assert len(said) == MAX_PROBLEMS + 1
+
+
+def test_an_id_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match='id "0002" is given more than once'):
+        read_jobs(lines(tmp_path, {"prompt": "a", "id": "0002"}, {"prompt": "b"}), {})
+
+
+@pytest.mark.parametrize("empty", ["file", "folder"])
+def test_a_batch_without_jobs_is_refused(tmp_path: Path, empty: str) -> None:
+    with pytest.raises(InvalidRequest, match="nothing to do"):
+        read_jobs(lines(tmp_path) if empty == "file" else tmp_path, {})
+
+
+def test_the_hash_is_of_everything_that_makes_the_video(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(b"one")
+
+    def only(**fields: object) -> BatchJob:
+        return read_jobs(lines(tmp_path, {"prompt": "a", "start_image": "cat.jpg", **fields}), {})[0]
+
+    job = only()
+    assert only().sha256 == job.sha256 == job.with_seed(5).sha256
+    assert job.with_seed(5).arguments["seed"] == 5
+    assert only(seed=3).with_seed(5).arguments["seed"] == 3
+    assert len({job.sha256, only(seed=3).sha256, only(steps=3).sha256, only(prompt="b").sha256}) == 4
+    picture.write_bytes(b"another")
+    assert only().sha256 != job.sha256
