@@ -1,0 +1,105 @@
+"""`generate --draft-first` against a scripted service: what is sent, what is shown, who is asked."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_client.commands import app
+from tests.rpc.scripted import BROKEN, PATIENCE, success
+from tests.rpc.test_client_cli import MAIN
+
+pytest_plugins = ("tests.rpc.callers",)
+
+DATA = os.urandom(2_000)
+SIZES = [("768x1344", 768, 1344), ("384x672", 384, 672), ("672x384", 672, 384)]
+
+
+@pytest.fixture
+def run(scripted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scripted.script = success(DATA)
+    scripted.info = pb.GetServerInfoResponse(
+        buckets=[pb.Bucket(name=n, width_px=w, height_px=h, frame_counts=[25, 49]) for n, h, w in SIZES]
+    )
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(app, ["generate", "a cat blinks", *words, "--address", scripted.address])
+
+    return invoke
+
+
+def test_with_yes_the_final_follows_with_the_same_seed_and_prompt(run, scripted) -> None:
+    result = run("--draft-first", "--yes", "--bucket", "768x1344", "--steps", "40", "--out", "cat.webm")
+
+    assert result.exit_code == 0, result.stderr
+    draft, final = scripted.requests
+    assert (draft.bucket, draft.step_count, final.bucket, final.step_count) == ("384x672", 8, "768x1344", 40)
+    assert draft.HasField("seed")
+    assert (draft.seed, draft.prompt) == (final.seed, final.prompt)
+    assert draft.output_mime_type == final.output_mime_type == "video/webm"
+    assert sorted(os.listdir()) == ["cat.draft.webm", "cat.webm"]
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["draft cat.draft.webm", "cat.webm"]
+
+
+def test_where_nobody_can_answer_it_names_the_command_that_goes_on(run, scripted) -> None:
+    result = run("--draft-first", "--draft-steps", "4", "--bucket", "768x1344", "--embed-prompt", "--out", "my cat.mp4")
+
+    assert result.exit_code == 8
+    assert os.listdir() == ["my cat.draft.mp4"]
+    (draft,) = scripted.requests
+    assert draft.step_count == 4
+    command = shlex.split(result.stderr.splitlines()[-1])
+    assert command[:3] == ["easyanim-client", "generate", "a cat blinks"]
+    assert not [word for word in command if "draft" in word]
+
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    final = scripted.requests[1]
+    assert (final.seed, final.bucket, final.embed_prompt) == (draft.seed, "768x1344", True)
+    assert not final.HasField("step_count")
+
+
+def test_a_draft_that_fails_makes_no_final(run, scripted) -> None:
+    scripted.script = [BROKEN]
+
+    assert run("--draft-first", "--yes").exit_code == 6
+    assert len(scripted.requests) == 1
+
+
+def test_the_drafts_size_and_the_given_seed_are_taken(run, scripted) -> None:
+    run("--draft-first", "--yes", "--draft-bucket", "672x384", "--seed", "5", "--frames", "25")
+
+    assert [(sent.bucket, sent.seed, sent.frame_count) for sent in scripted.requests] == [
+        ("672x384", 5, 25),
+        ("", 5, 25),
+    ]
+    assert run("--draft-first", "--draft-bucket", "9x9").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "files"), [("y", 0, ["out.draft.mp4", "out.mp4"]), ("n", 8, ["out.draft.mp4"])]
+)
+def test_on_a_terminal_the_answer_decides(
+    run, scripted, tmp_path: Path, answer: str, code: int, files: list[str]
+) -> None:
+    terminal, side = pty.openpty()
+    words = ["generate", "a cat blinks", "--draft-first", "--address", scripted.address]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words], cwd=tmp_path, stdin=side, stdout=subprocess.PIPE, stderr=side
+    ) as process:
+        os.close(side)
+        shown = b""
+        while b"Make the final video?" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, f"{answer}\n".encode())
+        assert process.wait(PATIENCE) == code
+    os.close(terminal)
+    assert sorted(os.listdir(tmp_path)) == files
