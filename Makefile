@@ -83,7 +83,7 @@ format: install ## Format all Python and the contract
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: install examples-stubs ## Generate the stubs from proto/, those of the Go example too
+proto: install examples-stubs ## Generate the stubs from proto/, those of the Go example too, and docs/api.md
 	PYTHON=$(BIN)/python scripts/proto.sh write
 
 $(BUF):

@@ -5,6 +5,8 @@ Sources: PNG third edition 11.2.2; ITU T.81 B.2 and Exif 2.32 4.5 (JPEG); RFC 96
 
 from __future__ import annotations
 
+from typing import Literal
+
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SIDEWAYS = range(5, 9)
 """EXIF orientations that exchange width and height."""
@@ -57,10 +59,10 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 
 
 def _orientation(tiff: bytes) -> int:
-    order = "little" if tiff.startswith(b"II") else "big"
+    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
 
     def number(offset: int, length: int) -> int:
-        return int.from_bytes(tiff[offset : offset + length], "little" if order == "little" else "big")
+        return int.from_bytes(tiff[offset : offset + length], order)
 
     directory = number(4, 4)
     for entry in range(min(number(directory, 2), 1000)):

@@ -12,7 +12,7 @@ from easyanim_client.request import ratio, read_picture
 from easyanim_client.results import Bucket, ServerInfo
 
 DRAFT_STEPS = 8
-"""Fewest steps with which upstream's scheduler still shows who moves where."""
+"""Less than a quarter of the default, and of its time."""
 
 
 def draft_arguments(

@@ -32,7 +32,7 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerCommand]:
-    with ServerCommand("--model", "builtin:tiny", "--buckets", "96x160x13,128x128x5") as command:
+    with ServerCommand("--model", "builtin:tiny", "--buckets", "128x128x5") as command:
         assert client("health", "--address", command.address, "--wait", "60").returncode == 0
         yield command
 
@@ -48,7 +48,7 @@ def test_the_commands_of_a_page_run_from_top_to_bottom(page: Path, server: Serve
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "EASYANIM_CLIENT_ADDRESS": server.address},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=280,
     )
 
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"

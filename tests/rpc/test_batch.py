@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 from google.rpc import code_pb2
-from typer.testing import CliRunner, Result
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.commands import app
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -41,12 +39,16 @@ def rows(folder: str | Path = "videos") -> list[dict]:
 
 @pytest.fixture
 def batch(tmp_path, monkeypatch):
-    """Writes jobs.jsonl in an empty folder and runs it against a server."""
+    """Writes jobs.jsonl in an empty folder and runs it against a server.
+
+    In a process of its own: grpc.aio is made for one event loop a process, and a test's server has one in this process.
+    """
     monkeypatch.chdir(tmp_path)
 
-    def run(address: str, *jobs: dict, words: tuple[str, ...] = ()) -> Result:
+    def run(address: str, *jobs: dict, words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
-        return CliRunner().invoke(app, ["batch", "jobs.jsonl", "--address", address, *words])
+        command = [sys.executable, "-c", MAIN, "batch", "jobs.jsonl", "--address", address, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     return run
 
@@ -60,8 +62,8 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
         {"prompt": "instant four", "steps": 2, "seed": 7, "id": "vier", "format": "webm"},
     )
 
-    assert result.exit_code == 7
-    assert result.stdout.endswith("videos/results.jsonl: 2 done, 2 failed\n")
+    assert result.returncode == 7
+    assert result.stdout == "videos/results.jsonl: 2 done, 2 failed\n"
     assert "[4/4]" in result.stderr
     by_id = {row["id"]: row for row in rows()}
     assert {name: row["status"] for name, row in by_id.items()} == {
@@ -79,7 +81,7 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
 def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simulated: RunningServer) -> None:
     good = {"prompt": "instant one", "steps": 2, "bucket": "64x64"}
     also = {"prompt": "instant too", "steps": 2, "bucket": "64x64"}
-    assert batch(simulated.address, good, also, {"prompt": "instant", "steps": 0}).exit_code == 7
+    assert batch(simulated.address, good, also, {"prompt": "instant", "steps": 0}).returncode == 7
     seeds = {row["id"]: row["seed"] for row in rows()}
     first = Path("videos/0001.mp4").read_bytes()
     Path("videos/0002.mp4").unlink()
@@ -88,7 +90,7 @@ def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simu
 
     again = batch(simulated.address, good, also, {"prompt": "instant", "steps": 3, "bucket": "64x64"})
 
-    assert again.exit_code == 0
+    assert again.returncode == 0
     assert "2 done, 1 done before, 0 failed" in again.stdout
     text = Path("videos/results.jsonl").read_text()
     assert [json.loads(line)["id"] for line in text.splitlines() if not line.endswith('"sta')][3:] == ["0002", "0003"]
@@ -102,7 +104,7 @@ def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simu
 
 def test_a_changed_job_is_done_again(batch, scripted) -> None:
     scripted.script = success(DATA)
-    assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).exit_code == 0
+    assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).returncode == 0
 
     batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a wolf"})
 
@@ -115,7 +117,7 @@ def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted
 
     result = batch(scripted.address, {"prompt": "a cat"}, words=("--retries", "1"))
 
-    assert result.exit_code == 0
+    assert result.returncode == 0
     assert len(scripted.requests) == 4
     assert len({request.seed for request in scripted.requests}) == 1
     assert "tries again in 0.01 s: all places are taken" in result.stderr
@@ -129,7 +131,7 @@ def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted
         scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--retries", "1", "--concurrency", "1")
     )
 
-    assert result.exit_code == 7
+    assert result.returncode == 7
     assert [(row["id"], row["status"]) for row in rows()] == [("0001", "failed"), ("0002", "done")]
     assert rows()[0]["error"]["reason"] == "WORKER_LOST"
 
@@ -139,18 +141,18 @@ def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(bat
 
     result = batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--patience", "0.05"))
 
-    assert result.exit_code == 4
+    assert result.returncode == 4
     assert not Path("videos/results.jsonl").exists()
 
 
 def test_a_server_that_is_not_there_is_said_at_once(batch) -> None:
-    assert batch("127.0.0.1:1", {"prompt": "a cat"}).exit_code == 3
+    assert batch("127.0.0.1:1", {"prompt": "a cat"}).returncode == 3
 
 
 def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
     result = batch(scripted.address, {"prompt": "a cat"}, {"promt": "a dog"})
 
-    assert result.exit_code == 2
+    assert result.returncode == 2
     assert "line 2: unknown key 'promt'" in result.stderr
     assert scripted.requests == []
 
@@ -171,14 +173,14 @@ def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) 
 
     result = batch(scripted.address, {"prompt": "a cat"})
 
-    assert result.exit_code == 2
+    assert result.returncode == 2
     assert "seeds.json is damaged" in result.stderr
 
 
 def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
     scripted.script = success(DATA)
     assert (
-        batch(scripted.address, *[{"prompt": f"cat {n}"} for n in range(6)], words=("--concurrency", "3")).exit_code
+        batch(scripted.address, *[{"prompt": f"cat {n}"} for n in range(6)], words=("--concurrency", "3")).returncode
         == 0
     )
     assert len(rows()) == 6

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from easyanim_client.render import progress
-from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, Queued
+from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, PromptWarning, Queued
 
 PARAMETERS = Parameters("a [cat]", "", "384x672", 672, 384, 49, 35, 6.0, 42, 8, "mp4", "crop", "start")
 
@@ -49,3 +49,11 @@ def test_a_prompt_that_was_cut_is_pointed_out():
     assert "the prompt has 300 tokens, more than the model reads" in drawn(
         Accepted("j-1", PARAMETERS, 300, prompt_truncated=True)
     )
+
+
+def test_what_would_be_misread_is_said_once():
+    long = PromptWarning("too_long", "the prompt has 300 tokens and the model reads 256", "the [end]")
+    screen = drawn(Accepted("j-1", PARAMETERS, 300, prompt_truncated=True, prompt_warnings=(long,)))
+
+    assert "too_long: the prompt has 300 tokens and the model reads 256 ('the [end]')\n" in screen
+    assert "more than the model reads" not in screen

@@ -14,8 +14,7 @@ from easyanim_client.aio import AsyncClient
 from easyanim_client.batch import Batch, Summary, View
 from easyanim_client.batch_jobs import read_jobs
 from easyanim_client.batch_view import Rows, Silent, batch_progress
-from easyanim_client.commands.shared import NOT_THE_SAME as SOME_FAILED
-from easyanim_client.commands.shared import Address, Json, Tls, reported
+from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Tls, reported
 
 
 def batch(
@@ -73,7 +72,7 @@ def batch(
     if not json:
         skipped = f", {summary.skipped} done before" if summary.skipped else ""
         typer.echo(f"{summary.results}: {summary.done} done{skipped}, {summary.failed} failed")
-    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+    raise typer.Exit(JOBS_FAILED if summary.failed else 0)
 
 
 def _shown(total: int, *, json: bool, quiet: bool) -> AbstractContextManager[View]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import NOT_THE_SAME, Address, Json, Tls, reported
+from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Json, Tls, reported
 from easyanim_client.errors import InvalidRequest
 from easyanim_client.recording import SAME_NETWORK, Recording
 from easyanim_client.render import progress
@@ -90,7 +90,7 @@ def replay(
         _tell("bytes", same_bytes, recording.file_sha256, video.sha256)
         for name, (was, now) in differences.items():
             typer.echo(f"         {name} was {was}, is {now}")
-    raise typer.Exit(0 if same_latents and same_bytes else NOT_THE_SAME)
+    raise typer.Exit(0 if same_latents and same_bytes else REPLAY_DIFFERS)
 
 
 def _check_server(recording: Recording, served: ServerInfo) -> None:

@@ -28,7 +28,7 @@ EXIT_CODES: tuple[tuple[type[EasyAnimError], int], ...] = (
 )
 """By the first class that fits."""
 NOT_SERVING = 3
-NOT_THE_SAME = 7
+JOBS_FAILED = REPLAY_DIFFERS = 7
 NOT_CONFIRMED = 8
 
 EPILOG = """Exit codes:
