@@ -99,8 +99,9 @@ def read_jobs(source: Path, defaults: Mapping[str, Any]) -> list[BatchJob]:
 
 def _job(index: int, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> BatchJob:
     arguments = {"format": "mp4", **defaults, **{name: value for name, value in fields.items() if name != "id"}}
-    if "aspect_ratio" in fields and "bucket" not in fields:  # the other form of a size, in place of the default
-        arguments.pop("bucket", None)
+    sizes = {"bucket", "aspect_ratio"}
+    if sizes & fields.keys():  # a job's own size takes the place of the default in either form
+        arguments = {name: value for name, value in arguments.items() if name not in sizes - fields.keys()}
     name = fields.get("id", f"{index:04}")
     if not _ID.fullmatch(name):
         raise ValueError(f"id {name!r} cannot be a file's name: no slash, no dot at its start, at most 200 characters")

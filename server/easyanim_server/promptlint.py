@@ -89,13 +89,13 @@ _NEGATION = _either(
         r"no (?!longer|matter|doubt|less|more than|sooner|other than|\d)[a-z]+",
         r"without (?!stopping|pause|pausing|end|ending|interruption|a break|hesitation|haste|effort)[a-z]+",
         r"(?:do not|does not|don['’]t|doesn['’]t|must not|should not|shouldn['’]t|cannot|can['’]t (?!help)|"
-        r"is not|isn['’]t|are not|aren['’]t) ?[a-z]+",
-        r"never [a-z]+",
+        r"is not|isn['’]t|are not|aren['’]t) (?!only|just|far|stop|end|cease|too)[a-z]+",
+        r"never (?!stop|end|ceas|tir)[a-z]+",
         r"avoid(?:ing|s)? [a-z]+",
-        r"not (?!only|just|far|long|to mention|unlike)[a-z]+",
+        r"not (?!only|just|far|long|stop|end|cease|too|to mention|unlike)[a-z]+",
     ),
     "不要|不得|不含|不包含|不出现|不能|不许|没有|切勿|请勿|禁止|避免",
-    "无(?!人机|人驾驶|限|数|垠|边|尽|比|论|声|缝|意|穷|际|疑|瑕|暇|私|畏|辜|奈|所|敌|线|花果|忧|聊|语|双|与伦比|影灯)[\u4e00-\u9fff]",
+    "无(?!人机|人驾驶|限|数|垠|边|尽|比|论|声|缝|意|穷|际|疑|瑕|暇|私|畏|辜|奈|所|敌|线|花果|锡|忧|聊|语|双|与伦比|影灯)[\u4e00-\u9fff]",
 )
 _FOREIGN_SYNTAX = re.compile(
     r"\([^()]*:\s*\d+(?:\.\d+)?\s*\)|\({2,}|\[{2,}|<\s*lora:[^>]*>|(?<!\S)--[a-z]+\b|\bBREAK\b",
@@ -148,8 +148,9 @@ _SEQUENCE = re.compile(
     "|然后|接着|随后|之后|再|先|最后|直到",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[^\W\d_\u3400-\u9fff]+", re.UNICODE)
-_HAN = re.compile(r"[\u3400-\u9fff]")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # kana, Han and Hangul: no spaces between words, or few
+_WORD = re.compile(rf"[^\W\d_{_UNSPACED}]+")
+_HAN = re.compile(rf"[{_UNSPACED}]")
 _TERMS = re.compile(r"[,.;，。、；\n]+")
 FEWEST_WORDS = 3
 FEWEST_HAN = 4

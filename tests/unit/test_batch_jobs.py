@@ -36,10 +36,12 @@ def test_a_line_becomes_the_arguments_of_a_generation(tmp_path: Path) -> None:
     assert (second.index, second.id, second.arguments["steps"]) == (2, "0002", 9)
 
 
-def test_the_own_aspect_of_a_job_takes_the_place_of_the_default_bucket(tmp_path: Path) -> None:
+def test_the_own_size_of_a_job_takes_the_place_of_the_default_in_either_form(tmp_path: Path) -> None:
     (job,) = read_jobs(lines(tmp_path, {"prompt": "a", "aspect_ratio": "16:9"}), {"bucket": "384x672"})
 
     assert "bucket" not in job.arguments
+    (job,) = read_jobs(lines(tmp_path, {"prompt": "a", "bucket": "384x672"}), {"aspect_ratio": "16:9"})
+    assert (job.arguments["bucket"], "aspect_ratio" in job.arguments) == ("384x672", False)
 
 
 def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ RIGHT = [
     "特别的别墅前，两个人告别，夕阳西下",
     "无数的烟花在夜空中绽放，人群欢呼",
     "不同颜色的气球不停地升向天空",
+    "the fountain never stops and the water does not end, endless loop",
+    "the tower is not only tall but also leans in the wind",
+    "猫が草原を走る",
+    "고양이가 달린다",
+    "无锡的湖边，无花果树在风中摇动",
     "慢动作，水滴落入湖面，激起涟漪",
 ]
 

@@ -28,12 +28,16 @@ def batch(
     prompt: Annotated[str | None, typer.Option(help="For jobs that have none.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to avoid, for jobs that do not say it.")] = None,
     bucket: Annotated[str | None, typer.Option(help="For jobs that name no size.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="Such as 16:9, for jobs that name no size.")] = None,
     frames: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
     steps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
     guidance: Annotated[float | None, typer.Option(help="For jobs that do not say it.")] = None,
     fps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, pad or stretch, for jobs that do not say it.")] = None,
     format: Annotated[str | None, typer.Option(help="mp4, webm or mkv, for jobs that do not say it.")] = None,
+    embed_prompt: Annotated[
+        bool, typer.Option("--embed-prompt", help="Keep the prompts in the files' metadata, for replay.")
+    ] = False,
     retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
     address: Address = "localhost:50051",
@@ -58,6 +62,7 @@ def batch(
     defaults = {
         "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
         "guidance": guidance, "fps": fps, "fit": fit, "format": format,
+        "aspect_ratio": aspect, "embed_prompt": embed_prompt or None,
     }  # fmt: skip
     with reported("Cancelled; the server was told to stop. The same command goes on from here."):
         work = Batch(read_jobs(source, defaults), out_dir, concurrency=concurrency, retries=retries, patience=patience)
