@@ -22,7 +22,7 @@ import sys
 def main() -> None:
     """Run the command line; without its extra, say how to install it."""
     try:
-        from easyanim_client.bench_command import app  # the app of all commands, with `bench` among them
+        from easyanim_client.commands import app
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from easyanim_client.bench import percentile
-from easyanim_client.bench_command import app
+from easyanim_client.commands import app
 from tests.engines import UNIT_SECONDS
 from tests.rpc.scripted import ACCEPTED, BROKEN, INVALID, QUEUE_FULL, UNTIL_CANCELLED, success
 from tests.servers import RunningServer

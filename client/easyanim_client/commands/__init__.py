@@ -6,6 +6,7 @@ import typer
 
 from easyanim_client.commands.ask import health, info, lint_prompt
 from easyanim_client.commands.batch import batch
+from easyanim_client.commands.bench import bench
 from easyanim_client.commands.generate import generate
 from easyanim_client.commands.replay import replay
 from easyanim_client.commands.shared import EPILOG, epilog
@@ -47,3 +48,9 @@ app.command(
 app.command("lint-prompt", epilog=epilog('easyanim-client lint-prompt "a street with no people"'))(lint_prompt)
 app.command(epilog=epilog("easyanim-client info --json | jq '.buckets[].name'"))(info)
 app.command(epilog=epilog("easyanim-client health --wait 600 && echo ready"))(health)
+app.command(
+    epilog=epilog(
+        "easyanim-client bench --requests 20 --concurrency 4 --steps 8",
+        "easyanim-client bench --requests 5 --cancel-after 0.5 --json",
+    )
+)(bench)

@@ -15,9 +15,7 @@ from rich.table import Table
 
 from easyanim_client.aio import AsyncClient
 from easyanim_client.bench import PERCENTILES, Load, Report, run
-from easyanim_client.commands import Address, Json, Tls, app, reported
-
-__all__ = ["app", "bench"]
+from easyanim_client.commands.shared import Address, Json, Tls, reported
 
 LABELS = {
     "first_event_seconds": "time to first event",
@@ -29,14 +27,7 @@ LABELS = {
     "chunk_bytes_per_second": "chunk throughput",
 }
 
-EPILOG = """Exit codes:
-0    every request ended in a video, a refusal that the contract names, its deadline or its cancel
-6    some request failed in another way
-others as those of generate
-"""
 
-
-@app.command(epilog=EPILOG)
 def bench(
     requests: Annotated[int, typer.Option(min=1, help="How many requests in all.")] = 10,
     concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 1,
