@@ -329,4 +329,4 @@ def test_synthetic_models_load_by_name(monkeypatch):
     monkeypatch.setattr(builtin, "synthetic", lambda size, **options: made.append((size, options)))
     load("synthetic:12b", torch.bfloat16)
 
-    assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16})]
+    assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16, "on_host": False})]

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from easyanim_server.engine import builtin
+from easyanim_server.engine import folder as folders
 from easyanim_server.engine.folder import CONFIG_PATTERNS, check, read, weight_files
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.qwen import TrimmedTextEncoder
@@ -31,29 +32,63 @@ _V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(
 _KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
 
 
-def load(model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> Modules:
+def load(
+    model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
+) -> Modules:
     """Load a model, downloading it where needed.
 
     Args:
         model: A local folder in diffusers layout, a Hugging Face id, ``builtin:tiny``, ``synthetic:7b`` or
             ``synthetic:12b``. A folder of that name goes before an id.
-        device: Where the networks go.
+        device: Where the networks compute.
         dtype: Of their weights.
         revision: Branch, tag or commit of a Hugging Face id.
+        on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
         ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
     """
+    hosted = _is_hosted(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
+    home = torch.device("cpu") if on_host else device
+    if model == TINY:
+        modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
+    else:
+        folder = _download(model, revision) if hosted else _local(model)
+        modules = read(folder, model, device=home, dtype=dtype, own=on_host)
+    modules.compute = device
+    return modules
+
+
+def outline(model: str, revision: str | None = None) -> Modules:
+    """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
+
+    Of a Hugging Face id configurations are downloaded, and nothing else.
+
+    Raises:
+        UnsupportedModel: as `load`.
+        ConfigurationError: as `load`.
+    """
+    hosted = _is_hosted(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic_outline(SYNTHETIC[model])
+    if model == TINY:
+        return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
+    return folders.outline(_fetch_configurations(model, revision) if hosted else _local(model), model)
+
+
+def _is_hosted(model: str, revision: str | None) -> bool:
+    """Whether a model is a Hugging Face id.
+
+    Raises:
+        ConfigurationError: it is not, and there is a revision.
+    """
     hosted = not model.startswith(("builtin:", "synthetic:")) and not _is_path(model)
     if revision is not None and not hosted:
         raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
-    if model == TINY:
-        return from_pipeline(builtin.tiny(device=device, dtype=dtype), TINY)
-    if model in SYNTHETIC:
-        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype)
-    folder = _download(model, revision) if hosted else _local(model)
-    return read(folder, model, device=device, dtype=dtype)
+    return hosted
 
 
 def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
@@ -107,14 +142,18 @@ def _local(model: str) -> Path:
 
 def _download(model: str, revision: str | None) -> Path:
     """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
+    folder = _fetch_configurations(model, revision)
+    check(folder, model)
+    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+
+
+def _fetch_configurations(model: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(model):
         raise UnsupportedModel(
             f"{model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
         )
     _refuse_published(model)
-    folder = _fetch(model, revision, CONFIG_PATTERNS)
-    check(folder, model)
-    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+    return _fetch(model, revision, CONFIG_PATTERNS)
 
 
 def _refuse_published(model: str) -> None:
