@@ -79,6 +79,13 @@ def outline(model: str, revision: str | None = None) -> Modules:
     return folders.outline(_fetch_configurations(model, revision) if hosted else _local(model), model)
 
 
+def like_published(model: str) -> str:
+    """The synthetic model of the shape of a published one, by its name; other models as they are."""
+    published = _PUBLISHED.fullmatch(model)
+    size = published and _V51.match(published["rest"])
+    return f"synthetic:{size['size']}" if size else model
+
+
 def _is_hosted(model: str, revision: str | None) -> bool:
     """Whether a model is a Hugging Face id.
 

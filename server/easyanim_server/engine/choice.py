@@ -20,7 +20,7 @@ FASTEST_FIRST = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_o
 """Placements that change no bit of a video, in the order in which they are tried."""
 
 IN_8_BITS = ("full_and_qfloat8", "model_cpu_offload_and_qfloat8")
-"""What is named where nothing else fits; nobody gets less quality without asking for it."""
+"""Placements that change videos; nobody gets them without asking."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def choose(
     Raises:
         ConfigurationError: a bucket does not fit; names it, and what would make it fit.
     """
-    candidates = FASTEST_FIRST if placement == "auto" else (placement,)
+    candidates: tuple[str, ...] = FASTEST_FIRST if placement == "auto" else (placement,)
     if placement == "auto" and precision != "bf16":
         candidates = ("full", "full_and_qfloat8", *FASTEST_FIRST[1:])
     tilings = {"off": (False,), "on": (True,), "auto": (False, True)}[tiling]
@@ -133,23 +133,25 @@ def _refusal(
 
 
 def _help(outline: Outline, wrong: Sequence[Estimate], card: int, backend: str, tiling: str) -> str:
-    """What would make them fit: another placement, tiles, 8 bits; else a larger card or other buckets."""
-    names = [name for name in (*FASTEST_FIRST, *IN_8_BITS) if name != wrong[0].placement]
-    for tiled in (False, True):
-        for name in names:
-            precision = "fp8-weights" if name.endswith(QFLOAT8) else wrong[0].precision
-            tried = [estimate(outline, item.bucket, name, backend, precision, tiled=tiled) for item in wrong]
-            if all(item.least_card <= card for item in tried):
-                quality = ", whose 8-bit weights change the video," if name.endswith(QFLOAT8) else ""
-                tiles = " with vae_tiling=on" if tiled and tiling == "off" else ""
-                return f"placement={name}{quality}{tiles} would make it fit"
-    least = max(
-        min(
-            estimate(outline, item.bucket, name, backend, item.precision, tiled=True).least_card
-            for name in FASTEST_FIRST
-        )
-        for item in wrong
-    )
+    """What would make them fit, first without and then with tiles; else a larger card.
+
+    Weights in 8 bits are never needed: streamed blocks take less room as they are.
+    """
+
+    def tried(name: str, tiled: bool) -> int:
+        asked = wrong[0].precision
+        precision = "bf16" if asked == "fp8-weights" and not name.endswith(QFLOAT8) else asked
+        each = (estimate(outline, item.bucket, name, backend, precision, tiled=tiled) for item in wrong)
+        return max(item.least_card for item in each)
+
+    own = wrong[0].placement
+    others = [name for name in FASTEST_FIRST if name != own]
+    for name, tiled in [(name, False) for name in others] + [(name, True) for name in (own, *others)]:
+        if tried(name, tiled) <= card:
+            asks = [f"placement={name}"] if name != own else []
+            asks += ["vae_tiling=on"] if tiled and tiling == "off" else []
+            return f"{' and '.join(asks)} would make it fit"
+    least = min(tried(name, True) for name in (*FASTEST_FIRST, own))
     return f"leave it out of --buckets, or use a card with {_gib(least)} or more"
 
 

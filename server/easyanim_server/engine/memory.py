@@ -172,13 +172,12 @@ def estimate(
     how = movement(placement)
     blocks = outline.blocks if precision == "bf16" else outline.blocks_fp8
     step, activations = outline.rest, _step_activations(outline, bucket, backend, precision)
-    text = outline.text
+    places = 1 if how == "sequential_cpu_offload" else 1 + AHEAD
+    text = outline.text if how == "full" else min(places * outline.text_layer, outline.text - outline.text_table)
     if how in ("full", "model_cpu_offload"):
         step += sum(blocks)
     else:
-        places = 1 if how == "sequential_cpu_offload" else 1 + AHEAD
         step += min(places, len(blocks)) * max(blocks)
-        text = min(places * outline.text_layer, outline.text - outline.text_table)
         if how == "group_offload":  # both predictions of guidance are under way at once
             activations += _tokens(bucket) * outline.dim * outline.itemsize
     peaks = {

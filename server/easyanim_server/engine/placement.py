@@ -45,10 +45,11 @@ def starts_on_host(name: str) -> bool:
 class Placement:
     """Brings each network to the device when it is needed, and says where everything is.
 
-    `full` leaves all networks on the device. `model_cpu_offload` keeps them on the host and one at a time on the
-    device. `group_offload` does the same with single layers of the text encoder and blocks of the transformer, whose
-    copies run ahead of the computing. `sequential_cpu_offload` copies a block's tensors when it is its turn, as
-    accelerate does layer by layer: the layers of our blocks are not called one by one, so its hooks cannot.
+    `full` leaves all networks on the device. `model_cpu_offload` keeps them on the host, and on the device the one
+    that is needed: transformer or VAE as a whole, the text encoder layer by layer. `group_offload` does the same with
+    the transformer's blocks, whose copies run ahead of the computing. `sequential_cpu_offload` copies the tensors of a
+    layer or block when it is its turn, as accelerate does: the layers inside our blocks are not called one by one, so
+    its hooks cannot.
 
     Nothing here is a hook on what is compiled: weights keep their identity and only point elsewhere, so nothing is
     compiled again. Latents, embeddings and whatever else belongs to a generation stay on the device all along.
@@ -95,8 +96,12 @@ class Placement:
         how = movement(self.name)
         everything = how == "full"
         try:
-            for network in self._parts.values() if everything else [self._parts[part]]:
-                network.bring(how)
+            for name, network in self._parts.items():
+                if everything:
+                    network.bring(how)
+                elif name == part:
+                    # Read once for a prompt, the text encoder takes as long in one piece as it takes layer by layer.
+                    network.bring(LEANEST if part == "text" and how == "model_cpu_offload" else how)
         except torch.OutOfMemoryError:
             self.leave()
             raise

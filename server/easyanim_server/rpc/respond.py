@@ -80,6 +80,8 @@ def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfo
         state=f"STATE_{scheduler.state.value}",
         job_count=scheduler.job_count,
         state_detail=scheduler.detail,
+        placement=served.model.placement if served else "",
+        placement_reason=served.model.placement_reason if served else "",
     )
 
 
@@ -130,10 +132,11 @@ def _receipt(model: ModelInfo, readiness: Readiness, job: Job) -> pb.Receipt:
         dtype=model.dtype,
         device=model.device,
         backend=readiness.backend,
-        profile="balanced" if readiness.precision == "fp8" else "exact",
+        profile="balanced" if readiness.precision.startswith("fp8") else "exact",
         attention=readiness.attention,
         precision=readiness.precision,
         versions=model.versions,
+        placement=readiness.placement,
     )
 
 
@@ -164,6 +167,10 @@ def _plan(readiness: Readiness) -> pb.Plan:
         relative_l2=readiness.relative_l2,
         rounding_l2=readiness.rounding_l2,
         fallback_reason=readiness.fallback,
+        placement=readiness.placement,
+        predicted_peak_device_memory_bytes=readiness.predicted_bytes,
+        measured_peak_device_memory_bytes=readiness.peak_bytes,
+        vae_tiled=readiness.vae_tiled,
     )
 
 
