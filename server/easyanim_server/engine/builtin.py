@@ -155,7 +155,6 @@ def synthetic(
 
 def synthetic_outline(size: SyntheticSize, *, text_layers: int = 27) -> Modules:
     """Make a model of published shape on the meta device, without weights; see `synthetic`."""
-    text_config = Qwen2VLConfig(text_config=PUBLISHED_TEXT | {"num_hidden_layers": text_layers + 1})
     with torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel(**PUBLISHED_TRANSFORMERS[size])
         vae = _vae(**PUBLISHED_VAE)
@@ -163,10 +162,15 @@ def synthetic_outline(size: SyntheticSize, *, text_layers: int = 27) -> Modules:
         name=f"synthetic:{size}",
         transformer=transformer,
         vae=vae,
-        text_encoder=TrimmedTextEncoder.on_meta(text_config),
+        text_encoder=TrimmedTextEncoder.on_meta(synthetic_text_config(text_layers)),
         tokenizer=tokenizer(),
         scheduler=scheduler(),
     )
+
+
+def synthetic_text_config(text_layers: int = 27) -> Qwen2VLConfig:
+    """Configuration of the Qwen2-VL whose first layers a synthetic model's text encoder has."""
+    return Qwen2VLConfig(text_config=PUBLISHED_TEXT | {"num_hidden_layers": text_layers + 1})
 
 
 def tokenizer() -> Qwen2Tokenizer:

@@ -17,6 +17,8 @@ from huggingface_hub.errors import (
 
 from easyanim_server.engine import builtin
 from easyanim_server.engine import folder as folders
+from easyanim_server.engine.devices import resolve_device
+from easyanim_server.engine.export import write
 from easyanim_server.engine.folder import CONFIG_PATTERNS, check, read, weight_files
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.qwen import TrimmedTextEncoder
@@ -115,22 +117,30 @@ def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
     )
 
 
-def export(model: str, folder: Path) -> None:
-    """Write a builtin model as a diffusers folder, which `load` and stock diffusers read back bit by bit.
+def export(model: str, folder: Path, device: torch.device | None = None) -> None:
+    """Write a model that is made here as a diffusers folder, which `load` reads back bit by bit.
+
+    Stock diffusers reads ``builtin:tiny`` as well; synthetic models have a text encoder without its last layer.
 
     Args:
-        model: ``builtin:tiny``; other models have no text encoder of stock form.
+        model: ``builtin:tiny``, or ``synthetic:7b`` or ``synthetic:12b``, in bfloat16.
         folder: Where to; made if absent.
+        device: Where synthetic weights are drawn; on the CPU it takes minutes. By default CUDA where there is one.
 
     Raises:
         UnsupportedModel: `model` is another one.
         ConfigurationError: `folder` is not empty.
     """
-    if model != TINY:
-        raise UnsupportedModel(f"{model} cannot be exported; {TINY} can")
+    if model != TINY and model not in SYNTHETIC:
+        raise UnsupportedModel(f"{model} cannot be exported; {', '.join([TINY, *SYNTHETIC])} can")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
-    builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+    if model == TINY:
+        builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+        return
+    device = device or resolve_device("auto")
+    modules = builtin.synthetic(SYNTHETIC[model], device=device, dtype=torch.bfloat16)
+    write(modules, builtin.synthetic_text_config(), folder)
 
 
 def _is_path(model: str) -> bool:

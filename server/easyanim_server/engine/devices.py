@@ -37,19 +37,20 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
-    """Let this process take no more of a CUDA device's memory than that; None lifts the limit.
+    """Let this process take no more of a CUDA device's memory than that, where there is a limit.
 
     Raises:
         ConfigurationError: the device has less.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or limit_gib is None:
         return
     total = torch.cuda.get_device_properties(device).total_memory
-    if limit_gib is not None and limit_gib * GIB > total:
+    if limit_gib * GIB > total:
         raise ConfigurationError(
             f"vram_limit_gib={limit_gib:g} is more than {device_name(device)} has: {total / GIB:.1f}"
         )
-    torch.cuda.set_per_process_memory_fraction(limit_gib * GIB / total if limit_gib is not None else 1.0, device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(limit_gib * GIB / total, index)
 
 
 def locked_limit(setting: float | None) -> int:

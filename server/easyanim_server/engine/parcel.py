@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ class PageLocks:
         error = int(_cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
         if error:
             log.warning("%d bytes of host memory stay unlocked: CUDA error %d", memory.nbytes, error)
+            with suppress(RuntimeError):  # CUDA goes on reporting it until somebody has asked
+                torch.zeros(1, device="cuda")
             return False
         self.locked += memory.nbytes
         self._finalizers[memory.data_ptr()] = weakref.finalize(memory, self._unlock, memory.data_ptr(), memory.nbytes)

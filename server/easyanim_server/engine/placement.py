@@ -118,8 +118,12 @@ class Placement:
             torch.cuda.empty_cache()  # other networks need other sizes
 
     def use(self, name: str) -> None:
-        """Change the placement; 8-bit weights stay what they are."""
-        if name == self.name and self._parts:
+        """Change the placement for good; 8-bit weights stay what they are."""
+        self._configured = name
+        self._change(name)
+
+    def _change(self, name: str) -> None:
+        if name == self.name:
             return
         self.leave()
         if not self._parts:
@@ -133,13 +137,12 @@ class Placement:
             return False
         if not self._parts and psutil.virtual_memory().available < sum(_bytes_of(self._networks)):
             return False
-        self.use(LEANEST)
+        self._change(LEANEST)
         return True
 
     def restore(self) -> None:
         """Go back to the configured placement."""
-        if self.name != self._configured:
-            self.use(self._configured)
+        self._change(self._configured)
 
     @contextmanager
     def streamed(self) -> Iterator[None]:
@@ -148,11 +151,11 @@ class Placement:
             yield
             return
         before = self.name
-        self.use(LEANEST)
+        self._change(LEANEST)
         try:
             yield
         finally:
-            self.use(before)
+            self._change(before)
 
     def rebuild(self, convert: Callable[[int], None]) -> None:
         """Let `convert` replace weights of the transformer's blocks, by number, each while it is on the device."""
