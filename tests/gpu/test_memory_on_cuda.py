@@ -41,9 +41,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Row]]:
     cases = [(None, bucket, "full") for bucket in STEPS]
     cases += [*REQUIRED, (None, SMALL, GROUP), (None, SMALL, SEQUENTIAL), (12, SMALL, FP8)]
     file: Path = tmp_path_factory.mktemp("memory") / "memory.json"
-    bench = MemoryBenchmark(
-        "synthetic:7b", CUDA, [Case(cap, bucket, name, STEPS[bucket]) for cap, bucket, name in cases], file, 1e9, "inductor"
-    )  # fmt: skip
+    asked = [Case(cap, bucket, name, STEPS[bucket]) for cap, bucket, name in cases]
+    bench = MemoryBenchmark("synthetic:7b", CUDA, asked, file, seconds=1e9, backend="inductor")
     bench.run()
     yield bench.rows
     torch.cuda.set_per_process_memory_fraction(1.0)
