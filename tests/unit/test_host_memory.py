@@ -31,7 +31,7 @@ print(json.dumps({"peak": host.nbytes - before}))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of published kind, with a 220 MB transformer, written in shards as a full-size one is."""
+    """A model of published kind, with a 280 MB transformer, written in shards as a full-size one is."""
     narrow = {"num_attention_heads": 16, "num_layers": 6, "mmdit_layers": 2, "text_embed_dim": 512}
     text = {
         "hidden_size": 512, "num_hidden_layers": 9, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -83,4 +83,4 @@ def test_weights_that_wait_on_the_host_are_there_once_beside_one_file_and_one_bl
     folder: Path, placement: str
 ) -> None:
     whole = sum(sizes(folder).values())
-    assert loaded(folder, placement)["peak"] < whole + 40 * MIB + 2 * whole / 6 / 2 + 40 * MIB
+    assert loaded(folder, placement)["peak"] < whole + 120 * MIB, "and so far below twice as much"

@@ -211,11 +211,11 @@ class Placement:
         ]
 
     def _lock(self) -> None:
-        """Lock what is copied most often first, and nothing where copies are meant to be as slow as accelerate's."""
+        """Lock what is copied most often first; nothing where little is copied, or as slowly as accelerate does."""
         order: tuple[Part, ...] = ("transformer", "text", "vae")
         for part in order:
             for parcel in self._parts[part].parcels:
-                if movement(self.name) == "sequential_cpu_offload":
+                if movement(self.name) in ("full", "sequential_cpu_offload"):
                     self._locks.release(parcel.host)
                 else:
                     self._locks.lock(parcel.host)
