@@ -103,10 +103,13 @@ def _memory() -> Finding:
 
 
 def _placement(settings: Settings) -> Finding:
+    name = settings.model
+    if not name.startswith(("builtin:", "synthetic:")) and not Path(name).is_dir():
+        settings = settings.model_copy(update={"model": like_published(name)})
+        if settings.model == name:
+            return Finding("placement", f"known once the configuration of {name} is downloaded")
     try:
         device = resolve_device(settings.device)
-        if not settings.model.startswith(("builtin:", "synthetic:")) and not Path(settings.model).is_dir():
-            settings = settings.model_copy(update={"model": like_published(settings.model)})  # nothing is downloaded
         choice = find_placement(settings, device, resolve_dtype(settings.dtype, device))
     except EasyAnimError as error:
         return Finding("placement", str(error), fatal=True)
