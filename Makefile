@@ -14,7 +14,7 @@ GO_PLUGINS := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 google.golan
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-report lint format proto constraints image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-report lint format proto constraints image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -66,7 +66,10 @@ bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, su
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
 	PYTHONPATH=. $(BIN)/python bench/overhead.py
 
-bench-report: install ## Put bench/results into README.md, docs/performance.md, docs/speed.png and docs/speed.html
+bench-memory: install ## Placements under the memory of smaller cards; flags in BENCH; writes bench/results/*-memory.json
+	PYTHONPATH=. $(BIN)/python bench/memory.py $(BENCH)
+
+bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png and docs/speed.html
 	$(BIN)/python bench/report.py
 
 lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh

@@ -1,4 +1,4 @@
-"""Turns bench/results/*-speed*.json into the tables of README.md and docs/performance.md, a plot and a page."""
+"""Turns bench/results into the tables of README.md, docs/performance.md and docs/memory.md, a plot and a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 PLOT = ROOT / "docs" / "speed.png"
 PAGE = ROOT / "docs" / "speed.html"
 
-MARKERS = re.compile(r"(<!-- bench:speed -->\n).*?(<!-- /bench -->)", re.DOTALL)
+MEMORY_DOCUMENT = ROOT / "docs" / "memory.md"
+
+NOT_MEASURED = "Not measured yet: `python bench/memory.py` on a card and `make bench-report` fill this in.\n"
 
 Row = dict[str, Any]
 
@@ -80,16 +82,70 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(_section(result) for result in results)
 
 
-def fill(text: str, tables: str) -> str:
-    """Put `tables` between the markers of a document.
+def fill(text: str, tables: str, name: str = "speed") -> str:
+    """Put `tables` between the markers of that name in a document.
 
     Raises:
-        ValueError: it has no markers.
+        ValueError: it has no such markers.
     """
-    filled, count = MARKERS.subn(lambda found: f"{found[1]}{tables}{found[2]}", text)
+    markers = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
+    filled, count = markers.subn(lambda found: f"{found[1]}{tables}{found[2]}", text)
     if count != 1:
-        raise ValueError(f"{count} pairs of markers <!-- bench:speed --> and <!-- /bench -->; must be one")
+        raise ValueError(f"{count} pairs of markers <!-- bench:{name} --> and <!-- /bench -->; must be one")
     return filled
+
+
+def memory_tables(folder: Path = RESULTS) -> str:
+    """What fits which card, as upstream has it, then every row; for each card that was measured."""
+    parts = []
+    for file in sorted(folder.glob("*-memory.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
+        if rows:
+            parts.append(_memory_section(document["header"], rows))
+    return "\n".join(parts) or NOT_MEASURED
+
+
+def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
+    fine = [row for row in rows if "error" not in row]
+    title = f"**{header['gpu'] or header['cpu']}, {rows[0]['model']}**"
+    facts = f"driver {header['driver']}, torch {header['torch']}; commit {header['commit']}, {header['date'][:10]}"
+    buckets = list(dict.fromkeys(_bucket(row) for row in fine))
+    lines = [f"{title} ({facts})", "", f"| card | {' | '.join(buckets)} |", f"|---|{'---|' * len(buckets)}"]
+    for cap in sorted({row["cap_gib"] for row in fine if row["cap_gib"]}):
+        best = [
+            min(found, key=lambda row: (row["vae_tiled"], not row["equal_to_full"], row["seconds"]), default=None)
+            for found in ([row for row in fine if row["cap_gib"] == cap and _bucket(row) == name] for name in buckets)
+        ]
+        lines.append(f"| {cap:g} GiB | {' | '.join(_best(row) for row in best)} |")
+    numbers = ("peak GiB", "host GiB", "seconds", "× full", "equal to full")
+    lines += [
+        "",
+        f"| card | bucket | placement | precision | {' | '.join(numbers)} |",
+        f"|---|---|---|---|{'---:|' * 5}",
+    ]
+    for row in sorted(fine, key=lambda row: (buckets.index(_bucket(row)), -(row["cap_gib"] or 999))):
+        cells = [
+            "no cap" if row["cap_gib"] is None else f"{row['cap_gib']:g} GiB",
+            _bucket(row),
+            row["placement"] + (", VAE tiled" if row["vae_tiled"] else ""),
+            row["precision"],
+            _form(row["peak_gib"], "{:.1f}"),
+            _form(row["host_peak_gib"], "{:.1f}"),
+            f"{row['seconds']:.1f}",
+            _form(row["ratio_to_full"], "{:.2f}"),
+            "yes" if row["equal_to_full"] else f"no, {_form(row['relative_l2'], '{:.3f}')} apart",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"Failed: {_bucket(row)} {row['placement']}: {row['error']}\n" for row in rows if "error" in row)]
+    return "\n".join(lines)
+
+
+def _best(row: Row | None) -> str:
+    if row is None:
+        return ""
+    tiled = ", VAE tiled" if row["vae_tiled"] else ""
+    return f"{row['placement']}{tiled}: {row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB"
 
 
 def _section(result: Result) -> str:
@@ -230,10 +286,12 @@ def main() -> None:
     tables = markdown(results)
     for document in DOCUMENTS:
         document.write_text(fill(document.read_text(), tables))
+    MEMORY_DOCUMENT.write_text(fill(MEMORY_DOCUMENT.read_text(), memory_tables(), "memory"))
     if results:
         plot(results)
         PAGE.write_text(page(results))
-    print(f"{len(results)} files of results went into {', '.join(document.name for document in DOCUMENTS)}")
+    written = ", ".join(document.name for document in (*DOCUMENTS, MEMORY_DOCUMENT))
+    print(f"{len(results)} files of speed and what there is of memory went into {written}")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,25 @@ def warm(settings: Settings) -> None:
         typer.echo(line)
 
 
+@app.command()
+def plan(
+    vram: Annotated[str, typer.Option(help="The card's memory: 24GiB, 24GB, 24564MiB.")],
+    model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
+    buckets: Annotated[str | None, typer.Option(help=Settings.model_fields["buckets"].description)] = None,
+    placement: Annotated[str | None, typer.Option(help=Settings.model_fields["placement"].description)] = None,
+    precision: Annotated[str | None, typer.Option(help=Settings.model_fields["precision"].description)] = None,
+    backend: Annotated[str | None, typer.Option(help=Settings.model_fields["backend"].description)] = None,
+    vae_tiling: Annotated[str | None, typer.Option(help=Settings.model_fields["vae_tiling"].description)] = None,
+) -> None:
+    """Print what fits a card of that size, bucket by placement; needs no GPU."""
+    from easyanim_server.workers import memoryplan
+
+    flags = {"model": model, "buckets": buckets, "placement": placement, "precision": precision, "backend": backend,
+             "vae_tiling": vae_tiling}  # fmt: skip
+    settings = Settings.load({name: value for name, value in flags.items() if value is not None})
+    memoryplan.show(memoryplan.plan(settings, vram))
+
+
 cache_app = typer.Typer(help="Move compiled code to other machines of the same kind.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 File = Annotated[Path, typer.Argument(help="The packed cache, a .tar.gz.")]

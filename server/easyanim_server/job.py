@@ -188,7 +188,7 @@ class Readiness:
     backend: str
     """What runs the transformer's blocks: ``eager``, ``inductor`` or ``tensorrt``."""
     precision: str
-    """Type of the large products: ``float32``, ``bf16`` or ``fp8``."""
+    """Type of the large products: ``float32``, ``bf16``, ``fp8``, or ``fp8-weights``: stored in 8 bits, cast before."""
     attention: str
     """The attention kernel."""
     guidance_batch: int = 1
@@ -207,6 +207,14 @@ class Readiness:
     """Why another backend than the configured one is used; empty where it is not."""
     attention_milliseconds: dict[str, float] = field(default_factory=dict)
     """What each attention kernel took; empty where none was measured."""
+    placement: str = "full"
+    """Where weights are while they are not needed."""
+    vae_tiled: bool = False
+    """Whether the VAE works on tiles, which changes pixels."""
+    predicted_bytes: int = 0
+    """Most device memory of a generation, as it was predicted; 0 on the CPU."""
+    peak_bytes: int = 0
+    """Most device memory of a generation, as it was measured when the bucket was warmed; 0 on the CPU."""
 
     def facts(self) -> dict[str, Any]:
         """All fields, rounded, for logs."""
@@ -262,6 +270,10 @@ class ModelInfo:
     dtype: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    placement: str = "full"
+    """Where weights are while they are not needed."""
+    placement_reason: str = ""
+    """Why there, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)

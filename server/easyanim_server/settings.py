@@ -25,6 +25,16 @@ CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
 
 DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
 
+Placement = Literal[
+    "auto",
+    "full",
+    "model_cpu_offload",
+    "group_offload",
+    "sequential_cpu_offload",
+    "full_and_qfloat8",
+    "model_cpu_offload_and_qfloat8",
+]
+
 PUBLISHED_BUCKETS = (
     "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
 )  # fmt: skip
@@ -55,6 +65,16 @@ class Settings(BaseSettings):
     """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
     precision: Literal["bf16", "fp8"] = "bf16"
     """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
+    placement: Placement = "auto"
+    """Where weights are while they are not needed; auto picks the fastest in which every bucket fits."""
+    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    """Whether the VAE works on overlapping tiles, which changes pixels; auto does where no bucket fits otherwise."""
+    vae_slicing: Literal["auto", "on", "off"] = "auto"
+    """Whether the VAE takes videos of a batch one by one; of no effect on the server's batches of one; auto is off."""
+    pinned_memory_gib: float | None = Field(default=None, ge=0.0)
+    """Most host memory to lock for copies to the device, which are slower without; unset means half of it."""
+    vram_limit_gib: float | None = Field(default=None, gt=0.0)
+    """Most device memory to take, for a card that is shared; unset means all that is free."""
     attention: str = "auto"
     """The attention kernel; auto measures all that are installed, for every bucket."""
     guidance_batch: Literal["auto", "1", "2"] = "auto"

@@ -315,9 +315,9 @@ def test_a_configuration_that_is_no_json_is_named(folder):
         load(folder)
 
 
-def test_only_the_tiny_model_is_exported_and_only_into_an_empty_folder(exported, tmp_path):
-    with pytest.raises(UnsupportedModel, match="synthetic:7b cannot be exported; builtin:tiny can"):
-        checkpoint.export("synthetic:7b", tmp_path)
+def test_only_models_made_here_are_exported_and_only_into_an_empty_folder(exported, tmp_path):
+    with pytest.raises(UnsupportedModel, match="some/model cannot be exported; builtin:tiny, synthetic:7b, "):
+        checkpoint.export("some/model", tmp_path)
     with pytest.raises(ConfigurationError, match="is not an empty folder; nothing was written"):
         checkpoint.export("builtin:tiny", exported)
     checkpoint.export("builtin:tiny", tmp_path)
@@ -329,4 +329,4 @@ def test_synthetic_models_load_by_name(monkeypatch):
     monkeypatch.setattr(builtin, "synthetic", lambda size, **options: made.append((size, options)))
     load("synthetic:12b", torch.bfloat16)
 
-    assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16})]
+    assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16, "on_host": False})]

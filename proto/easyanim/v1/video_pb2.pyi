@@ -241,7 +241,7 @@ class Timings(_message.Message):
     def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., text_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., image_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., denoise_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "guidance_batch", "latents_sha256", "start_image_sha256", "end_image_sha256")
+    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "placement", "guidance_batch", "latents_sha256", "start_image_sha256", "end_image_sha256")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +260,7 @@ class Receipt(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_BATCH_FIELD_NUMBER: _ClassVar[int]
     LATENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     START_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -275,18 +276,19 @@ class Receipt(_message.Message):
     versions: _containers.ScalarMap[str, str]
     attention: str
     precision: str
+    placement: str
     guidance_batch: int
     latents_sha256: str
     start_image_sha256: str
     end_image_sha256: str
-    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., guidance_batch: _Optional[int] = ..., latents_sha256: _Optional[str] = ..., start_image_sha256: _Optional[str] = ..., end_image_sha256: _Optional[str] = ...) -> None: ...
+    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., placement: _Optional[str] = ..., guidance_batch: _Optional[int] = ..., latents_sha256: _Optional[str] = ..., start_image_sha256: _Optional[str] = ..., end_image_sha256: _Optional[str] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -294,6 +296,8 @@ class GetServerInfoResponse(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     JOB_COUNT_FIELD_NUMBER: _ClassVar[int]
     STATE_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_REASON_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -301,7 +305,9 @@ class GetServerInfoResponse(_message.Message):
     state: State
     job_count: int
     state_detail: str
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ...) -> None: ...
+    placement: str
+    placement_reason: str
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "fingerprint", "transformer_parameter_count", "attention_mode", "dtype", "device")
@@ -334,7 +340,7 @@ class Bucket(_message.Message):
     def __init__(self, name: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_counts: _Optional[_Iterable[int]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("frame_count", "backend", "precision", "attention", "build_duration", "prediction_duration", "relative_l2", "rounding_l2", "fallback_reason", "cosine_similarity", "guidance_batch")
+    __slots__ = ("frame_count", "backend", "precision", "attention", "build_duration", "prediction_duration", "relative_l2", "rounding_l2", "fallback_reason", "placement", "predicted_peak_device_memory_bytes", "measured_peak_device_memory_bytes", "vae_tiled", "cosine_similarity", "guidance_batch")
     FRAME_COUNT_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -344,6 +350,10 @@ class Plan(_message.Message):
     RELATIVE_L2_FIELD_NUMBER: _ClassVar[int]
     ROUNDING_L2_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_PEAK_DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_PEAK_DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VAE_TILED_FIELD_NUMBER: _ClassVar[int]
     COSINE_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_BATCH_FIELD_NUMBER: _ClassVar[int]
     frame_count: int
@@ -355,9 +365,13 @@ class Plan(_message.Message):
     relative_l2: float
     rounding_l2: float
     fallback_reason: str
+    placement: str
+    predicted_peak_device_memory_bytes: int
+    measured_peak_device_memory_bytes: int
+    vae_tiled: bool
     cosine_similarity: float
     guidance_batch: int
-    def __init__(self, frame_count: _Optional[int] = ..., backend: _Optional[str] = ..., precision: _Optional[str] = ..., attention: _Optional[str] = ..., build_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., prediction_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., relative_l2: _Optional[float] = ..., rounding_l2: _Optional[float] = ..., fallback_reason: _Optional[str] = ..., cosine_similarity: _Optional[float] = ..., guidance_batch: _Optional[int] = ...) -> None: ...
+    def __init__(self, frame_count: _Optional[int] = ..., backend: _Optional[str] = ..., precision: _Optional[str] = ..., attention: _Optional[str] = ..., build_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., prediction_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., relative_l2: _Optional[float] = ..., rounding_l2: _Optional[float] = ..., fallback_reason: _Optional[str] = ..., placement: _Optional[str] = ..., predicted_peak_device_memory_bytes: _Optional[int] = ..., measured_peak_device_memory_bytes: _Optional[int] = ..., vae_tiled: bool = ..., cosine_similarity: _Optional[float] = ..., guidance_batch: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_request_bytes", "max_image_pixels", "max_prompt_chars", "max_step_count", "max_queued_count")

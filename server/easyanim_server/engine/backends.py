@@ -43,12 +43,13 @@ class Backends:
 
     Args:
         denoiser: Whose blocks.
+        device: Where they compute; by default where their weights are.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, device: torch.device | None = None) -> None:
         self._denoiser = denoiser
         weight = next(denoiser.transformer.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = device or weight.device, weight.dtype
         self._compiled: list[Callable[..., Tensor]] | None = None
 
     @property

@@ -20,7 +20,7 @@ from easyanim_server.engine.kernels import (
     norm_modulate,
     qk_norm_rotate,
 )
-from easyanim_server.engine.precision import Fp8Linear
+from easyanim_server.engine.precision import CastLinear, Fp8Linear
 
 AttentionMode = Literal["original", "diffusers"]
 """`original` is the network as it was trained; `diffusers` repeats its port's omission, for comparison."""
@@ -36,7 +36,7 @@ class TokenLayers(nn.Module):
     can run and neither holds a second copy.
 
     The four linear layers may be replaced by `Fp8Linear`, all together and for both kinds of token: what makes their
-    inputs then quantises them as well.
+    inputs then quantises them as well. Or by `CastLinear`, whose inputs stay as they are.
     """
 
     qk_norm: Tensor
@@ -46,12 +46,12 @@ class TokenLayers(nn.Module):
         self, qkv: list[nn.Linear], norms: list[nn.LayerNorm], out: nn.Linear, feed_forward: FeedForward
     ) -> None:
         super().__init__()
-        self.qkv: nn.Linear | Fp8Linear = _joined(qkv)
+        self.qkv: nn.Linear | Fp8Linear | CastLinear = _joined(qkv)
         self.qk_eps = norms[0].eps
         self.register_buffer("qk_norm", torch.stack([torch.stack((norm.weight, norm.bias)).data for norm in norms]))
-        self.out: nn.Linear | Fp8Linear = out
-        self.ff_in: nn.Linear | Fp8Linear = feed_forward.net[0].proj
-        self.ff_out: nn.Linear | Fp8Linear = feed_forward.net[2]
+        self.out: nn.Linear | Fp8Linear | CastLinear = out
+        self.ff_in: nn.Linear | Fp8Linear | CastLinear = feed_forward.net[0].proj
+        self.ff_out: nn.Linear | Fp8Linear | CastLinear = feed_forward.net[2]
 
     @property
     def takes_fp8(self) -> bool:
@@ -63,6 +63,9 @@ class TokenLayers(nn.Module):
         bent: Tensor | Quantised
         if isinstance(x, Quantised) or isinstance(self.ff_in, Fp8Linear):
             bent = gelu_quantise(self.ff_in(x))
+        elif isinstance(self.ff_in, CastLinear):
+            assert self.ff_in.bias is not None  # the layer that it took over has one
+            bent = linear_gelu(x, self.ff_in.dense(x.dtype), self.ff_in.bias)
         else:
             bent = linear_gelu(x, self.ff_in.weight, self.ff_in.bias)
         narrowed: Tensor = self.ff_out(bent)

@@ -118,12 +118,18 @@ def tiny(
 
 
 def synthetic(
-    size: SyntheticSize, *, device: torch.device, dtype: torch.dtype, seed: int = 0, text_layers: int = 27
+    size: SyntheticSize,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    text_layers: int = 27,
+    on_host: bool = False,
 ) -> Modules:
     """Make a model of published shape with random weights, to measure speed and memory without a download.
 
-    Weights are drawn on the device itself, so host memory holds none of them, and scaled so that activations stay
-    finite in bfloat16. They are the same for one seed on one kind of device only.
+    Weights are drawn on the device itself, so host memory holds none of them unless it is to, and scaled so that
+    activations stay finite in bfloat16. They are the same for one seed on one kind of device only.
 
     Args:
         size: ``7b`` or ``12b``.
@@ -131,28 +137,40 @@ def synthetic(
         dtype: Of the weights.
         seed: Of the weights. The global random state is neither used nor changed.
         text_layers: Layers of the text encoder. With 0, the 1.1 GB embedding table remains of its 14 GB.
+        on_host: Whether each weight goes to host memory as soon as it is drawn.
 
     Returns:
         Networks of published shape, with the tiny model's tokenizer.
     """
-    text_config = Qwen2VLConfig(text_config=PUBLISHED_TEXT | {"num_hidden_layers": text_layers + 1})
+    modules = synthetic_outline(size, text_layers=text_layers)
+    generator = torch.Generator(device).manual_seed(seed)
+    home = torch.device("cpu") if on_host else device
+    for network in (modules.transformer, modules.vae, modules.text_encoder):
+        _allocate(network, home, dtype)
+        _draw_weights(network, generator, spread=0.0)
+        _finish(network, home, dtype)
+    modules.compute = device
+    return modules
+
+
+def synthetic_outline(size: SyntheticSize, *, text_layers: int = 27) -> Modules:
+    """Make a model of published shape on the meta device, without weights; see `synthetic`."""
     with torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel(**PUBLISHED_TRANSFORMERS[size])
         vae = _vae(**PUBLISHED_VAE)
-    text_encoder = TrimmedTextEncoder.on_meta(text_config)
-    generator = torch.Generator(device).manual_seed(seed)
-    for network in (transformer, vae, text_encoder):
-        _allocate(network, device, dtype)
-        _draw_weights(network, generator, spread=0.0)
-        _finish(network, device, dtype)
     return Modules(
         name=f"synthetic:{size}",
         transformer=transformer,
         vae=vae,
-        text_encoder=text_encoder,
+        text_encoder=TrimmedTextEncoder.on_meta(synthetic_text_config(text_layers)),
         tokenizer=tokenizer(),
         scheduler=scheduler(),
     )
+
+
+def synthetic_text_config(text_layers: int = 27) -> Qwen2VLConfig:
+    """Configuration of the Qwen2-VL whose first layers a synthetic model's text encoder has."""
+    return Qwen2VLConfig(text_config=PUBLISHED_TEXT | {"num_hidden_layers": text_layers + 1})
 
 
 def tokenizer() -> Qwen2Tokenizer:
@@ -216,11 +234,15 @@ def _tiny_text_config() -> Qwen2VLConfig:
 def _draw_weights(network: nn.Module, generator: torch.Generator, spread: float) -> None:
     """Draw matrices that keep the variance of their input; biases about 0 and norms about 1, off by `spread`."""
     for name, parameter in network.named_parameters():
-        if parameter.ndim > 1:
-            fan_in = parameter[0].numel()
-            parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+        elsewhere = parameter.device.type != generator.device.type
+        drawn = torch.empty_like(parameter, device=generator.device) if elsewhere else parameter
+        if drawn.ndim > 1:
+            fan_in = drawn[0].numel()
+            drawn.normal_(0.0, fan_in**-0.5, generator=generator)
         else:
-            parameter.normal_(1.0 if name.endswith("weight") else 0.0, spread, generator=generator)
+            drawn.normal_(1.0 if name.endswith("weight") else 0.0, spread, generator=generator)
+        if elsewhere:
+            parameter.copy_(drawn)
 
 
 @torch.no_grad()

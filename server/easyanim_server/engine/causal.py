@@ -49,6 +49,7 @@ class CausalVAE:
         vae: The stock network. Its convolutions' weights are put in the order in memory of `layout`.
         way: How to compute what lies between convolutions; the fastest that works on the network's device by default.
         layout: `torch.channels_last_3d`, which GPUs convolve in (default there), or `torch.contiguous_format`.
+        device: Where the weights will be when it runs; by default where they are.
 
     Raises:
         ValueError: the network normalises over frames together or has another activation than SiLU.
@@ -57,14 +58,18 @@ class CausalVAE:
     """
 
     def __init__(
-        self, vae: AutoencoderKLMagvit, way: Way | None = None, layout: torch.memory_format | None = None
+        self,
+        vae: AutoencoderKLMagvit,
+        way: Way | None = None,
+        layout: torch.memory_format | None = None,
+        device: torch.device | None = None,
     ) -> None:
         if not vae.config.spatial_group_norm or vae.config.act_fn != "silu":
             raise ValueError(
                 f"spatial_group_norm={vae.config.spatial_group_norm}, act_fn={vae.config.act_fn!r}: "
                 "the fast path cannot run this VAE; must be True, 'silu'"
             )
-        device = next(vae.parameters()).device
+        device = device or next(vae.parameters()).device
         self._vae = vae
         self._pointwise = pointwise(way or best_way(device))
         self._layout = layout or (torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format)

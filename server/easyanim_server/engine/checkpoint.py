@@ -16,6 +16,9 @@ from huggingface_hub.errors import (
 )
 
 from easyanim_server.engine import builtin
+from easyanim_server.engine import folder as folders
+from easyanim_server.engine.devices import resolve_device
+from easyanim_server.engine.export import write
 from easyanim_server.engine.folder import CONFIG_PATTERNS, check, read, weight_files
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.qwen import TrimmedTextEncoder
@@ -34,31 +37,70 @@ _V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(
 _KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
 
 
-def load(model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> Modules:
+def load(
+    model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
+) -> Modules:
     """Load a model, downloading it where needed.
 
     Args:
         model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
             ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
-        device: Where the networks go.
+        device: Where the networks compute.
         dtype: Of their weights.
         revision: Branch, tag or commit of a Hugging Face id.
+        on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
         ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
     """
+    hosted = _is_hosted(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
+    home = torch.device("cpu") if on_host else device
+    if model == TINY:
+        modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
+    else:
+        folder = _download(model, revision) if hosted else _local(model)
+        modules = read(folder, model, device=home, dtype=dtype, own=on_host)
+    modules.compute = device
+    return modules
+
+
+def outline(model: str, revision: str | None = None) -> Modules:
+    """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
+
+    Of a Hugging Face id configurations are downloaded, and nothing else.
+
+    Raises:
+        UnsupportedModel: as `load`.
+        ConfigurationError: as `load`.
+    """
+    hosted = _is_hosted(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic_outline(SYNTHETIC[model])
+    if model == TINY:
+        return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
+    return folders.outline(_fetch_configurations(model, revision) if hosted else _local(model), model)
+
+
+def like_published(model: str) -> str:
+    """The synthetic model of the shape of a published one, by its name; other models as they are."""
+    published = _PUBLISHED.fullmatch(model)
+    size = published and _V51.match(published["rest"])
+    return f"synthetic:{size['size']}" if size else model
+
+
+def _is_hosted(model: str, revision: str | None) -> bool:
+    """Whether a model is a Hugging Face id.
+
+    Raises:
+        ConfigurationError: it is not, and there is a revision.
+    """
     hosted = not model.startswith(("builtin:", "synthetic:")) and not _is_path(model)
     if revision is not None and not hosted:
         raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
-    if model == TINY:
-        return from_pipeline(builtin.tiny(device=device, dtype=dtype), TINY)
-    if model == DEMO:
-        return _demo(device, dtype)
-    if model in SYNTHETIC:
-        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype)
-    folder = _download(model, revision) if hosted else _local(model)
-    return read(folder, model, device=device, dtype=dtype)
+    return hosted
 
 
 def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
@@ -78,22 +120,30 @@ def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
     )
 
 
-def export(model: str, folder: Path) -> None:
-    """Write a builtin model as a diffusers folder, which `load` and stock diffusers read back bit by bit.
+def export(model: str, folder: Path, device: torch.device | None = None) -> None:
+    """Write a model that is made here as a diffusers folder, which `load` reads back bit by bit.
+
+    Stock diffusers reads ``builtin:tiny`` as well; synthetic models have a text encoder without its last layer.
 
     Args:
-        model: ``builtin:tiny``; other models have no text encoder of stock form.
+        model: ``builtin:tiny``, or ``synthetic:7b`` or ``synthetic:12b``, in bfloat16.
         folder: Where to; made if absent.
+        device: Where synthetic weights are drawn; on the CPU it takes minutes. By default CUDA where there is one.
 
     Raises:
         UnsupportedModel: `model` is another one.
         ConfigurationError: `folder` is not empty.
     """
-    if model != TINY:
-        raise UnsupportedModel(f"{model} cannot be exported; {TINY} can")
+    if model != TINY and model not in SYNTHETIC:
+        raise UnsupportedModel(f"{model} cannot be exported; {', '.join([TINY, *SYNTHETIC])} can")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
-    builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+    if model == TINY:
+        builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+        return
+    device = device or resolve_device("auto")
+    modules = builtin.synthetic(SYNTHETIC[model], device=device, dtype=torch.bfloat16)
+    write(modules, builtin.synthetic_text_config(), folder)
 
 
 def _demo(device: torch.device, dtype: torch.dtype) -> Modules:
@@ -121,14 +171,18 @@ def _local(model: str) -> Path:
 
 def _download(model: str, revision: str | None) -> Path:
     """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
+    folder = _fetch_configurations(model, revision)
+    check(folder, model)
+    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+
+
+def _fetch_configurations(model: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(model):
         raise UnsupportedModel(
             f"{model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
         )
     _refuse_published(model)
-    folder = _fetch(model, revision, CONFIG_PATTERNS)
-    check(folder, model)
-    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+    return _fetch(model, revision, CONFIG_PATTERNS)
 
 
 def _refuse_published(model: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from easyanim_server.errors import ConfigurationError
@@ -33,6 +34,29 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def limit_memory(device: torch.device, limit_gib: float | None) -> None:
+    """Let this process take no more of a CUDA device's memory than that, where there is a limit.
+
+    Raises:
+        ConfigurationError: the device has less.
+    """
+    if device.type != "cuda" or limit_gib is None:
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    if limit_gib * GIB > total:
+        raise ConfigurationError(
+            f"vram_limit_gib={limit_gib:g} is more than {device_name(device)} has: {total / GIB:.1f}"
+        )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(limit_gib * GIB / total, index)
+
+
+def locked_limit(setting: float | None) -> int:
+    """Bytes of host memory that may be locked; None means half of what there is."""
+    total: int = psutil.virtual_memory().total
+    return total // 2 if setting is None else int(setting * GIB)
 
 
 def device_name(device: torch.device) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,18 +30,24 @@ from numpy.typing import NDArray
 
 from easyanim_server.engine import cache, checkpoint
 from easyanim_server.engine.block import AttentionMode
-from easyanim_server.engine.devices import device_name, resolve_device, resolve_dtype
+from easyanim_server.engine.choice import Choice, find_placement
+from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.placement import QFLOAT8, Placement, starts_on_host
 from easyanim_server.engine.plans import Planner
+from easyanim_server.engine.precision import resolve_precision
 from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
+from easyanim_server.engine.tiles import is_cut
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
-from easyanim_server.errors import OutOfDeviceMemory
+from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
 from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 def unobserved(phase: Phase, completed: int, total: int) -> None:
@@ -58,9 +64,14 @@ class Engine:
         attention_mode: `original` runs the network as it was trained.
         noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
         backend: How prepared buckets run: `eager`, `inductor`, `tensorrt` or `auto`.
-        precision: Of the large products of prepared buckets: `bf16` (as loaded) or `fp8`.
+        precision: Of the large products of prepared buckets: `bf16` (as loaded), `fp8` or `fp8-weights`.
         attention: The kernel of prepared buckets; `auto` measures.
         guidance_batch: How many predictions of guidance prepared buckets make at once; `auto` measures.
+        placement: Where the weights are; see `Placement`.
+        choice: Why they are there, and what buckets were predicted to take.
+        locked_limit: Most bytes of host memory to lock into place for copies to the device.
+        tiling: Of the VAE: `on`, `off`, or `auto` for where `choice` says that it is needed.
+        slicing: Whether the VAE takes videos of a batch one by one.
     """
 
     def __init__(
@@ -73,14 +84,30 @@ class Engine:
         precision: str = "bf16",
         attention: str = "torch",
         guidance_batch: Literal["auto", "1", "2"] = "1",
+        placement: str = "full",
+        choice: Choice | None = None,
+        locked_limit: int = 0,
+        tiling: str = "auto",
+        slicing: bool = False,
     ) -> None:
         self._device = modules.device
-        self._prompts = PromptEncoder(modules)
-        self._vae = VideoAutoencoder(modules.vae)
+        self._itemsize = modules.dtype.itemsize
+        self._prompts = PromptEncoder(modules, ready=lambda: self.placement.need("text"))
+        self._vae = VideoAutoencoder(modules.vae, device=self._device, ready=lambda: self.placement.need("vae"))
+        self._vae.sliced = slicing
+        self._vae.tiled = lambda height, width: (
+            is_cut(height, width)
+            and (tiling == "on" or (tiling == "auto" and choice is not None and choice.tiles(height, width)))
+        )
+        self._choice = choice
+        self._warming = False
         denoiser = Denoiser(modules.transformer, attention_mode)
+        denoiser.ready = lambda: self.placement.need("transformer")
         self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
-        self._planner = Planner(denoiser, backend, precision, attention, guidance_batch)
+        self.placement = Placement(placement, modules, denoiser, locked_limit)
+        """Where the weights are."""
+        self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
         self._readiness: dict[Bucket, Readiness] = {}
         self._told: torch.cuda.Event | None = None
         self._model = ModelInfo(
@@ -91,6 +118,8 @@ class Engine:
             dtype=str(modules.dtype).removeprefix("torch."),
             device=device_name(modules.device),
             versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
+            placement=placement,
+            placement_reason=choice.reason if choice else "",
         )
 
     @classmethod
@@ -98,24 +127,39 @@ class Engine:
         """Load the model that `settings` name, onto the device that they name.
 
         Raises:
-            ConfigurationError: there is no such device.
+            ConfigurationError: there is no such device, or not enough memory for a bucket.
             UnsupportedModel: this engine cannot run the model.
         """
         device = resolve_device(settings.device)
         dtype = resolve_dtype(settings.dtype, device)
+        limit_memory(device, settings.vram_limit_gib)
+        choice = find_placement(settings, device, dtype)
+        precision = resolve_precision(settings.precision, choice.placement.endswith(QFLOAT8), device)
+        log.info("placement %s: %s", choice.placement, choice.reason)
         if settings.backend != "eager":
             cache.use(settings.cache_dir, device)
         if settings.cpu_threads:
             torch.set_num_threads(settings.cpu_threads)
-        modules = checkpoint.load(settings.model, device=device, dtype=dtype, revision=settings.revision)
+        modules = checkpoint.load(
+            settings.model,
+            device=device,
+            dtype=dtype,
+            revision=settings.revision,
+            on_host=starts_on_host(choice.placement),
+        )
         return cls(
             modules,
             settings.attention_mode,
             settings.noise_augmentation,
             backend=settings.backend,
-            precision=settings.precision,
+            precision=precision,
             attention=settings.attention,
             guidance_batch=settings.guidance_batch,
+            placement=choice.placement,
+            choice=choice,
+            locked_limit=locked_limit(settings.pinned_memory_gib),
+            tiling=settings.vae_tiling,
+            slicing=settings.vae_slicing == "on",
         )
 
     @property
@@ -148,21 +192,52 @@ class Engine:
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
         self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
         report("running every shape once")
+        self._warming = True  # a bucket that does not fit must not look as if it did
+        vae_peaks: dict[tuple[int, int], int] = {}
         for bucket in self._readiness:
-            self.step(self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)))
-        for size in {(bucket.height, bucket.width): bucket for bucket in self._readiness}.values():
-            black = Picture(size.width, size.height, bytes(3 * size.width * size.height))
-            short = replace(size, frames=min(size.frames, 5))
-            for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
-                pass
+            size = (bucket.height, bucket.width)
+            try:
+                peak = self._warm(bucket)
+                if size not in vae_peaks:
+                    vae_peaks[size] = self._warm_vae(bucket)
+            except OutOfDeviceMemory as error:
+                raise ConfigurationError(f"bucket {bucket} ran out of memory when it was warmed: {error}") from error
+            predicted = self._choice and self._choice.of(bucket)
+            self._readiness[bucket] = replace(
+                self._readiness[bucket],
+                vae_tiled=self._vae.tiled(*size),
+                predicted_bytes=predicted.peak if predicted else 0,
+                peak_bytes=max(peak, vae_peaks[size]),
+            )
+        self._warming = False
         found = cache.lookups()
         log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
-        cache.remember(self._model.name, [readiness.facts() for readiness in self._readiness.values()])
-        return tuple(self._readiness[bucket] for bucket in dict.fromkeys(buckets))
+        served = tuple(self.readiness(bucket) for bucket in dict.fromkeys(buckets))
+        cache.remember(self._model.name, [readiness.facts() for readiness in served])
+        return served
+
+    def _warm(self, bucket: Bucket) -> int:
+        """Take a guided step; returns the most device memory of it, in bytes."""
+        self.peak_bytes(reset=True)
+        self.step(self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)))
+        return self.peak_bytes()
+
+    def _warm_vae(self, bucket: Bucket) -> int:
+        """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""
+        black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+        short = replace(bucket, frames=min(bucket.frames, 5))
+        self.peak_bytes(reset=True)
+        for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
+            pass
+        peak = self.peak_bytes()
+        kept = 3 if self._vae.tiled(bucket.height, bucket.width) else 1  # of all frames, as `memory` has it
+        video = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self._itemsize
+        return peak and peak + kept * video
 
     def readiness(self, bucket: Bucket) -> Readiness:
         """How a bucket is served; one that was not prepared runs eagerly."""
-        return self._readiness.get(bucket, Readiness(bucket, "eager", self._model.dtype, "torch"))
+        known = self._readiness.get(bucket, Readiness(bucket, "eager", self._model.dtype, "torch"))
+        return replace(known, placement=self.placement.name)
 
     def begin(self, job: Job, observe: Observer = unobserved) -> Sampling:
         """Encode text and pictures and draw the noise.
@@ -180,14 +255,14 @@ class Engine:
             OutOfDeviceMemory: the device cannot hold it.
         """
         prompts = [job.prompt, job.negative_prompt] if job.guidance > 1 else [job.prompt]
-        with _shortage_named(self._device):
-            texts = []
-            observe(Phase.TEXT_ENCODE, 0, len(prompts))
-            for prompt in prompts:
-                texts.append(self._prompts(prompt))
-                observe(Phase.TEXT_ENCODE, len(texts), len(prompts))
-            text, negative_text = texts if len(texts) == 2 else (texts[0], None)
-            return self._sampler.begin(job, text, negative_text, observe)
+        self.placement.restore()
+        texts = []
+        observe(Phase.TEXT_ENCODE, 0, len(prompts))
+        for prompt in prompts:
+            texts.append(self._tried_twice(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
+            observe(Phase.TEXT_ENCODE, len(texts), len(prompts))
+        text, negative_text = texts if len(texts) == 2 else (texts[0], None)
+        return self._tried_twice(lambda: self._sampler.begin(job, text, negative_text, observe))
 
     def step(self, sampling: Sampling) -> None:
         """Take one denoising step in place; where it fails, `sampling` is as it was.
@@ -199,8 +274,8 @@ class Engine:
             ValueError: all steps are taken.
             OutOfDeviceMemory: the device cannot hold it.
         """
+        self._tried_twice(lambda: self._sampler.step(sampling))
         with _shortage_named(self._device):
-            self._sampler.step(sampling)
             if self._device.type == "cuda":
                 told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._told.record()
@@ -213,14 +288,49 @@ class Engine:
     def decode(self, sampling: Sampling) -> Generator[NDArray[np.uint8], None, None]:
         """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.
 
-        The iterator may be left at any point, and other calls may come between its groups.
+        The iterator may be left at any point, and other calls may come between its groups. Groups are empty while the
+        VAE works through its tiles.
 
         Raises:
             OutOfDeviceMemory: the device cannot hold it.
         """
+        done = 0
+        try:
+            for frames in self._decode(sampling):
+                yield frames
+                done += len(frames)
+            return
+        except OutOfDeviceMemory as error:
+            if not self._made_leaner(error):
+                raise
+        # Once more from the start: what was yielded comes out the same, and is left out.
+        for frames in self._decode(sampling):
+            seen, done = min(done, len(frames)), max(0, done - len(frames))
+            if seen < len(frames) or not len(frames):
+                yield frames[seen:]
+
+    def _decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
         with _shortage_named(self._device):
             for video in self._vae.decode(sampling.latents):
                 yield to_uint8(video[0]).cpu().numpy()
+
+    def _tried_twice(self, work: Callable[[], Result]) -> Result:
+        """Do what leaves no trace where it fails, and do it again in a leaner placement where memory ran out."""
+        try:
+            with _shortage_named(self._device):
+                return work()
+        except OutOfDeviceMemory as error:
+            if not self._made_leaner(error):
+                raise
+        with _shortage_named(self._device):
+            return work()
+
+    def _made_leaner(self, error: OutOfDeviceMemory) -> bool:
+        before = self.placement.name
+        if self._warming or not self.placement.make_leaner():
+            return False
+        log.warning("%s; in %s once more, instead of %s", error, self.placement.name, before)
+        return True
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""

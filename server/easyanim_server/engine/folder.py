@@ -62,17 +62,11 @@ def weight_files(folder: Path) -> list[str]:
     ]
 
 
-def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype) -> Modules:
-    """Load a folder that `check` accepts.
-
-    Args:
-        folder: In diffusers layout, with safetensors weights.
-        model: What the operator called it; becomes the modules' name.
-        device: Where the networks go.
-        dtype: Of the weights, whatever the files hold.
+def outline(folder: Path, model: str) -> Modules:
+    """Build the networks of a folder that `check` accepts on the meta device; no weight is read.
 
     Raises:
-        UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
+        UnsupportedModel: the folder is refused.
     """
     check(folder, model)
     with torch.device("meta"):
@@ -81,20 +75,36 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype) 
     if "cache_mag_vae" not in vae.config:
         # The stock pipeline reads this published key, which the class itself does not know.
         vae.register_to_config(cache_mag_vae=True)
-    text_encoder = TrimmedTextEncoder.on_meta(_text_encoder_config(folder))
-    load_weights(transformer, folder / "transformer", _DIFFUSERS, device=device, dtype=dtype)
-    load_weights(vae, folder / "vae", _DIFFUSERS, device=device, dtype=dtype)
-    load_weights(
-        text_encoder, folder / "text_encoder", _TRANSFORMERS, text_encoder.own_name, device=device, dtype=dtype
-    )
     return Modules(
         name=model,
         transformer=transformer,
         vae=vae,
-        text_encoder=text_encoder,
+        text_encoder=TrimmedTextEncoder.on_meta(_text_encoder_config(folder)),
         tokenizer=_tokenizer(folder, model),
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(_json(folder / "scheduler/scheduler_config.json")),
     )
+
+
+def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> Modules:
+    """Load a folder that `check` accepts.
+
+    Args:
+        folder: In diffusers layout, with safetensors weights.
+        model: What the operator called it; becomes the modules' name.
+        device: Where the networks go.
+        dtype: Of the weights, whatever the files hold.
+        own: Whether weights are to have memory of their own, also where files could be mapped.
+
+    Raises:
+        UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
+    """
+    modules = outline(folder, model)
+    for name, network in (("transformer", modules.transformer), ("vae", modules.vae)):
+        load_weights(network, folder / name, _DIFFUSERS, device=device, dtype=dtype, own=own)
+    text = modules.text_encoder
+    assert isinstance(text, TrimmedTextEncoder)
+    load_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name, device=device, dtype=dtype, own=own)
+    return modules
 
 
 def _problem(folder: Path) -> str | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -66,6 +69,22 @@ class Stopwatch:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+class HostPeak:
+    """The most memory that this process has held of the host since it was made, file pages that it maps included."""
+
+    def __init__(self) -> None:
+        with suppress(OSError):  # where the kernel does not let it, the peak is the process's whole life's
+            Path("/proc/self/clear_refs").write_text("5")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def matmul_rate(device: torch.device) -> float:

@@ -14,7 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass
 class Modules:
-    """What the engine works with. All networks are in eval mode, without gradients, in one dtype, on one device."""
+    """What the engine works with. All networks are in eval mode, without gradients, in one dtype, on one device.
+
+    That device is the host where a `Placement` is to bring them to another.
+    """
 
     name: str
     """As the operator named it: a Hugging Face id, a folder, ``builtin:tiny``, ``synthetic:7b``."""
@@ -26,11 +29,13 @@ class Modules:
     tokenizer: PreTrainedTokenizerBase
     """With the chat template; pads on the right."""
     scheduler: FlowMatchEulerDiscreteScheduler
+    compute: torch.device | None = None
+    """Where to compute; None stands for where the transformer is."""
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
-        device: torch.device = next(self.transformer.parameters()).device
+        """Where the networks compute."""
+        device: torch.device = self.compute or next(self.transformer.parameters()).device
         return device
 
     @property

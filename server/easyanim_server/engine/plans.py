@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from easyanim_server.engine import attention
 from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
-from easyanim_server.engine.precision import Fp8Linear, require_fp8
+from easyanim_server.engine.placement import Placement
+from easyanim_server.engine.precision import CastLinear, Fp8Linear, require_fp8
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Readiness
@@ -24,7 +25,7 @@ from easyanim_server.job import Bucket, Readiness
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
 
-GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0}
+GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
 """How many times as far from float32 as the eager network a path may be, by precision. See docs/performance.md."""
 
 ROUNDING = 1e-5
@@ -44,19 +45,28 @@ class Planner:
     Args:
         denoiser: Whose blocks run; converted in place where the precision asks for it.
         backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
-        precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones.
+        precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones;
+            ``fp8-weights`` stores them in 8 bits and casts them before every product.
         kernel: An attention kernel by name, or ``auto`` to measure.
         batch: Whether the two predictions of guidance are made one by one or in a batch of two; ``auto`` measures.
+        placement: Brings the weights; None where they are on the device.
 
     Raises:
         ConfigurationError: the device lacks what was asked for.
     """
 
     def __init__(
-        self, denoiser: Denoiser, backend: str, precision: str, kernel: str, batch: Literal["auto", "1", "2"] = "1"
+        self,
+        denoiser: Denoiser,
+        backend: str,
+        precision: str,
+        kernel: str,
+        batch: Literal["auto", "1", "2"] = "1",
+        placement: Placement | None = None,
     ) -> None:
         self._denoiser = denoiser
-        self._backends = Backends(denoiser)
+        self._placement = placement
+        self._backends = Backends(denoiser, placement.device if placement else None)
         self._device, self._dtype = self._backends.device, self._backends.dtype
         self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
         self._precision = precision
@@ -94,17 +104,25 @@ class Planner:
             raise RuntimeError("buckets are prepared once, all together")
         self._prepared = True
         ordered = sorted(dict.fromkeys(buckets), key=lambda bucket: bucket.height * bucket.width * bucket.frames)
-        faster = self._backend != "eager" or self._precision == "fp8"
+        quantised = self._precision != "bf16"
+        faster = self._backend != "eager" or quantised
         references = {}
         unit = ROUNDING
         if faster:
             report("computing what faster paths are compared with")
-            references = {bucket: self._backends.predict(bucket, self._denoiser.eager) for bucket in ordered}
-            exact = self._backends.predict(ordered[0], Path([in_float32(block) for block in self._backends.blocks]))
-            unit = max(relative_l2(references[ordered[0]], exact), ROUNDING)
-        if self._precision == "fp8":
+            with self._placement.streamed() if self._placement else nullcontext():
+                references = {bucket: self._backends.predict(bucket, self._denoiser.eager) for bucket in ordered}
+                # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
+                other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
+                wide = Path([in_type(block, other) for block in self._backends.blocks])
+                unit = max(relative_l2(references[ordered[0]], self._backends.predict(ordered[0], wide)), ROUNDING)
+        if quantised:
             report("converting weights to fp8")
-            to_fp8(self._denoiser)
+            layer = Fp8Linear if self._precision == "fp8" else CastLinear
+            if self._placement:
+                self._placement.rebuild(lambda number: block_to_fp8(self._denoiser, number, layer))
+            else:
+                to_fp8(self._denoiser, layer)
         plans = {}
         for number, bucket in enumerate(ordered, 1):
             report(f"building {bucket} ({self._backend}, {self._precision}), {number} of {len(ordered)} buckets")
@@ -138,7 +156,7 @@ class Planner:
             readiness = Readiness(
                 bucket=bucket,
                 backend=backend,
-                precision=self._precision if self._dtype is torch.bfloat16 else str(self._dtype).removeprefix("torch."),
+                precision=self._served_precision,
                 attention=kernel,
                 guidance_batch=2 if path.pairs else 1,
                 build_seconds=built - began,
@@ -163,8 +181,8 @@ class Planner:
         """
         if self._batch != "auto" or backend == "tensorrt" or self._device.type != "cuda":
             return self._batch == "2"
-        if single > SATURATED:
-            return False
+        if single > SATURATED or (self._placement is not None and self._placement.name != "full"):
+            return False  # where weights make room for activations, these are not doubled
         try:
             for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
                 self._distance(predicted, reference, unit)
@@ -187,11 +205,16 @@ class Planner:
         self._check(error, unit)
         return error
 
+    @property
+    def _served_precision(self) -> str:
+        converted = self._precision != "bf16" or self._dtype is torch.bfloat16
+        return self._precision if converted else str(self._dtype).removeprefix("torch.")
+
     def _check(self, error: float, unit: float) -> None:
         """Refuse a path that is too far from the eager network."""
         # Where a path and the eager network err independently, each by its own distance from float32, the distance
         # between them is at most the sum.
-        factor = GATE_FACTORS["float32" if self._dtype is torch.float32 else self._precision]
+        factor = GATE_FACTORS[self._served_precision]
         limit = (factor + 1) * unit
         if not error <= limit:  # NaN too
             raise ArithmeticError(f"relative L2 {error:.3g} from the eager network; the gate is {limit:.3g}")
@@ -216,27 +239,33 @@ def cosine(result: Tensor, reference: Tensor) -> float:
     return float(result @ reference / (result.norm() * reference.norm()))
 
 
-def in_float32(block: Block) -> Callable[..., Tensor]:
-    """A block that computes in float32, with a copy of its weights that lives as long as one call."""
+def in_type(block: Block, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A block that computes in another type, with a copy of its weights that lives as long as one call."""
 
     def run(x: Tensor, emb: Tensor, rope: tuple[Tensor, Tensor], texts: int, kernel: str) -> Tensor:
-        wide: Tensor = copy.deepcopy(block).float()(x.float(), emb.float(), rope, texts, kernel)
-        return wide.to(x.dtype)
+        result: Tensor = copy.deepcopy(block).to(dtype)(x.to(dtype), emb.to(dtype), rope, texts, kernel)
+        return result.to(x.dtype)
 
     return run
 
 
-def to_fp8(denoiser: Denoiser) -> None:
+def to_fp8(denoiser: Denoiser, layer: type[Fp8Linear | CastLinear] = Fp8Linear) -> None:
     """Convert the large products of all blocks in place; modulation, embeddings and the head stay as they are.
 
     The stock transformer's layers, which share these weights, lose them and cannot run any more.
     """
-    for block, stock in zip(denoiser.blocks, denoiser.transformer.transformer_blocks, strict=True):
-        for layers in (block.video, block.text):
-            if layers is not None:
-                for name in ("qkv", "out", "ff_in", "ff_out"):
-                    setattr(layers, name, Fp8Linear(getattr(layers, name)))
-        for branch in (stock.attn1, stock.ff, stock.txt_ff):
-            for layer in branch.modules() if branch is not None else ():
-                if isinstance(layer, nn.Linear):
-                    layer.weight.data = layer.weight.data.new_empty(0)
+    for number in range(len(denoiser.blocks)):
+        block_to_fp8(denoiser, number, layer)
+
+
+def block_to_fp8(denoiser: Denoiser, number: int, layer: type[Fp8Linear | CastLinear]) -> None:
+    """Convert the large products of one block in place; see `to_fp8`."""
+    block, stock = denoiser.blocks[number], denoiser.transformer.transformer_blocks[number]
+    for layers in (block.video, block.text):
+        if layers is not None:
+            for name in ("qkv", "out", "ff_in", "ff_out"):
+                setattr(layers, name, layer(getattr(layers, name)))
+    for branch in (stock.attn1, stock.ff, stock.txt_ff):
+        for linear in branch.modules() if branch is not None else ():
+            if isinstance(linear, nn.Linear):
+                linear.weight.data = linear.weight.data.new_empty(0)

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from easyanim_server.engine.kernels import Quantised, quantise_rows
 from easyanim_server.errors import ConfigurationError
 
 LEAST_CAPABILITY = (8, 9)
 """Ada and Hopper are the first with fp8 tensor cores."""
+
+
+Precision = Literal["bf16", "fp8", "fp8-weights"]
+"""Of the large products: as loaded; weights and inputs in e4m3; weights alone, cast before every product."""
+
+
+class CastLinear(nn.Module):
+    """A linear layer whose weight is stored as e4m3 with a scale for each output, and multiplied in the inputs' type.
+
+    It saves memory and no time, and needs no particular card.
+
+    Args:
+        linear: The layer to take over; its weight is given up.
+    """
+
+    weight: Tensor
+    """(out, in) e4m3."""
+    scale: Tensor
+    """(out, 1) float32."""
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight, scale = quantise_rows(linear.weight.data)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply: (..., in) to (..., out), in the dtype of `x`."""
+        return F.linear(x, self.dense(x.dtype), self.bias)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The weight as a matrix of that type, (out, in)."""
+        return self.weight.to(dtype) * self.scale.to(dtype)
 
 
 class Fp8Linear(nn.Module):
@@ -48,6 +86,30 @@ class Fp8Linear(nn.Module):
             use_fast_accum=True,
         )
         return product.view(*values.shape[:-1], -1)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether a device has fp8 tensor cores."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+def resolve_precision(asked: str, in_8_bits: bool, device: torch.device) -> Precision:
+    """Decide how the large products are computed.
+
+    Args:
+        asked: The setting, ``bf16`` or ``fp8``.
+        in_8_bits: Whether the placement stores their weights in 8 bits.
+        device: Where they are computed.
+
+    Raises:
+        ConfigurationError: fp8 is asked for, and the device has none.
+    """
+    if asked == "fp8":
+        require_fp8(device)
+        return "fp8"
+    if not in_8_bits:
+        return "bf16"
+    return "fp8" if has_fp8(device) else "fp8-weights"
 
 
 def require_fp8(device: torch.device) -> None:

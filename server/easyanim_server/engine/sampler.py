@@ -158,8 +158,7 @@ class Sampler:
             pair = self._denoiser(torch.cat((x, x)), torch.cat((t, t)), texts, torch.cat((inpaint, inpaint)), path)
             away, towards = pair.chunk(2)
         else:
-            towards = self._denoiser(x, t, text, inpaint, path)
-            away = self._denoiser(x, t, sampling.negative_text, inpaint, path)
+            towards, away = self._denoiser.each(x, t, [text, sampling.negative_text], inpaint, path)
         guided: Tensor = away + sampling.guidance * (towards - away)
         return guided
 

@@ -131,10 +131,11 @@ def _halves(block: Block, example: Example, kernel: str) -> tuple[Half, Half]:
 
 def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
     """The block as one function, of the signature of `Block.forward`."""
-    weights = list(weights_of(block).values())
+    tensors = [*block.parameters(), *block.buffers()]
     drops_text = block.drops_text
 
     def run(x: Tensor, emb: Tensor, rope: Rope, texts: int, kernel: str) -> Tensor:
+        weights = [tensor.data for tensor in tensors]  # read at every call: a placement may have moved them
         q, k, v, first, second = before(x, emb, *rope, *weights)
         if drops_text:
             x, q = x[:, texts:].contiguous(), q[:, texts:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,14 +25,16 @@ class PromptEncoder:
     Args:
         modules: Tokenizer and text encoder are used.
         capacity: Prompts that are remembered, the most recently used ones; each takes 1.8 MB in bfloat16.
+        ready: Called before the text encoder is used, to have its weights there.
     """
 
-    def __init__(self, modules: Modules, capacity: int = 64) -> None:
+    def __init__(self, modules: Modules, capacity: int = 64, ready: Callable[[], None] = lambda: None) -> None:
         self._tokenizer = modules.tokenizer
         self._text_encoder = modules.text_encoder
         self._device = modules.device
         self._dtype = modules.dtype
         self._capacity = capacity
+        self._ready = ready
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, prompt: str) -> Tensor:
@@ -61,8 +64,8 @@ class PromptEncoder:
             padding_side="right",
             return_tensors="pt",
         )
-        device = next(self._text_encoder.parameters()).device
-        hidden: Tensor = self._text_encoder(tokens.input_ids.to(device), tokens.attention_mask.to(device))
+        self._ready()
+        hidden: Tensor = self._text_encoder(tokens.input_ids.to(self._device), tokens.attention_mask.to(self._device))
         return hidden.to(self._device, self._dtype)
 
 

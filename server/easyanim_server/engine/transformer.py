@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,12 @@ class Denoiser(nn.Module):
             Block(stock, mode, drops_text=number == last) for number, stock in enumerate(transformer.transformer_blocks)
         )
         self.eager = Path([block.forward for block in self.blocks])  # not __call__: that may have been compiled
+        self.ready: Callable[[], None] = lambda: None
+        """Called before a prediction, to have the weights there."""
+        self.arrange: Callable[[Sequence[Callable[..., Tensor]]], Iterator[Callable[..., Tensor]]] | None = None
+        """Set while blocks' weights come one after the other: yields each block when it can run."""
+        self.joint = False
+        """Whether then a block should run for all prompts before the next one comes."""
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
 
     def forward(
@@ -63,18 +69,40 @@ class Denoiser(nn.Module):
         Returns:
             Of the shape and dtype of `latents`.
         """
+        return self.each(latents, timestep, [text], inpaint, path)[0]
+
+    def each(
+        self, latents: Tensor, timestep: Tensor, prompts: Sequence[Tensor], inpaint: Tensor, path: Path | None = None
+    ) -> list[Tensor]:
+        """Predict for several prompts what `forward` does for each.
+
+        Where blocks' weights are on their way while others run, each block runs for all prompts before the next one:
+        one journey instead of several, for the memory of another sequence of tokens. Otherwise prompts take turns.
+
+        Args:
+            latents: As in `forward`, like the others.
+            timestep: (batch,).
+            prompts: Embeddings, (batch, 256, hidden) each.
+            inpaint: What is given of the video.
+            path: How the blocks run.
+        """
+        self.ready()
+        if len(prompts) > 1 and (self.arrange is None or not self.joint):
+            return [self.each(latents, timestep, [text], inpaint, path)[0] for text in prompts]
         net, path = self.transformer, path or self.eager
-        texts = text.shape[1]
+        texts = prompts[0].shape[1]
         rope = self.rope(latents, texts)
         emb = net.time_embedding(net.time_proj(timestep).to(latents.dtype))  # (batch, time_embed_dim)
         video = self._patchify(torch.cat((latents, inpaint), dim=1))  # (batch, video tokens, dim)
-        x = torch.cat((net.text_proj(text), video), dim=1)  # (batch, text + video tokens, dim)
+        xs = [torch.cat((net.text_proj(text), video), dim=1) for text in prompts]  # (batch, text + video tokens, dim)
+        del video
 
-        for block in path.blocks:
-            x = block(x, emb, rope, texts, path.kernel)
+        for block in path.blocks if self.arrange is None else self.arrange(path.blocks):
+            for number, x in enumerate(xs):
+                xs[number] = block(x, emb, rope, texts, path.kernel)
 
-        video = net.norm_out(net.norm_final(x), temb=emb)  # the last block leaves the text behind
-        return self._unpatchify(net.proj_out(video), latents.shape)
+        # The last block leaves the text behind.
+        return [self._head(x, emb, latents.shape) for x in xs]
 
     def largest_product(self) -> float:
         """The most that a query times a key can be in any block; see `attention.largest_product`."""
@@ -90,6 +118,10 @@ class Denoiser(nn.Module):
             sin = torch.cat((sin.new_zeros(texts, sin.shape[1]), sin))
             self._ropes[shape, texts] = (cos.to(latents.device), sin.to(latents.device))
         return self._ropes[shape, texts]
+
+    def _head(self, video: Tensor, emb: Tensor, shape: torch.Size) -> Tensor:
+        net = self.transformer
+        return self._unpatchify(net.proj_out(net.norm_out(net.norm_final(video), temb=emb)), shape)
 
     def _patchify(self, x: Tensor) -> Tensor:
         batch = x.shape[0]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from easyanim_server.engine.causal import CausalVAE, Features
 from easyanim_server.engine.pointwise import Way
+from easyanim_server.engine.tiles import cut, join
 
 Path = Literal["stock", "fast"]
 
@@ -25,13 +26,15 @@ class VideoAutoencoder:
     from several threads.
 
     Args:
-        vae: The stock network. It is not tiled, which would change pixels.
+        vae: The stock network. Its own tiling is not used; see `tiled`.
         path: ``fast`` runs the forward pass of `CausalVAE`, ``stock`` the network's own, to compare with; their
             results are equal but for rounding.
         sample_frames: Frames that are encoded at a time after the first, a multiple of 4. More are faster and need
             more memory.
         latent_frames: Latent frames that are decoded at a time after the first; each makes four frames.
         way: How the fast path computes what lies between convolutions; by default the fastest for the device.
+        device: Where it computes; by default where the weights are.
+        ready: Called before each chunk, to have the weights there.
 
     Raises:
         ValueError: there are no such chunks, or the fast path cannot run this network.
@@ -44,13 +47,20 @@ class VideoAutoencoder:
         sample_frames: int = 4,
         latent_frames: int = 1,
         way: Way | None = None,
+        device: torch.device | None = None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         if sample_frames < 1 or sample_frames % vae.temporal_compression_ratio:
             raise ValueError(f"sample_frames is {sample_frames}; must be a multiple of 4")
         if latent_frames < 1:
             raise ValueError(f"latent_frames is {latent_frames}; must be at least 1")
         self._vae = vae
-        self._network = CausalVAE(vae, way) if path == "fast" else _StockVAE(vae)
+        self._network = CausalVAE(vae, way, device=device) if path == "fast" else _StockVAE(vae)
+        self._ready = ready
+        self.tiled: Callable[[int, int], bool] = lambda height, width: False
+        """Whether a video of that height and width is done in tiles: less memory, other pixels, all frames at once."""
+        self.sliced = False
+        """Whether videos of a batch are done one by one: less memory, more time, the same pixels."""
         self._sample_frames = sample_frames
         self._latent_frames = latent_frames
 
@@ -72,15 +82,36 @@ class VideoAutoencoder:
         frames = video.shape[2]
         if frames % self._vae.temporal_compression_ratio != 1:
             raise ValueError(f"{frames} frames cannot be encoded; must be 4k+1")
-        features: Features = {}
-        moments = []
+        height, width = video.shape[-2:]
         observe(0, frames)
-        for chunk in _chunks(frames, self._sample_frames):
-            moments.append(self._network.encode_chunk(video[:, :, chunk], features))
-            observe(chunk.stop, frames)
-        mean = self._vae.quant_conv(torch.cat(moments, dim=2)).chunk(2, dim=1)[0]
+        if not self.tiled(height, width):
+            mean = self._encode(video, lambda done: observe(done, frames))
+        else:
+            tiles, means = list(cut(video, 1)), list[Tensor]()
+            for tile in tiles:
+                before = frames * len(means)
+
+                def observe_tile(done: int, before: int = before) -> None:
+                    observe((before + done) // len(tiles), frames)
+
+                means.append(self._encode(tile, observe_tile))
+            scale = self._vae.spatial_compression_ratio
+            mean = join(means, height // scale, width // scale, scale)
         latents: Tensor = mean * self._vae.config.scaling_factor
         return latents
+
+    def _encode(self, video: Tensor, observe: Callable[[int], None]) -> Tensor:
+        """Most likely latents, not scaled."""
+        if self.sliced and len(video) > 1:
+            return torch.cat([self._encode(one, observe) for one in torch.split(video, 1)])
+        features: Features = {}
+        moments = []
+        for chunk in _chunks(video.shape[2], self._sample_frames):
+            self._ready()
+            moments.append(self._network.encode_chunk(video[:, :, chunk], features))
+            observe(chunk.stop)
+        mean: Tensor = self._vae.quant_conv(torch.cat(moments, dim=2)).chunk(2, dim=1)[0]
+        return mean
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -92,13 +123,38 @@ class VideoAutoencoder:
             latents: (batch, 16, frames', height / 8, width / 8), in the transformer's range.
 
         Yields:
-            (batch, 3, n, height, width), about [-1, 1] with overshoot, where n is 1, then 4, 4, ...
+            (batch, 3, n, height, width), about [-1, 1] with overshoot, where n is 1, then 4, 4, ... In tiles n is 0
+            after each chunk of each tile, where no frame is complete yet but the caller may leave.
         """
+        scale = self._vae.spatial_compression_ratio
+        height, width = (scale * size for size in latents.shape[-2:])
+        if not self.tiled(height, width):
+            for frames in self._decode(latents):
+                yield from torch.split(frames, self._vae.temporal_compression_ratio, dim=2)
+            return
+        tiles = []
+        for tile in cut(latents, scale):
+            parts = []
+            for frames in self._decode(tile):
+                parts.append(frames)
+                yield frames.new_empty(*frames.shape[:2], 0, height, width)
+            tiles.append(torch.cat(parts, dim=2))
+        video = join(tiles, height, width, 1)
+        yield video[:, :, :1]
+        yield from torch.split(video[:, :, 1:], self._vae.temporal_compression_ratio, dim=2)
+
+    def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Chunks of frames."""
+        if self.sliced and len(latents) > 1:
+            for chunks in zip(*(self._decode(one) for one in torch.split(latents, 1)), strict=True):
+                yield torch.cat(chunks)
+            return
+        self._ready()
         z = self._vae.post_quant_conv(1 / self._vae.config.scaling_factor * latents)
         features: Features = {}
         for chunk in _chunks(z.shape[2], self._latent_frames):
-            frames = self._network.decode_chunk(z[:, :, chunk], features)
-            yield from torch.split(frames, self._vae.temporal_compression_ratio, dim=2)
+            self._ready()
+            yield self._network.decode_chunk(z[:, :, chunk], features)
 
 
 class _StockVAE:

@@ -60,12 +60,14 @@ def load_weights(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    own: bool = False,
 ) -> None:
     """Fill a network built on the meta device from the files that `files_of` names.
 
     Files are mapped into memory and read tensor by tensor, so the host never holds a second copy. On the CPU in
     the stored type there is not even a first: the weights are the mapped pages, shared by every process that maps
-    them until one writes.
+    them until one writes. Where they are to be moved to other memory, `own` reads them instead, so that a
+    file's pages can go once it is read.
 
     Raises:
         UnsupportedModel: a file is absent or broken, or its tensors are not exactly the network's.
@@ -77,22 +79,23 @@ def load_weights(
             f"{folder} lacks {_some(absent)}; weights are read from safetensors files alone, never from pickles (.bin)"
         )
     _compare(network, folder, files, rename)
-    network.load_state_dict(_tensors(folder, files, rename, device, dtype), assign=True)
+    network.load_state_dict(_tensors(folder, files, rename, device, dtype, own), assign=True)
     network.to(device)  # buffers, which checkpoints do not hold
     network.eval().requires_grad_(False)
 
 
 def _tensors(
-    folder: Path, files: Sequence[str], rename: Rename, device: torch.device, dtype: torch.dtype
+    folder: Path, files: Sequence[str], rename: Rename, device: torch.device, dtype: torch.dtype, own: bool
 ) -> dict[str, torch.Tensor]:
     tensors = {}
     for file in files:
         with _opened(folder / file) as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
-                own = rename(name)
-                if own is not None:
-                    # Converted on the device, where it is fast.
-                    tensors[own] = stored.get_tensor(name).to(device).to(dtype)
+                ours = rename(name)
+                if ours is not None:
+                    mapped = stored.get_tensor(name)
+                    moved = mapped.to(device).to(dtype)  # converted on the device, where it is fast
+                    tensors[ours] = moved.clone() if own and moved is mapped else moved
     return tensors
 
 

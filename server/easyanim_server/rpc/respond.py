@@ -84,6 +84,8 @@ def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfo
         state=f"STATE_{scheduler.state.value}",
         job_count=scheduler.job_count,
         state_detail=scheduler.detail,
+        placement=served.model.placement if served else "",
+        placement_reason=served.model.placement_reason if served else "",
     )
 
 
@@ -148,6 +150,10 @@ def _plan(readiness: Readiness) -> pb.Plan:
         cosine_similarity=readiness.cosine,
         guidance_batch=readiness.guidance_batch,
         fallback_reason=readiness.fallback,
+        placement=readiness.placement,
+        predicted_peak_device_memory_bytes=readiness.predicted_bytes,
+        measured_peak_device_memory_bytes=readiness.peak_bytes,
+        vae_tiled=readiness.vae_tiled,
     )
 
 

@@ -80,6 +80,9 @@ class Generation:
             closing(self._engine.decode(sampling)) as groups,
         ):
             for frames in groups:
+                if not len(frames):  # on its way, and a chance to leave
+                    self._check()
+                    continue
                 self._write(video.write(frames))
                 done += len(frames)
                 self._observe(Phase.DECODE, done, bucket.frames)

@@ -15,6 +15,8 @@ from pathlib import Path
 import huggingface_hub
 
 from easyanim_server.engine import cache, checkpoint
+from easyanim_server.engine.checkpoint import like_published
+from easyanim_server.engine.choice import find_placement
 from easyanim_server.engine.devices import describe_devices, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.errors import EasyAnimError
@@ -74,6 +76,7 @@ def examine(settings: Settings) -> list[Finding]:
         _device(settings),
         _memory(),
         _model(settings),
+        _placement(settings),
         *_served_before(settings),
         _codecs(),
         _spool(),
@@ -98,6 +101,20 @@ def _device(settings: Settings) -> Finding:
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Finding("host memory", f"{total / GIB:.1f} GiB, {os.cpu_count()} CPU cores")
+
+
+def _placement(settings: Settings) -> Finding:
+    name = settings.model
+    if not name.startswith(("builtin:", "synthetic:")) and not Path(name).is_dir():
+        settings = settings.model_copy(update={"model": like_published(name)})
+        if settings.model == name:
+            return Finding("placement", f"known once the configuration of {name} is downloaded")
+    try:
+        device = resolve_device(settings.device)
+        choice = find_placement(settings, device, resolve_dtype(settings.dtype, device))
+    except EasyAnimError as error:
+        return Finding("placement", str(error), fatal=True)
+    return Finding("placement", f"{settings.placement} means {choice.placement} here: {choice.reason}")
 
 
 def _model(settings: Settings) -> Finding:
