@@ -78,9 +78,6 @@ def test_a_full_size_folder_is_written_in_shards_and_read_back_bit_by_bit(folder
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("placement", ["model_cpu_offload", "group_offload"])
-def test_weights_that_wait_on_the_host_are_there_once_beside_one_file_and_one_block(
-    folder: Path, placement: str
-) -> None:
+def test_weights_that_wait_on_the_host_are_there_once_beside_one_file_and_one_block(folder: Path) -> None:
     whole = sum(sizes(folder).values())
-    assert loaded(folder, placement)["peak"] < whole + 120 * MIB, "and so far below twice as much"
+    assert loaded(folder, "group_offload")["peak"] < whole + 120 * MIB, "and so far below twice as much"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from easyanim_server.engine import checkpoint
-from easyanim_server.engine.choice import FASTEST_FIRST, Choice, choose
-from easyanim_server.engine.memory import GIB, Estimate, Outline, estimate
+from easyanim_server.engine.choice import FASTEST_FIRST, Choice, choose, find_placement
+from easyanim_server.engine.memory import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Phase
-from easyanim_server.settings import PUBLISHED_BUCKETS
+from easyanim_server.settings import PUBLISHED_BUCKETS, Settings
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 BUCKETS = tuple(map(Bucket.parse, PUBLISHED_BUCKETS))
@@ -90,6 +93,41 @@ def test_every_measured_placement_took_what_was_predicted_within_ten_percent(out
         bucket = Bucket.parse(f"{row['bucket']}x{row['frames']}")
         made = estimate(outline, bucket, row["placement"], row["backend"], row["precision"], tiled=row["vae_tiled"])
         assert made.peak / GIB == pytest.approx(row["peak_gib"], rel=0.1), row
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
+    """Pretends that there is a CUDA device with so many GiB, of which CUDA takes its share."""
+
+    def pretend(gib: float) -> torch.device:
+        free = int(gib * GIB) - CONTEXT_BYTES
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, int(gib * GIB)))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+        return torch.device("cuda")
+
+    return pretend
+
+
+def find(device: torch.device, **values: Any) -> Choice:
+    return find_placement(Settings.load({"model": "synthetic:7b", **values}), device, torch.bfloat16)
+
+
+def test_settings_and_card_decide_before_anything_is_loaded(card: Callable[[float], torch.device]) -> None:
+    assert find(card(24)).placement == "model_cpu_offload"
+    assert find(card(80), vram_limit_gib="24").placement == "model_cpu_offload"
+    assert find(card(80), placement="group_offload").reason.startswith("group_offload as configured")
+    with pytest.raises(ConfigurationError, match="bucket 384x672x49"):
+        find(card(24), placement="full")
+
+
+def test_weights_that_the_host_has_no_room_for_are_refused_at_start(
+    card: Callable[[float], torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = card(24)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB))
+    with pytest.raises(ConfigurationError, match=r"keeps 25\.9 GiB of weights in host memory, of which 16\.0 GiB"):
+        find(device)
+    assert find(card(80)).placement == "full"
 
 
 CHOICES = {12: "group_offload", 16: "group_offload", 24: "model_cpu_offload", 48: "full", 80: "full", 141: "full"}

@@ -32,6 +32,7 @@ from easyanim_server.engine import cache, checkpoint
 from easyanim_server.engine.block import AttentionMode
 from easyanim_server.engine.choice import Choice, find_placement
 from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
+from easyanim_server.engine.memory import TILES_SHARE
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.placement import QFLOAT8, Placement, starts_on_host
 from easyanim_server.engine.plans import Planner
@@ -230,9 +231,8 @@ class Engine:
         for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
             pass
         peak = self.peak_bytes()
-        kept = 3 if self._vae.tiled(bucket.height, bucket.width) else 1  # of all frames, as `memory` has it
-        video = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self._itemsize
-        return peak and peak + kept * video
+        more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self._itemsize
+        return peak and peak + int(TILES_SHARE * more)
 
     def readiness(self, bucket: Bucket) -> Readiness:
         """How a bucket is served; one that was not prepared runs eagerly."""

@@ -37,6 +37,9 @@ VAE_ACTIVATIONS = {Phase.IMAGE_ENCODE: 39.3, Phase.DECODE: 55.2}
 """Memory of the VAE's two ways beside weights and video: numbers for each pixel of a frame, for each channel of the
 widest layer."""
 
+TILES_SHARE = 1.25
+"""Pixels of all tiles for one of the video, about: they overlap."""
+
 TEXT_ACTIVATIONS = 128 * MIB
 """Memory of reading a prompt of 256 tokens beside the weights, generously."""
 
@@ -218,7 +221,7 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
     at_once = min(bucket.height, TILE) * min(bucket.width, TILE) if tiled else pixels
     video = 3 * bucket.frames * pixels * outline.itemsize
     # Encoding begins with the whole video; decoded frames leave as they come, but in tiles, which overlap, at the end.
-    kept = video if phase is Phase.IMAGE_ENCODE else 3 * video if tiled else 0
+    kept = video if phase is Phase.IMAGE_ENCODE else int(TILES_SHARE * video) if tiled else 0
     return int(VAE_ACTIVATIONS[phase] * at_once * outline.vae_channels * outline.itemsize) + kept
 
 
