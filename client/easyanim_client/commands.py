@@ -23,6 +23,7 @@ from easyanim_client.errors import (
 )
 from easyanim_client.render import Show, event_json, info_json, info_summary, progress, video_summary
 from easyanim_client.request import Fit
+from easyanim_client.top import watch
 
 POLL_SECONDS = 0.5
 """Between two looks at a server that `health --wait` waits for."""
@@ -154,6 +155,18 @@ def health(
             time.sleep(POLL_SECONDS)
     typer.echo("serving" if serving else "not serving")
     raise typer.Exit(0 if serving else 3)
+
+
+@app.command(epilog=EPILOG)
+def top(
+    address: Address = "localhost:50051",
+    tls: Tls = False,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture of the server and exit.")] = False,
+) -> None:
+    """Watch a server live: its queue, the running step and its ETA, the GPU's memory. Ctrl-C ends it."""
+    with reported(), Client(address, tls=tls) as client:
+        watch(client.info, address, Console(), interval=interval, once=once)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, Que
 
 Show = Callable[[Event], None]
 
-_PHASES: dict[Phase, tuple[str, str]] = {
+PHASES: dict[Phase, tuple[str, str]] = {
     Phase.TEXT_ENCODE: ("reading the prompt", "prompt"),
     Phase.IMAGE_ENCODE: ("encoding the pictures", "frame"),
     Phase.DENOISE: ("denoising", "step"),
@@ -77,11 +77,11 @@ def progress(console: Console) -> Iterator[Show]:
 def _title(event: Event) -> str:
     if isinstance(event, Queued):
         return f"queued, {event.jobs_ahead} ahead" if event.jobs_ahead else "queued, next"
-    return _PHASES[event.phase][0] if isinstance(event, Progress) else ""
+    return PHASES[event.phase][0] if isinstance(event, Progress) else ""
 
 
 def _detail(event: Progress) -> str:
-    unit = _PHASES[event.phase][1]
+    unit = PHASES[event.phase][1]
     parts = [f"{unit} {event.completed} of {event.total}"]
     if event.unit_seconds is not None:
         parts.append(f"{event.unit_seconds:.2f} s/{unit}")

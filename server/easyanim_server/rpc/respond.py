@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
@@ -22,8 +23,9 @@ from easyanim_server.job import (
     Queued,
     Readiness,
 )
-from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.settings import Settings
+from easyanim_server.telemetry.devices import DeviceStatus
 
 
 def to_response(event: Event, job: Job) -> pb.GenerateResponse:
@@ -55,7 +57,9 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
     return pb.GenerateResponse(completed=_completed(event, job))
 
 
-def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfoResponse:
+def to_server_info(
+    settings: Settings, scheduler: Scheduler, devices: Sequence[DeviceStatus]
+) -> pb.GetServerInfoResponse:
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, Readiness] = {}
@@ -80,6 +84,37 @@ def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfo
         state=f"STATE_{scheduler.state.value}",
         job_count=scheduler.job_count,
         state_detail=scheduler.detail,
+        activity=[_activity(ticket, ahead) for ahead, ticket in enumerate(scheduler.tickets)],
+        device_status=[_device_status(device) for device in devices],
+    )
+
+
+def _activity(ticket: Ticket, ahead: int) -> pb.Activity:
+    job, latest = ticket.job, ticket.spool.latest
+    progress = latest if isinstance(latest, Progress) else None
+    return pb.Activity(
+        job_id=job.id,
+        bucket=job.bucket.name,
+        frame_count=job.bucket.frames,
+        step_count=job.steps,
+        jobs_ahead_count=ahead,
+        phase=f"PHASE_{progress.phase.value}" if progress else None,
+        completed_count=progress.completed if progress else 0,
+        total_count=progress.total if progress else 0,
+        unit_duration=_duration(progress.unit_seconds) if progress else None,
+        elapsed_duration=_duration(progress.elapsed if progress else time.monotonic() - ticket.admitted),
+        eta_duration=_duration(latest.eta) if latest else None,
+    )
+
+
+def _device_status(device: DeviceStatus) -> pb.DeviceStatus:
+    return pb.DeviceStatus(
+        name=device.name,
+        memory_used_bytes=device.memory_used,
+        memory_total_bytes=device.memory_total,
+        utilization_ratio=device.utilization,
+        temperature_celsius=device.temperature,
+        power_watts=device.power,
     )
 
 
