@@ -11,7 +11,17 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from easyanim_server import __version__
-from easyanim_server.errors import EasyAnimError
+from easyanim_server.errors import (
+    EasyAnimError,
+    GenerationFailed,
+    InvalidArgument,
+    JobCancelled,
+    NotReady,
+    OutOfDeviceMemory,
+    QueueFull,
+    ShuttingDown,
+    WorkerLost,
+)
 from easyanim_server.job import Chunk, Completed, Job, Lookups, Phase, Progress, Served
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.observer import JobObserver
@@ -29,6 +39,10 @@ LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 12
 STATES = ("STARTING", "SERVING", "DRAINING")
 COMPLETED = "COMPLETED"
 """Outcome of a job that ended in a video; the others are the reasons that callers see in `ErrorInfo`."""
+
+FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
+REFUSALS = (InvalidArgument, QueueFull, NotReady, ShuttingDown)
+"""These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,8 @@ class Metrics(JobObserver):
         self._peak_bytes = Gauge(
             "easyanim_job_peak_device_bytes", "The allocator's peak in the last job.", ["bucket"], registry=registry
         )
+        for kind in REFUSALS:
+            self._refusals.labels(kind.reason)
         self._worker_starts = counter("easyanim_worker_starts", "Worker processes that became ready.")
         self._worker_losses = counter("easyanim_worker_losses", "Worker processes that died.")
         self._plan = Gauge(
@@ -172,6 +188,8 @@ class Metrics(JobObserver):
         self._plan.clear()
         for item in served.buckets:
             self._plans[str(item.bucket)] = (str(item.bucket), item.backend, item.precision)
+            for outcome in (COMPLETED, *(kind.reason for kind in FAILURES)):
+                self._jobs.labels(str(item.bucket), outcome)
             self._plan.labels(*self._plans[str(item.bucket)], item.attention).set(item.build_seconds)
         self._fallbacks.set(sum(bool(item.fallback) for item in served.buckets))
 
