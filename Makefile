@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 CACHE := .cache
 BUF_VERSION := 1.75.0
 BUF := $(CACHE)/buf/node_modules/.bin/buf
+PROMETHEUS ?= http://127.0.0.1:9090
 # What the contract must stay compatible with.
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu bench bench-overhead bench-report lint format proto constraints image clean
+.PHONY: help install demo serve test test-client test-gpu bench bench-overhead bench-telemetry bench-report lint format proto constraints dashboard image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -37,11 +38,14 @@ test-client: install ## The client's wheel in a clean environment
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
+bench: bench-overhead bench-telemetry ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
 	$(BIN)/easyanim-server bench $(BENCH)
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
 	PYTHONPATH=. $(BIN)/python bench/overhead.py
+
+bench-telemetry: install ## What metrics and traces add to a call; writes bench/results/telemetry.json
+	PYTHONPATH=. $(BIN)/python bench/telemetry.py
 
 bench-report: install ## Put bench/results into README.md, docs/performance.md, docs/speed.png and docs/speed.html
 	$(BIN)/python bench/report.py
@@ -69,8 +73,14 @@ $(BUF):
 constraints: ## Resolve the dependencies anew and pin what was found
 	$(PYTHON) scripts/constraints.py
 
+dashboard: install ## Draw docs/dashboard.png from a Prometheus server; its address in PROMETHEUS
+	$(BIN)/python scripts/draw_dashboard.py --prometheus $(PROMETHEUS)
+
 image: ## Build the container image easyanim:dev
 	docker build -t easyanim:dev .
+
+check-image: ## Run the Dockerfile's steps without a container engine; needs root and debootstrap
+	$(PYTHON) scripts/check_image.py
 
 clean: ## Remove everything that was generated outside git
 	rm -rf $(VENV) $(CACHE) build dist out

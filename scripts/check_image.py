@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ HOST_FILES = (
 """How this machine reaches package indexes."""
 TOOLS = ("gcc", "cc", "g++", "make", "ld", "pip", "pip3", "git")
 """What the server's stage must not have."""
-HEALTHY_SECONDS = 120
+HEALTHY_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,24 @@ def instructions(text: str) -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, rest in found if word != "ARG"]
 
 
+@contextmanager
+def mounted(root: Path) -> Iterator[None]:
+    """What an engine mounts for every container, and processors cannot be counted without."""
+    subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", root / "proc"], check=True)
+
+
 def use(stage: Stage, folder: Path) -> None:
     """Start what was built, ask for its health as the image does, and make a video."""
     found = [tool for tool in TOOLS if any((stage.root / place / tool).exists() for place in ("usr/bin", "bin"))]
     assert not found, f"the server's stage has build tools: {found}"
     assert not (stage.root / "opt/easyanim/bin/pip").exists(), "the server's stage has pip"
     assert stage.user != "root", "the server runs as root"
-    with open(folder / "server.log", "w") as log:
-        argv = stage.argv(stage.entrypoint + stage.command, EASYANIM_MODEL="builtin:tiny")
+    with mounted(stage.root), open(folder / "server.log", "w") as log:
+        argv = stage.argv(stage.entrypoint + stage.command, EASYANIM_MODEL="builtin:tiny", EASYANIM_BUCKETS="64x96x13")
         server = subprocess.Popen(argv, stdout=log, stderr=log)
         try:
             until = time.monotonic() + HEALTHY_SECONDS

@@ -23,7 +23,7 @@ HISTORY = 60
 """Looks that the curves go back."""
 
 STYLES = {State.SERVING: "bold green", State.STARTING: "bold yellow", State.DRAINING: "bold magenta"}
-LEVELS = " ▁▂▃▄▅▆▇█"
+LEVELS = "▁▂▃▄▅▆▇█"
 
 
 class Screen:
@@ -183,7 +183,7 @@ def curve(shares: deque[float], name: str) -> str:
     if len(shares) < 2:
         return ""
     line = "".join(LEVELS[min(len(LEVELS) - 1, round(share * (len(LEVELS) - 1)))] for share in shares)
-    return f"{name} {line.strip() or '▁'}"
+    return f"{name} {line}"
 
 
 def clock(seconds: float | None) -> str:

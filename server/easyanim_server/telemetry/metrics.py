@@ -75,7 +75,7 @@ class Metrics(JobObserver):
         registry.register(DeviceCollector(read_devices))
         self._plans: dict[str, tuple[str, str, str]] = {}
         self._lookups = Lookups()
-        self._step_began: float | None = None
+        self._step_began: dict[str, float] = {}
         self._cancelling: dict[str, float] = {}
 
         self._server = Info("easyanim_server", "What is served.", registry=registry)
@@ -138,14 +138,13 @@ class Metrics(JobObserver):
     def started(self, job: Job, waited: float) -> None:
         """Note the time in the queue."""
         self._queue_seconds.observe(waited)
-        self._step_began = None
 
     def said(self, job: Job, event: Progress | Chunk | Completed) -> None:
         """Note every step, and a completed job's phases."""
         if isinstance(event, Progress) and event.phase is Phase.DENOISE:
-            if self._step_began is not None and event.completed > 0:
-                self._step_seconds.labels(*self._plan_of(job)).observe(event.elapsed - self._step_began)
-            self._step_began = event.elapsed
+            if event.completed > 0 and (began := self._step_began.get(job.id)) is not None:
+                self._step_seconds.labels(*self._plan_of(job)).observe(event.elapsed - began)
+            self._step_began[job.id] = event.elapsed
         elif isinstance(event, Completed):
             plan = (str(job.bucket), event.readiness.backend, event.readiness.precision)
             self._job_seconds.labels(*plan).observe(event.total_seconds)
@@ -162,6 +161,7 @@ class Metrics(JobObserver):
     def ended(self, job: Job, failure: EasyAnimError | None) -> None:
         """Count the job by outcome."""
         self._jobs.labels(str(job.bucket), failure.reason if failure else COMPLETED).inc()
+        self._step_began.pop(job.id, None)
         if (asked := self._cancelling.pop(job.id, None)) is not None:
             self._cancel_seconds.labels(str(job.bucket)).observe(time.monotonic() - asked)
 

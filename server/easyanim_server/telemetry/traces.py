@@ -86,11 +86,12 @@ class Traces(JobObserver):
 
     def started(self, job: Job, waited: float) -> None:
         """The queue's span ends."""
-        self._courses[job.id].started = time.time()
+        now = time.time()
+        self._courses.setdefault(job.id, Course(now - waited)).started = now
 
     def said(self, job: Job, event: Progress | Chunk | Completed) -> None:
         """A phase begins with its first news."""
-        course = self._courses[job.id]
+        course = self._courses.get(job.id, Course(0.0))
         if isinstance(event, Progress) and course.started is not None:
             course.phases.setdefault(event.phase, course.started + event.elapsed)
         elif isinstance(event, Completed):
