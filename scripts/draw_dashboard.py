@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, DateFormatter
+from matplotlib.dates import DateFormatter, MinuteLocator
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -32,15 +32,23 @@ COLUMN, ROW, GAP, TITLE, DPI = 66, 38, 8, 30, 100
 """Grafana's grid, in pixels."""
 CANVAS, PANEL, EDGE, TEXT, DIM = "#111217", "#181b1f", "#2a2e34", "#d8d9da", "#8e9299"
 LINES = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#ffa6b0", "#96d98d", "#ffee52")
+NAMED = {
+    "green": LINES[0],
+    "yellow": LINES[1],
+    "blue": LINES[2],
+    "orange": LINES[3],
+    "red": LINES[4],
+    "purple": LINES[5],
+}
 COLORS = {"green": "#3d8b40", "yellow": "#c79a00", "red": "#c4343f", "text": "#d8d9da"}
 
 
 class Prometheus:
     """Answers queries over one stretch of time."""
 
-    def __init__(self, address: str, minutes: float, step: float) -> None:
+    def __init__(self, address: str, end: float, minutes: float, step: float) -> None:
         self._address = address.rstrip("/")
-        self._end = time.time()
+        self._end = end
         self._start = self._end - 60 * minutes
         self._step = step
 
@@ -155,8 +163,13 @@ class Drawing:
         stacked = defaults["custom"].get("stacking", {}).get("mode") == "normal"
         drawn = np.cumsum(np.nan_to_num(table), axis=0) if stacked else table
         below = np.zeros(len(moments))
+        fixed = {
+            override["matcher"]["options"]: NAMED[item["value"]["fixedColor"]]
+            for override in panel["fieldConfig"]["overrides"]
+            for item in override["properties"]
+        }
         for number, (name, _) in enumerate(lines):
-            color = LINES[number % len(LINES)]
+            color = fixed.get(name, LINES[number % len(LINES)])
             shown = not stacked or np.nansum(table[number]) > 0  # in a stack, a line of nothing hides the one below
             axes.plot(dates, drawn[number], color=color, lw=1.5 if shown else 0, label=name)
             alpha = defaults["custom"]["fillOpacity"] / 100
@@ -169,7 +182,8 @@ class Drawing:
         axes.tick_params(colors=DIM, length=0, labelsize=8)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, defaults["unit"], None)))
-        axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=7))
+        every = min((n for n in (1, 2, 5, 10, 30, 60) if (moments[-1] - moments[0]) / 60 / n <= 6), default=60)
+        axes.xaxis.set_major_locator(MinuteLocator(byminute=range(0, 60, every)))
         axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -233,10 +247,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--until", type=datetime.fromisoformat, help="end of the time that is drawn; default: now")
     parser.add_argument("--step", type=float, default=5, help="seconds between two points")
     parser.add_argument("--out", type=Path, default=Path("docs/dashboard.png"))
     given = parser.parse_args()
-    source = Prometheus(given.prometheus, given.minutes, given.step)
+    end = given.until.timestamp() if given.until else time.time()
+    source = Prometheus(given.prometheus, end, given.minutes, given.step)
     drawing = Drawing(json.loads(DASHBOARD.read_text()), source)
     drawing.figure.savefig(given.out, facecolor=CANVAS)
     print(f"wrote {given.out}; without data: {', '.join(drawing.empty) or 'none'}")
