@@ -13,7 +13,7 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from easyanim_client import Client
+from easyanim_client import Client, Phase
 from easyanim_client.top import Screen
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "top.svg"
@@ -28,7 +28,7 @@ def main(address: str) -> None:
         for look in range(LOOKS * 4):
             info = client.info()
             screen.see(info)
-            if look >= LOOKS and len(info.activity) >= 3 and 0 < info.activity[0].completed < info.activity[0].total:
+            if look >= LOOKS and len(info.activity) >= 3 and info.activity[0].phase is Phase.DENOISE:
                 break
             time.sleep(1)
     console.print(screen)

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -109,9 +109,9 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def tickets(self) -> list[Ticket]:
-        """The running job's, then those of waiting jobs in the order of their turn."""
-        return [*([self._running] if self._running else []), *self._waiting]
+    def running(self) -> Ticket | None:
+        """The job that runs."""
+        return self._running
 
     @property
     def backlog_seconds(self) -> float:
@@ -183,7 +183,7 @@ class Scheduler:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except asyncio.TimeoutError:
             log.warning("jobs cut off by the shutdown", jobs=self.job_count)
-            for ticket in self.tickets:
+            for ticket in [*self._waiting, *([self._running] if self._running else [])]:
                 ticket.spool.fail(ShuttingDown())
 
     async def _start_worker(self) -> None:
@@ -256,10 +256,15 @@ class Scheduler:
 
     def _announce(self) -> None:
         """Tell everybody who waits where they stand."""
+        for ticket, queued in self.waiting():
+            ticket.spool.put(queued)
+
+    def waiting(self) -> Iterator[tuple[Ticket, Queued]]:
+        """Who waits, and where each one stands now."""
         ahead = 0 if self._running is None else 1
         eta = self._running_eta if self._running else 0.0
         for ticket in self._waiting:
-            ticket.spool.put(Queued(ahead, eta))
+            yield ticket, Queued(ahead, eta)
             whole = self._estimator.whole(ticket.job)
             eta = None if eta is None or whole is None else eta + whole
             ahead += 1

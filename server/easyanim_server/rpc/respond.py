@@ -84,26 +84,45 @@ def to_server_info(
         state=f"STATE_{scheduler.state.value}",
         job_count=scheduler.job_count,
         state_detail=scheduler.detail,
-        activity=[_activity(ticket, ahead) for ahead, ticket in enumerate(scheduler.tickets)],
+        activity=_activity(scheduler),
         device_status=[_device_status(device) for device in devices],
     )
 
 
-def _activity(ticket: Ticket, ahead: int) -> pb.Activity:
-    job, latest = ticket.job, ticket.spool.latest
-    progress = latest if isinstance(latest, Progress) else None
+def _activity(scheduler: Scheduler) -> list[pb.Activity]:
+    """The running job, if there is one, then those that wait."""
+    activity = []
+    if (ticket := scheduler.running) is not None:
+        latest = ticket.spool.latest
+        progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
+        running = _standing(ticket, progress)
+        running.MergeFrom(
+            pb.Activity(
+                phase=f"PHASE_{progress.phase.value}",
+                completed_count=progress.completed,
+                total_count=progress.total,
+                unit_duration=_duration(progress.unit_seconds),
+                elapsed_duration=_duration(progress.elapsed),
+            )
+        )
+        activity.append(running)
+    for ticket, queued in scheduler.waiting():
+        waiting = _standing(ticket, queued)
+        waiting.MergeFrom(
+            pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - ticket.admitted))
+        )
+        activity.append(waiting)
+    return activity
+
+
+def _standing(ticket: Ticket, news: Progress | Queued) -> pb.Activity:
+    job = ticket.job
     return pb.Activity(
         job_id=job.id,
         bucket=job.bucket.name,
         frame_count=job.bucket.frames,
         step_count=job.steps,
-        jobs_ahead_count=ahead,
-        phase=f"PHASE_{progress.phase.value}" if progress else None,
-        completed_count=progress.completed if progress else 0,
-        total_count=progress.total if progress else 0,
-        unit_duration=_duration(progress.unit_seconds) if progress else None,
-        elapsed_duration=_duration(progress.elapsed if progress else time.monotonic() - ticket.admitted),
-        eta_duration=_duration(latest.eta) if latest else None,
+        eta_duration=_duration(news.eta),
     )
 
 
