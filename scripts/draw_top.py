@@ -28,7 +28,12 @@ def main(address: str) -> None:
         for look in range(LOOKS * 4):
             info = client.info()
             screen.see(info)
-            if look >= LOOKS and len(info.activity) >= 3 and info.activity[0].phase is Phase.DENOISE:
+            if (
+                look >= LOOKS
+                and len(info.activity) >= 3
+                and info.activity[0].phase is Phase.DENOISE
+                and info.activity[0].completed > 3
+            ):
                 break
             time.sleep(1)
     console.print(screen)

@@ -19,8 +19,10 @@ from easyanim_client.errors import (
 from easyanim_client.request import Fit, Format, Picture
 from easyanim_client.results import (
     Accepted,
+    Activity,
     Bucket,
     Chunk,
+    DeviceStatus,
     Event,
     Limits,
     Model,
@@ -37,6 +39,7 @@ from easyanim_client.results import (
 
 __all__ = [
     "Accepted",
+    "Activity",
     "AsyncClient",
     "AsyncGeneration",
     "Bucket",
@@ -45,6 +48,7 @@ __all__ = [
     "Client",
     "CorruptVideo",
     "DeadlineExceeded",
+    "DeviceStatus",
     "EasyAnimError",
     "Event",
     "Fit",
