@@ -10,11 +10,12 @@ TOOLS := $(CACHE)/bin
 GHZ := github.com/bojand/ghz/cmd/ghz@v0.121.0
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 GO_PLUGINS := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+PROMETHEUS ?= http://127.0.0.1:9090
 # What the contract must stay compatible with.
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-report lint format proto constraints image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report lint format proto constraints dashboard image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -60,7 +61,7 @@ $(TOOLS)/grpcurl:
 $(TOOLS)/protoc-gen-go:
 	scripts/gotools.sh $(TOOLS) $(GO_PLUGINS)
 
-bench: bench-overhead ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
+bench: bench-overhead bench-telemetry ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
 	$(BIN)/easyanim-server bench $(BENCH)
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
@@ -68,6 +69,9 @@ bench-overhead: install ## What front and worker add to the engine's own time; w
 
 bench-memory: install ## Placements under the memory of smaller cards; flags in BENCH; writes bench/results/*-memory.json
 	PYTHONPATH=. $(BIN)/python bench/memory.py $(BENCH)
+
+bench-telemetry: install ## What metrics and traces add to a call; writes bench/results/telemetry.json
+	PYTHONPATH=. $(BIN)/python bench/telemetry.py
 
 bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png and docs/speed.html
 	$(BIN)/python bench/report.py
@@ -95,8 +99,14 @@ $(BUF):
 constraints: ## Resolve the dependencies anew and pin what was found
 	$(PYTHON) scripts/constraints.py
 
+dashboard: install ## Draw docs/dashboard.png from a Prometheus server; its address in PROMETHEUS
+	$(BIN)/python scripts/draw_dashboard.py --prometheus $(PROMETHEUS)
+
 image: ## Build the container image easyanim:dev
 	docker build -t easyanim:dev .
+
+check-image: ## Run the Dockerfile's steps without a container engine; needs root and debootstrap
+	$(PYTHON) scripts/check_image.py
 
 clean: ## Remove everything that was generated outside git
 	rm -rf $(VENV) $(CACHE) build dist out

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from easyanim_server.errors import UnsupportedModel
-from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, PromptTokenizer, Readiness
+from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 SIMULATED = "tests.engines:SimulatedEngine.load"
@@ -38,6 +38,8 @@ class SimulatedEngine:
     def __init__(self, name: str) -> None:
         self.model = ModelInfo(name, "0" * 64, 0, "original", "float32", "simulated")
         self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
+        self.device_uuids: tuple[str, ...] = ()
+        self.prompts_seen: list[str] = []
 
     @classmethod
     def load(cls, settings: Settings) -> SimulatedEngine:
@@ -54,6 +56,7 @@ class SimulatedEngine:
         return Readiness(bucket, "simulated", "float32", "none")
 
     def begin(self, job: Job, observe: Observer) -> SimulatedSampling:
+        self.prompts_seen += [job.prompt, job.negative_prompt]
         phases = {Phase.TEXT_ENCODE: 2}
         if job.start is not None:
             phases[Phase.IMAGE_ENCODE] = 4
@@ -81,6 +84,10 @@ class SimulatedEngine:
 
     def peak_bytes(self, reset: bool = False) -> int:
         return 0
+
+    def lookups(self) -> Lookups:
+        misses = len(set(self.prompts_seen))
+        return Lookups(text_hits=len(self.prompts_seen) - misses, text_misses=misses, compile_misses=1)
 
     def _work(self, job: Job, phase: Phase) -> None:
         if f"fail in {phase.value}" in job.prompt:

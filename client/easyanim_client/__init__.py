@@ -20,8 +20,10 @@ from easyanim_client.recording import Recording
 from easyanim_client.request import Fit, Format, Picture
 from easyanim_client.results import (
     Accepted,
+    Activity,
     Bucket,
     Chunk,
+    DeviceStatus,
     Event,
     Limits,
     Model,
@@ -40,6 +42,7 @@ from easyanim_client.results import (
 
 __all__ = [
     "Accepted",
+    "Activity",
     "AsyncClient",
     "AsyncGeneration",
     "Bucket",
@@ -48,6 +51,7 @@ __all__ = [
     "Client",
     "CorruptVideo",
     "DeadlineExceeded",
+    "DeviceStatus",
     "EasyAnimError",
     "Event",
     "Fit",

@@ -20,8 +20,10 @@ from easyanim_client.errors import CorruptVideo
 from easyanim_client.request import MEDIA_TYPES
 from easyanim_client.results import (
     Accepted,
+    Activity,
     Bucket,
     Chunk,
+    DeviceStatus,
     Event,
     Limits,
     Model,
@@ -170,6 +172,35 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
             max_steps=limits.max_step_count,
             max_queued=limits.max_queued_count,
         ),
+        activity=tuple(map(_activity, message.activity)),
+        devices=tuple(map(_device_status, message.device_status)),
+    )
+
+
+def _activity(message: pb.Activity) -> Activity:
+    return Activity(
+        job_id=message.job_id,
+        bucket=message.bucket,
+        frames=message.frame_count,
+        steps=message.step_count,
+        jobs_ahead=message.jobs_ahead_count,
+        phase=Phase(_word(pb.Phase, message.phase)) if message.phase else None,
+        completed=message.completed_count,
+        total=message.total_count,
+        unit_seconds=_seconds(message.unit_duration) if message.HasField("unit_duration") else None,
+        elapsed_seconds=_seconds(message.elapsed_duration),
+        eta_seconds=_seconds(message.eta_duration) if message.HasField("eta_duration") else None,
+    )
+
+
+def _device_status(message: pb.DeviceStatus) -> DeviceStatus:
+    return DeviceStatus(
+        name=message.name,
+        memory_used=message.memory_used_bytes,
+        memory_total=message.memory_total_bytes,
+        utilization=message.utilization_ratio,
+        temperature=message.temperature_celsius if message.HasField("temperature_celsius") else None,
+        power=message.power_watts if message.HasField("power_watts") else None,
     )
 
 

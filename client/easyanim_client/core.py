@@ -25,6 +25,7 @@ from easyanim_client.request import (
     check_size,
 )
 from easyanim_client.results import Event, ServerInfo, Video
+from easyanim_client.tracing import Metadata, call_span
 
 INQUIRY_TIMEOUT = 10.0
 """Seconds that `info` and `health` wait; neither needs the GPU."""
@@ -54,7 +55,7 @@ def credentials(tls: bool | grpc.ChannelCredentials) -> grpc.ChannelCredentials 
 class BaseGeneration:
     """One generation: sent when iteration begins, and iterated once."""
 
-    def __init__(self, start: Callable[[], Any], assembly: Assembly) -> None:
+    def __init__(self, start: Callable[[Metadata], Any], assembly: Assembly) -> None:
         self._start = start
         self._assembly = assembly
         self._call: Any = None
@@ -77,8 +78,9 @@ class BaseGeneration:
         """The call, from its start until it is left, in whatever way: then it is cancelled where it still runs."""
         if self._call is not None:
             raise RuntimeError("a generation is iterated once; call generate() again for another one")
-        with self._assembly, translated():  # the file first: no work on the GPU for one that cannot be written
-            self._call = self._start()
+        # The file first: no work on the GPU for one that cannot be written.
+        with self._assembly, call_span("Generate") as metadata, translated():
+            self._call = self._start(metadata)
             try:
                 if self._cancelled:
                     self._call.cancel()
@@ -179,7 +181,9 @@ class BaseClient(Generic[GenerationT]):
         )
         check_size(request, self._max_request_bytes)
         deadline = self._timeout if timeout is None else timeout
-        return self._kind(lambda: self._videos.Generate(request, timeout=deadline), Assembly(target))
+        return self._kind(
+            lambda metadata: self._videos.Generate(request, timeout=deadline, metadata=metadata), Assembly(target)
+        )
 
     def _ask_lint(self, prompt: str, negative_prompt: str | None, timeout: float) -> Any:
         return self._videos.LintPrompt(build_lint_request(prompt, negative_prompt), timeout=timeout)

@@ -27,7 +27,7 @@ from easyanim_client.results import (
 
 Show = Callable[[Event], None]
 
-_PHASES: dict[Phase, tuple[str, str]] = {
+PHASES: dict[Phase, tuple[str, str]] = {
     Phase.TEXT_ENCODE: ("reading the prompt", "prompt"),
     Phase.IMAGE_ENCODE: ("encoding the pictures", "frame"),
     Phase.DENOISE: ("denoising", "step"),
@@ -88,12 +88,12 @@ def event_title(event: Event) -> str:
     """What happens now, in two or three words; empty where the event is of no phase."""
     if isinstance(event, Queued):
         return f"queued, {event.jobs_ahead} ahead" if event.jobs_ahead else "queued, next"
-    return _PHASES[event.phase][0] if isinstance(event, Progress) else ""
+    return PHASES[event.phase][0] if isinstance(event, Progress) else ""
 
 
 def event_detail(event: Progress) -> str:
     """How far a phase is, how fast it goes and how long it takes."""
-    unit = _PHASES[event.phase][1]
+    unit = PHASES[event.phase][1]
     parts = [f"{unit} {event.completed} of {event.total}"]
     if event.unit_seconds is not None:
         parts.append(f"{event.unit_seconds:.2f} s/{unit}")

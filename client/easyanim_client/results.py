@@ -269,6 +269,45 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """Where one job on a server stands."""
+
+    job_id: str
+    bucket: str
+    frames: int
+    steps: int
+    jobs_ahead: int
+    """0 for one that runs."""
+    phase: Phase | None
+    """None while it waits."""
+    completed: int
+    """Units of the phase that are done."""
+    total: int
+    unit_seconds: float | None
+    elapsed_seconds: float
+    """Since it left the queue; while it waits, since it was accepted."""
+    eta_seconds: float | None
+    """Until the video is complete; while it waits, until work starts. None while nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A server's device at one moment, other processes' use of it included."""
+
+    name: str
+    memory_used: int
+    """Bytes."""
+    memory_total: int
+    """Bytes."""
+    utilization: float
+    """Share of the last moments in which it worked, 0 to 1."""
+    temperature: float | None
+    """Degrees Celsius; None where the device does not tell."""
+    power: float | None
+    """Watts; None where the device does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server serves."""
 
@@ -283,3 +322,7 @@ class ServerInfo:
     buckets: tuple[Bucket, ...]
     """In the server's order of preference."""
     limits: Limits
+    activity: tuple[Activity, ...] = ()
+    """The jobs that run, then those that wait, in the order of their turn."""
+    devices: tuple[DeviceStatus, ...] = ()
+    """Empty without an NVIDIA device, or before the model was loaded."""

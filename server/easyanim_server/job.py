@@ -140,6 +140,10 @@ class Job:
     fit: FitPolicy = FitPolicy.CROP
     embed_prompt: bool = False
     """Whether the prompts go into the file's metadata."""
+    log_context: dict[str, str] = field(default_factory=dict, compare=False)
+    """What every log line on this job carries: `request_id`, and `trace_id` where the caller traces."""
+    traceparent: str = field(default="", compare=False)
+    """W3C trace context of the call; the spans of this job are its children. Empty where nothing is traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,28 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookups:
+    """How often caches of the worker process had what was asked for, since it began."""
+
+    text_hits: int = 0
+    """Prompts whose embedding was remembered."""
+    text_misses: int = 0
+    compile_hits: int = 0
+    """Graphs whose compiled code was found on disk."""
+    compile_misses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The video encoder's share of `Phase.DECODE`, in seconds."""
+
+    began: float = 0.0
+    """When it got its first frames, since the start of work."""
+    busy: float = 0.0
+    """How long it worked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The file is complete."""
 
@@ -238,6 +264,8 @@ class Completed:
     queue_seconds: float = 0.0
     latents_sha256: str = ""
     """See `Engine.fingerprint`."""
+    encoding: Encoding = Encoding()
+    lookups: Lookups = Lookups()
 
 
 Event = Accepted | Queued | Progress | Chunk | Completed
@@ -283,6 +311,9 @@ class Served:
     model: ModelInfo
     tokenizer: PromptTokenizer
     buckets: tuple[Readiness, ...] = ()
+    device_uuids: tuple[str, ...] = ()
+    """The driver's names of the devices that it holds, such as ``GPU-8f5a...``; empty on the CPU."""
+    lookups: Lookups = Lookups()
 
 
 Observer = Callable[[Phase, int, int], None]
@@ -323,6 +354,13 @@ class Engine(Protocol):
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""
+
+    @property
+    def device_uuids(self) -> tuple[str, ...]:
+        """The driver's names of the devices in use; empty on the CPU."""
+
+    def lookups(self) -> Lookups:
+        """What caches gave since the process began."""
 
 
 class Worker(Protocol):

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     """Threads of one operation on the CPU; 0 leaves it to torch."""
     reflection: bool = True
     """Whether grpcurl and the like may ask for the contract."""
+    metrics_listen: str = ""
+    """Address and port of Prometheus metrics over HTTP, such as 127.0.0.1:9464; empty means none."""
+    otlp_endpoint: str = ""
+    """OpenTelemetry collector for traces, over OTLP and gRPC, such as http://localhost:4317; empty means none."""
     log_format: Literal["console", "json"] = "console"
     """console for people, json for collectors."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -10,6 +10,7 @@ from easyanim_client.commands.bench import bench
 from easyanim_client.commands.generate import generate
 from easyanim_client.commands.replay import replay
 from easyanim_client.commands.shared import EPILOG, epilog
+from easyanim_client.commands.top import top
 
 __all__ = ["EPILOG", "app"]
 
@@ -54,3 +55,4 @@ app.command(
         "easyanim-client bench --requests 5 --cancel-after 0.5 --json",
     )
 )(bench)
+app.command(epilog=epilog("easyanim-client top --interval 2", "easyanim-client top --once"))(top)

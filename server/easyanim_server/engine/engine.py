@@ -43,7 +43,7 @@ from easyanim_server.engine.tiles import is_cut
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, ModelInfo, Observer, Phase, Picture, PromptTokenizer, Readiness
+from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, Picture, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -340,6 +340,16 @@ class Engine:
         if reset:
             torch.cuda.reset_peak_memory_stats(self._device)
         return peak
+
+    @property
+    def device_uuids(self) -> tuple[str, ...]:
+        """The driver's names of the devices in use; empty on the CPU."""
+        return (f"GPU-{torch.cuda.get_device_properties(self._device).uuid}",) if self._device.type == "cuda" else ()
+
+    def lookups(self) -> Lookups:
+        """What the caches of prompts and of compiled code gave since the process began."""
+        compiled = cache.lookups()
+        return Lookups(self._prompts.hits, self._prompts.misses, compiled.hits, compiled.misses)
 
 
 @contextmanager

@@ -36,6 +36,8 @@ class PromptEncoder:
         self._capacity = capacity
         self._ready = ready
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
+        self.hits = self.misses = 0
+        """How often a prompt was remembered, and was not."""
 
     def __call__(self, prompt: str) -> Tensor:
         """Embed one prompt; what is beyond `MAX_TOKENS` is cut.
@@ -46,7 +48,10 @@ class PromptEncoder:
         Returns:
             (1, 256, hidden) in the transformer's dtype, on its device; shared between callers, so not to be written to.
         """
-        if prompt not in self._remembered:
+        if prompt in self._remembered:
+            self.hits += 1
+        else:
+            self.misses += 1
             self._remembered[prompt] = self._encode(prompt)
             if len(self._remembered) > self._capacity:
                 self._remembered.popitem(last=False)

@@ -25,6 +25,7 @@ from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queue
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
+from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,12 @@ class Scheduler:
     """Takes jobs, runs them one after another, and says what happens. Used from one event loop."""
 
     def __init__(
-        self, worker: Worker, *, queue_size: int, on_state: Callable[[State], None] = lambda state: None
+        self,
+        worker: Worker,
+        *,
+        queue_size: int,
+        on_state: Callable[[State], None] = lambda state: None,
+        observer: JobObserver | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -66,10 +72,12 @@ class Scheduler:
             worker: Where jobs run.
             queue_size: Jobs that may wait beside the running one.
             on_state: Told of every change of `state`.
+            observer: Told what happens to every job.
         """
         self._worker = worker
         self._queue_size = queue_size
         self._on_state = on_state
+        self._observer = observer or JobObserver()
         self._state = State.STARTING
         self._detail = "the worker process is being started"
         self._waiting: deque[Ticket] = deque()
@@ -100,6 +108,22 @@ class Scheduler:
         """Jobs that wait or run."""
         return len(self._waiting) + (self._running is not None)
 
+    @property
+    def waiting_count(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> Ticket | None:
+        """The job that runs."""
+        return self._running
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Expected time until everything is done that was admitted; what was never measured counts as nothing."""
+        waiting = sum(self._estimator.whole(ticket.job) or 0.0 for ticket in tuple(self._waiting))
+        return waiting + ((self._running_eta or 0.0) if self._running else 0.0)
+
     def submit(self, job: Job) -> Ticket:
         """Give a job a place in the queue; its caller must `release` the ticket.
 
@@ -119,7 +143,8 @@ class Scheduler:
         self._waiting.append(ticket)
         self._idle.clear()
         self._work.set()
-        *_, place = self._places()
+        self._observer.queued(job)
+        *_, (_, place) = self.waiting()
         ticket.spool.put(place)
         return ticket
 
@@ -138,10 +163,12 @@ class Scheduler:
         if ticket is self._running:
             if not ticket.spool.ended:
                 self._worker.cancel(ticket.job)
+                self._observer.cancelling(ticket.job)
                 ticket.spool.fail(JobCancelled())
                 log.info("job cancelled while it ran", job_id=ticket.job.id)
         elif ticket in self._waiting:
             self._waiting.remove(ticket)
+            self._observer.ended(ticket.job, ticket.spool.failure or JobCancelled())
             log.info("job cancelled while it waited", job_id=ticket.job.id)
             self._announce()
             self._note_idle()
@@ -161,6 +188,7 @@ class Scheduler:
                         await self._run_one(await self._next())
                 except WorkerLost as error:
                     log.error("worker lost", error=str(error))
+                    self._observer.worker_lost()
                     self._change(State.STARTING, f"{error}; it is being started again")
         finally:
             await self._worker.stop()
@@ -191,6 +219,7 @@ class Scheduler:
             else:
                 self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
                 self.served = served
+                self._observer.worker_ready(served)
                 self._change(State.SERVING, "")
                 return
 
@@ -205,6 +234,9 @@ class Scheduler:
 
     async def _run_one(self, ticket: Ticket) -> None:
         job, started = ticket.job, time.monotonic()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(**job.log_context)
+        self._observer.started(job, started - ticket.admitted)
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps)
         try:
             async for event in self._worker.run(job):
@@ -224,9 +256,11 @@ class Scheduler:
                 raise
         finally:
             self._running = None
+            self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
             self._note_idle()
 
     def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
+        self._observer.said(ticket.job, event)
         if ticket.spool.ended:  # its caller has left, and the worker has not heard of it yet
             return
         try:
@@ -246,15 +280,15 @@ class Scheduler:
     def _tell_places(self) -> None:
         self._announcement = None
         self._next_announcement = asyncio.get_running_loop().time() + len(self._waiting) / ANNOUNCEMENTS_PER_SECOND
-        for ticket, place in zip(self._waiting, self._places(), strict=True):
+        for ticket, place in self.waiting():
             ticket.spool.put(place)
 
-    def _places(self) -> Iterator[Queued]:
-        """Where each of those who wait stands, in their order."""
+    def waiting(self) -> Iterator[tuple[Ticket, Queued]]:
+        """Who waits, and where each one stands now."""
         ahead = 0 if self._running is None else 1
         eta = self._running_eta if self._running else 0.0
         for ticket in self._waiting:
-            yield Queued(ahead, eta)
+            yield ticket, Queued(ahead, eta)
             whole = self._estimator.whole(ticket.job)
             eta = None if eta is None or whole is None else eta + whole
             ahead += 1

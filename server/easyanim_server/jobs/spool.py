@@ -64,6 +64,16 @@ class Spool:
         """Whether the last word is known."""
         return self._end is not None
 
+    @property
+    def failure(self) -> EasyAnimError | None:
+        """Why there is no video, once that is known."""
+        return self._end if isinstance(self._end, EasyAnimError) else None
+
+    @property
+    def latest(self) -> Queued | Progress | None:
+        """The newest news as of now; None before any."""
+        return max(self._news.values(), key=lambda news: news.number).now() if self._news else None
+
     def put(self, event: Queued | Progress | Chunk | Completed) -> None:
         """Take the next event; a `Completed` is the last one.
 

@@ -16,8 +16,11 @@ from easyanim.v1 import video_pb2, video_pb2_grpc
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Worker
 from easyanim_server.jobs.scheduler import Scheduler, State
+from easyanim_server.rpc.calls import CallObserver
 from easyanim_server.rpc.service import VideoService
 from easyanim_server.settings import Settings
+from easyanim_server.telemetry.metrics import Load
+from easyanim_server.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +38,22 @@ class App:
         self._settings = settings
         self._health = health.aio.HealthServicer()
         self._health_tasks: set[asyncio.Task[None]] = set()
-        self.scheduler = Scheduler(worker, queue_size=settings.queue_size, on_state=self._report_health)
+        self.telemetry = Telemetry(settings, self._load)
+        self.scheduler = Scheduler(
+            worker, queue_size=settings.queue_size, on_state=self._report_health, observer=self.telemetry.observer
+        )
         self._server = grpc.aio.server(
+            interceptors=[CallObserver(SERVICE, self.telemetry)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share its calls
                 # Clients may ping every 20 s through proxies that drop silent connections.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ],
         )
-        video_pb2_grpc.add_VideoServiceServicer_to_server(VideoService(settings, self.scheduler), self._server)
+        service = VideoService(settings, self.scheduler, self.telemetry)
+        video_pb2_grpc.add_VideoServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -53,6 +61,8 @@ class App:
         self._jobs: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self.metrics_port: int | None = None
+        """Where metrics are, once started; None where they are switched off."""
 
     async def start(self) -> int:
         """Listen and begin to load the model; returns the port.
@@ -65,6 +75,7 @@ class App:
             port = self._server.add_insecure_port(self._settings.listen)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {self._settings.listen!r} (listen): {error}") from error
+        self.metrics_port = self.telemetry.start()
         await self._server.start()
         self._jobs = asyncio.create_task(self.scheduler.run(), name="scheduler")
         log.info("listening", address=self._settings.listen, port=port, model=self._settings.model)
@@ -108,7 +119,13 @@ class App:
             self._jobs.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await self._jobs
+        await asyncio.to_thread(self.telemetry.close)
         log.info("stopped")
+
+    def _load(self) -> Load:
+        jobs = self.scheduler
+        running = jobs.job_count - jobs.waiting_count
+        return Load(jobs.state.value, jobs.waiting_count, running, self._settings.queue_size, jobs.backlog_seconds)
 
     def _report_health(self, state: State) -> None:
         serving = state is State.SERVING

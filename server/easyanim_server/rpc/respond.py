@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
@@ -21,11 +22,12 @@ from easyanim_server.job import (
     Queued,
     Readiness,
 )
-from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.jobs.tokens import PromptReading
 from easyanim_server.promptlint import PromptWarning
 from easyanim_server.receipt import parameters, receipt
 from easyanim_server.settings import Settings
+from easyanim_server.telemetry.devices import DeviceStatus
 
 
 def to_response(event: Event, job: Job) -> pb.GenerateResponse:
@@ -59,7 +61,9 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
     return pb.GenerateResponse(completed=_completed(event, job))
 
 
-def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfoResponse:
+def to_server_info(
+    settings: Settings, scheduler: Scheduler, devices: Sequence[DeviceStatus]
+) -> pb.GetServerInfoResponse:
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, Readiness] = {}
@@ -86,6 +90,56 @@ def to_server_info(settings: Settings, scheduler: Scheduler) -> pb.GetServerInfo
         state_detail=scheduler.detail,
         placement=served.model.placement if served else "",
         placement_reason=served.model.placement_reason if served else "",
+        activity=_activity(scheduler),
+        device_status=[_device_status(device) for device in devices],
+    )
+
+
+def _activity(scheduler: Scheduler) -> list[pb.Activity]:
+    """The running job, if there is one, then those that wait."""
+    activity = []
+    if (ticket := scheduler.running) is not None:
+        latest = ticket.spool.latest
+        progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
+        running = _standing(ticket, progress)
+        running.MergeFrom(
+            pb.Activity(
+                phase=f"PHASE_{progress.phase.value}",
+                completed_count=progress.completed,
+                total_count=progress.total,
+                unit_duration=_duration(progress.unit_seconds),
+                elapsed_duration=_duration(progress.elapsed),
+            )
+        )
+        activity.append(running)
+    for ticket, queued in scheduler.waiting():
+        waiting = _standing(ticket, queued)
+        waiting.MergeFrom(
+            pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - ticket.admitted))
+        )
+        activity.append(waiting)
+    return activity
+
+
+def _standing(ticket: Ticket, news: Progress | Queued) -> pb.Activity:
+    job = ticket.job
+    return pb.Activity(
+        job_id=job.id,
+        bucket=job.bucket.name,
+        frame_count=job.bucket.frames,
+        step_count=job.steps,
+        eta_duration=_duration(news.eta),
+    )
+
+
+def _device_status(device: DeviceStatus) -> pb.DeviceStatus:
+    return pb.DeviceStatus(
+        name=device.name,
+        memory_used_bytes=device.memory_used,
+        memory_total_bytes=device.memory_total,
+        utilization_ratio=device.utilization,
+        temperature_celsius=device.temperature,
+        power_watts=device.power,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,11 +13,14 @@ import structlog
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_server.errors import EasyAnimError, GenerationFailed
+from easyanim_server.job import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.rpc.calls import in_this_call
 from easyanim_server.rpc.convert import check_prompts, to_job
 from easyanim_server.rpc.respond import to_lint_response, to_response, to_server_info
 from easyanim_server.rpc.status import to_status
 from easyanim_server.settings import Settings
+from easyanim_server.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -26,19 +30,24 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class VideoService(video_pb2_grpc.VideoServiceServicer):
     """Serves the contract of `proto/easyanim/v1/video.proto`."""
 
-    def __init__(self, settings: Settings, scheduler: Scheduler) -> None:
+    def __init__(self, settings: Settings, scheduler: Scheduler, telemetry: Telemetry) -> None:
         self._settings = settings
         self._scheduler = scheduler
+        self._telemetry = telemetry
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
         try:
-            job = await to_job(request, self._settings)
+            job = in_this_call(await to_job(request, self._settings))
             ticket = self._scheduler.submit(job)
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)
+                if isinstance(event, Chunk):
+                    self._telemetry.observer.sent(len(event.data))
         except EasyAnimError as error:
+            if ticket is None:
+                self._telemetry.observer.refused(error)
             await context.abort_with_status(to_status(error))
         except Exception as error:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
@@ -59,4 +68,5 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """Return what this server serves."""
-        return to_server_info(self._settings, self._scheduler)
+        devices = await asyncio.to_thread(self._telemetry.devices.read)
+        return to_server_info(self._settings, self._scheduler, devices)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
-from easyanim_server.job import CHUNK_BYTES, Chunk, Completed, Engine, Job, Phase, Progress
+from easyanim_server.job import CHUNK_BYTES, Chunk, Completed, Encoding, Engine, Job, Phase, Progress
 from easyanim_server.receipt import comment
 from easyanim_server.video.encoder import VideoEncoder
 
@@ -37,6 +37,8 @@ class Generation:
         self._digest = hashlib.sha256()
         self._size = 0
         self._seconds: dict[Phase, float] = {}
+        self._encoding_began: float | None = None
+        self._encoding_busy = 0.0
         self._began = self._phase_began = time.perf_counter()
 
     def run(self) -> None:
@@ -61,6 +63,8 @@ class Generation:
                 model=engine.model,
                 readiness=engine.readiness(job.bucket),
                 latents_sha256=latents,
+                encoding=Encoding((self._encoding_began or self._began) - self._began, self._encoding_busy),
+                lookups=engine.lookups(),
             )
         )
 
@@ -83,10 +87,14 @@ class Generation:
                 if not len(frames):  # on its way, and a chance to leave
                     self._check()
                     continue
-                self._write(video.write(frames))
+                with self._encoding():
+                    data = video.write(frames)
+                self._write(data)
                 done += len(frames)
                 self._observe(Phase.DECODE, done, bucket.frames)
-            self._write(video.close())
+            with self._encoding():
+                data = video.close()
+            self._write(data)
         self._seconds[Phase.DECODE] = time.perf_counter() - self._phase_began
 
     def _observe(self, phase: Phase, completed: int, total: int) -> None:
@@ -97,6 +105,13 @@ class Generation:
         self._seconds[phase] = spent = now - self._phase_began
         unit = spent / completed if completed else None
         self._say(Progress(phase, completed, total, unit_seconds=unit, elapsed=now - self._began, eta=None))
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        began = time.perf_counter()
+        self._encoding_began = self._encoding_began or began
+        yield
+        self._encoding_busy += time.perf_counter() - began
 
     def _write(self, data: bytes) -> None:
         self._digest.update(data)

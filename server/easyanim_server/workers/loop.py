@@ -77,7 +77,7 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
         load_seconds=round(loaded - began, 3),
         prepare_seconds=round(time.perf_counter() - loaded, 3),
     )
-    connection.send(Ready(Served(engine.model, engine.tokenizer, buckets)))
+    connection.send(Ready(Served(engine.model, engine.tokenizer, buckets, engine.device_uuids, engine.lookups())))
     return engine
 
 
@@ -89,14 +89,15 @@ def run(engine: Engine, job: Job, inbox: Inbox, connection: Connection) -> EasyA
         say=lambda event: connection.send(Said(job.id, event)),
         check=lambda: inbox.check(job),
     )
-    try:
-        generation.run()
-    except EasyAnimError as error:
-        return error
-    except Exception as error:
-        failure = GenerationFailed(uuid.uuid4().hex[:12])
-        log.exception("generation failed", job_id=job.id, error_id=failure.error_id, error=repr(error))
-        return failure
+    with structlog.contextvars.bound_contextvars(job_id=job.id, **job.log_context):
+        try:
+            generation.run()
+        except EasyAnimError as error:
+            return error
+        except Exception as error:
+            failure = GenerationFailed(uuid.uuid4().hex[:12])
+            log.exception("generation failed", error_id=failure.error_id, error=repr(error))
+            return failure
     return None
 
 
