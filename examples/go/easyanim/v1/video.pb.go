@@ -307,8 +307,12 @@ type GenerateRequest struct {
 	// Optional. "video/mp4" (H.264), "video/webm" (VP9) or "video/x-matroska"
 	// (lossless FFV1). Default: "video/mp4".
 	OutputMimeType string `protobuf:"bytes,13,opt,name=output_mime_type,json=outputMimeType,proto3" json:"output_mime_type,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Optional. Whether the prompt and the negative prompt go into the file's
+	// metadata, beside the receipt that is always there. Default: only their
+	// SHA-256, since people pass files on without looking at their metadata.
+	EmbedPrompt   bool `protobuf:"varint,14,opt,name=embed_prompt,json=embedPrompt,proto3" json:"embed_prompt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GenerateRequest) Reset() {
@@ -441,6 +445,13 @@ func (x *GenerateRequest) GetOutputMimeType() string {
 		return x.OutputMimeType
 	}
 	return ""
+}
+
+func (x *GenerateRequest) GetEmbedPrompt() bool {
+	if x != nil {
+		return x.EmbedPrompt
+	}
+	return false
 }
 
 type isGenerateRequest_Size interface {
@@ -611,8 +622,11 @@ type Accepted struct {
 	PromptTokenCount int32 `protobuf:"varint,3,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
 	// True where the text was longer than the model reads; its end is ignored.
 	PromptTruncated bool `protobuf:"varint,4,opt,name=prompt_truncated,json=promptTruncated,proto3" json:"prompt_truncated,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What in the prompts is likely to be misread; the prompts are used as they
+	// are.
+	PromptWarnings []*PromptWarning `protobuf:"bytes,5,rep,name=prompt_warnings,json=promptWarnings,proto3" json:"prompt_warnings,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Accepted) Reset() {
@@ -673,6 +687,214 @@ func (x *Accepted) GetPromptTruncated() bool {
 	return false
 }
 
+func (x *Accepted) GetPromptWarnings() []*PromptWarning {
+	if x != nil {
+		return x.PromptWarnings
+	}
+	return nil
+}
+
+// Something in a prompt that the model is likely to misread.
+type PromptWarning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rule's name, such as "negation"; docs/concepts.md lists them.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// One sentence: what is wrong, and what to write instead.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The part of the prompt that is meant; empty where it is all of it.
+	Excerpt       string `protobuf:"bytes,3,opt,name=excerpt,proto3" json:"excerpt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromptWarning) Reset() {
+	*x = PromptWarning{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromptWarning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromptWarning) ProtoMessage() {}
+
+func (x *PromptWarning) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromptWarning.ProtoReflect.Descriptor instead.
+func (*PromptWarning) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PromptWarning) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *PromptWarning) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PromptWarning) GetExcerpt() string {
+	if x != nil {
+		return x.Excerpt
+	}
+	return ""
+}
+
+// Asks how a prompt would be read.
+type LintPromptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. As `GenerateRequest.prompt`.
+	Prompt string `protobuf:"bytes,1,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// Optional. As `GenerateRequest.negative_prompt`.
+	NegativePrompt *string `protobuf:"bytes,2,opt,name=negative_prompt,json=negativePrompt,proto3,oneof" json:"negative_prompt,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *LintPromptRequest) Reset() {
+	*x = LintPromptRequest{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LintPromptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LintPromptRequest) ProtoMessage() {}
+
+func (x *LintPromptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LintPromptRequest.ProtoReflect.Descriptor instead.
+func (*LintPromptRequest) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LintPromptRequest) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *LintPromptRequest) GetNegativePrompt() string {
+	if x != nil && x.NegativePrompt != nil {
+		return *x.NegativePrompt
+	}
+	return ""
+}
+
+// How a prompt would be read.
+type LintPromptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See `Accepted.prompt_token_count`.
+	PromptTokenCount int32 `protobuf:"varint,1,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
+	// Tokens that the model reads, its chat template included.
+	MaxTokenCount int32 `protobuf:"varint,2,opt,name=max_token_count,json=maxTokenCount,proto3" json:"max_token_count,omitempty"`
+	// See `Accepted.prompt_truncated`.
+	PromptTruncated bool `protobuf:"varint,3,opt,name=prompt_truncated,json=promptTruncated,proto3" json:"prompt_truncated,omitempty"`
+	// See `Accepted.prompt_warnings`.
+	PromptWarnings []*PromptWarning `protobuf:"bytes,4,rep,name=prompt_warnings,json=promptWarnings,proto3" json:"prompt_warnings,omitempty"`
+	// The negative prompt that a generation would take.
+	NegativePrompt string `protobuf:"bytes,5,opt,name=negative_prompt,json=negativePrompt,proto3" json:"negative_prompt,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *LintPromptResponse) Reset() {
+	*x = LintPromptResponse{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LintPromptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LintPromptResponse) ProtoMessage() {}
+
+func (x *LintPromptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LintPromptResponse.ProtoReflect.Descriptor instead.
+func (*LintPromptResponse) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LintPromptResponse) GetPromptTokenCount() int32 {
+	if x != nil {
+		return x.PromptTokenCount
+	}
+	return 0
+}
+
+func (x *LintPromptResponse) GetMaxTokenCount() int32 {
+	if x != nil {
+		return x.MaxTokenCount
+	}
+	return 0
+}
+
+func (x *LintPromptResponse) GetPromptTruncated() bool {
+	if x != nil {
+		return x.PromptTruncated
+	}
+	return false
+}
+
+func (x *LintPromptResponse) GetPromptWarnings() []*PromptWarning {
+	if x != nil {
+		return x.PromptWarnings
+	}
+	return nil
+}
+
+func (x *LintPromptResponse) GetNegativePrompt() string {
+	if x != nil {
+		return x.NegativePrompt
+	}
+	return ""
+}
+
 // A generation's parameters, all of them set.
 type Parameters struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -708,7 +930,7 @@ type Parameters struct {
 
 func (x *Parameters) Reset() {
 	*x = Parameters{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	mi := &file_easyanim_v1_video_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +942,7 @@ func (x *Parameters) String() string {
 func (*Parameters) ProtoMessage() {}
 
 func (x *Parameters) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	mi := &file_easyanim_v1_video_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +955,7 @@ func (x *Parameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
 func (*Parameters) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{3}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Parameters) GetPrompt() string {
@@ -840,7 +1062,7 @@ type Queued struct {
 
 func (x *Queued) Reset() {
 	*x = Queued{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1074,7 @@ func (x *Queued) String() string {
 func (*Queued) ProtoMessage() {}
 
 func (x *Queued) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1087,7 @@ func (x *Queued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queued.ProtoReflect.Descriptor instead.
 func (*Queued) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{4}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Queued) GetJobsAheadCount() int32 {
@@ -903,7 +1125,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1137,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1150,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{5}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Progress) GetPhase() Phase {
@@ -986,7 +1208,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[6]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1220,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[6]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1233,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{6}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Chunk) GetOffsetBytes() int64 {
@@ -1047,7 +1269,7 @@ type Completed struct {
 
 func (x *Completed) Reset() {
 	*x = Completed{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1281,7 @@ func (x *Completed) String() string {
 func (*Completed) ProtoMessage() {}
 
 func (x *Completed) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1294,7 @@ func (x *Completed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Completed.ProtoReflect.Descriptor instead.
 func (*Completed) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Completed) GetSizeBytes() int64 {
@@ -1131,7 +1353,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1365,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1378,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Timings) GetQueueDuration() *durationpb.Duration {
@@ -1201,7 +1423,9 @@ func (x *Timings) GetTotalDuration() *durationpb.Duration {
 	return nil
 }
 
-// What produced a video.
+// What produced a video. The file's metadata has it too, as the comment: a JSON
+// object whose "receipt" is this message in its proto names, without the prompts
+// unless `GenerateRequest.embed_prompt` was set, but with their SHA-256.
 type Receipt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The parameters of the generation.
@@ -1224,17 +1448,29 @@ type Receipt struct {
 	Versions map[string]string `protobuf:"bytes,9,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The attention kernel: "torch", "cudnn", "fa4" and others.
 	Attention string `protobuf:"bytes,10,opt,name=attention,proto3" json:"attention,omitempty"`
-	// Type of the large products: "float32", "bf16" or "fp8".
+	// Type of the large products: "float32", "bf16", "fp8", or "fp8-weights":
+	// stored in 8 bits and cast to bf16 before each product.
 	Precision string `protobuf:"bytes,11,opt,name=precision,proto3" json:"precision,omitempty"`
+	// Where weights were while they were not needed: "full",
+	// "model_cpu_offload", "group_offload" and others. Changes no bit.
+	Placement string `protobuf:"bytes,12,opt,name=placement,proto3" json:"placement,omitempty"`
 	// Predictions made at once where guidance needs two: 1 or 2.
 	GuidanceBatch int32 `protobuf:"varint,14,opt,name=guidance_batch,json=guidanceBatch,proto3" json:"guidance_batch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// SHA-256 of the latents after the last step, hex: over their type, shape and
+	// bytes. Equal where two generations computed the same, whatever the file's
+	// format.
+	LatentsSha256 string `protobuf:"bytes,13,opt,name=latents_sha256,json=latentsSha256,proto3" json:"latents_sha256,omitempty"`
+	// SHA-256 of `start_image` as it was sent, hex; empty without one.
+	StartImageSha256 string `protobuf:"bytes,15,opt,name=start_image_sha256,json=startImageSha256,proto3" json:"start_image_sha256,omitempty"`
+	// SHA-256 of `end_image` as it was sent, hex; empty without one.
+	EndImageSha256 string `protobuf:"bytes,16,opt,name=end_image_sha256,json=endImageSha256,proto3" json:"end_image_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1482,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1495,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Receipt) GetParameters() *Parameters {
@@ -1339,11 +1575,39 @@ func (x *Receipt) GetPrecision() string {
 	return ""
 }
 
+func (x *Receipt) GetPlacement() string {
+	if x != nil {
+		return x.Placement
+	}
+	return ""
+}
+
 func (x *Receipt) GetGuidanceBatch() int32 {
 	if x != nil {
 		return x.GuidanceBatch
 	}
 	return 0
+}
+
+func (x *Receipt) GetLatentsSha256() string {
+	if x != nil {
+		return x.LatentsSha256
+	}
+	return ""
+}
+
+func (x *Receipt) GetStartImageSha256() string {
+	if x != nil {
+		return x.StartImageSha256
+	}
+	return ""
+}
+
+func (x *Receipt) GetEndImageSha256() string {
+	if x != nil {
+		return x.EndImageSha256
+	}
+	return ""
 }
 
 // Asks what the server serves.
@@ -1355,7 +1619,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1631,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1644,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 // What the server serves.
@@ -1399,14 +1663,23 @@ type GetServerInfoResponse struct {
 	// Jobs that wait or run.
 	JobCount int32 `protobuf:"varint,6,opt,name=job_count,json=jobCount,proto3" json:"job_count,omitempty"`
 	// One sentence on what the server is doing while it is not serving.
-	StateDetail   string `protobuf:"bytes,7,opt,name=state_detail,json=stateDetail,proto3" json:"state_detail,omitempty"`
+	StateDetail string `protobuf:"bytes,7,opt,name=state_detail,json=stateDetail,proto3" json:"state_detail,omitempty"`
+	// See `Receipt.placement`; empty until the model is loaded.
+	Placement string `protobuf:"bytes,10,opt,name=placement,proto3" json:"placement,omitempty"`
+	// Why weights are there: what was compared, in one sentence.
+	PlacementReason string `protobuf:"bytes,11,opt,name=placement_reason,json=placementReason,proto3" json:"placement_reason,omitempty"`
+	// The jobs that run, then those that wait, in the order of their turn.
+	Activity []*Activity `protobuf:"bytes,8,rep,name=activity,proto3" json:"activity,omitempty"`
+	// The devices that the worker holds, as their driver reports them; empty
+	// without an NVIDIA device or before the model was loaded.
+	DeviceStatus  []*DeviceStatus `protobuf:"bytes,9,rep,name=device_status,json=deviceStatus,proto3" json:"device_status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1691,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1704,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1483,6 +1756,262 @@ func (x *GetServerInfoResponse) GetStateDetail() string {
 	return ""
 }
 
+func (x *GetServerInfoResponse) GetPlacement() string {
+	if x != nil {
+		return x.Placement
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetPlacementReason() string {
+	if x != nil {
+		return x.PlacementReason
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetActivity() []*Activity {
+	if x != nil {
+		return x.Activity
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetDeviceStatus() []*DeviceStatus {
+	if x != nil {
+		return x.DeviceStatus
+	}
+	return nil
+}
+
+// Where one job stands. Says nothing of what its caller sent.
+type Activity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See `Accepted.job_id`.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The bucket's name, height by width.
+	Bucket string `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// Frames in the video.
+	FrameCount int32 `protobuf:"varint,3,opt,name=frame_count,json=frameCount,proto3" json:"frame_count,omitempty"`
+	// Denoising steps.
+	StepCount int32 `protobuf:"varint,4,opt,name=step_count,json=stepCount,proto3" json:"step_count,omitempty"`
+	// Jobs ahead of this one, running ones included; 0 for one that runs.
+	JobsAheadCount int32 `protobuf:"varint,5,opt,name=jobs_ahead_count,json=jobsAheadCount,proto3" json:"jobs_ahead_count,omitempty"`
+	// What is being done; PHASE_UNSPECIFIED while the job waits.
+	Phase Phase `protobuf:"varint,6,opt,name=phase,proto3,enum=easyanim.v1.Phase" json:"phase,omitempty"`
+	// Units of this phase that are done: steps, or frames.
+	CompletedCount int32 `protobuf:"varint,7,opt,name=completed_count,json=completedCount,proto3" json:"completed_count,omitempty"`
+	// Units that this phase has.
+	TotalCount int32 `protobuf:"varint,8,opt,name=total_count,json=totalCount,proto3" json:"total_count,omitempty"`
+	// Mean time of one unit of this phase so far; unset before the first.
+	UnitDuration *durationpb.Duration `protobuf:"bytes,9,opt,name=unit_duration,json=unitDuration,proto3" json:"unit_duration,omitempty"`
+	// Time since the job left the queue; while it waits, since it was accepted.
+	ElapsedDuration *durationpb.Duration `protobuf:"bytes,10,opt,name=elapsed_duration,json=elapsedDuration,proto3" json:"elapsed_duration,omitempty"`
+	// Expected time until `completed`; while it waits, until work starts. Unset
+	// while nothing was measured yet.
+	EtaDuration   *durationpb.Duration `protobuf:"bytes,11,opt,name=eta_duration,json=etaDuration,proto3" json:"eta_duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Activity) Reset() {
+	*x = Activity{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Activity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Activity) ProtoMessage() {}
+
+func (x *Activity) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Activity.ProtoReflect.Descriptor instead.
+func (*Activity) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Activity) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Activity) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *Activity) GetFrameCount() int32 {
+	if x != nil {
+		return x.FrameCount
+	}
+	return 0
+}
+
+func (x *Activity) GetStepCount() int32 {
+	if x != nil {
+		return x.StepCount
+	}
+	return 0
+}
+
+func (x *Activity) GetJobsAheadCount() int32 {
+	if x != nil {
+		return x.JobsAheadCount
+	}
+	return 0
+}
+
+func (x *Activity) GetPhase() Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return Phase_PHASE_UNSPECIFIED
+}
+
+func (x *Activity) GetCompletedCount() int32 {
+	if x != nil {
+		return x.CompletedCount
+	}
+	return 0
+}
+
+func (x *Activity) GetTotalCount() int32 {
+	if x != nil {
+		return x.TotalCount
+	}
+	return 0
+}
+
+func (x *Activity) GetUnitDuration() *durationpb.Duration {
+	if x != nil {
+		return x.UnitDuration
+	}
+	return nil
+}
+
+func (x *Activity) GetElapsedDuration() *durationpb.Duration {
+	if x != nil {
+		return x.ElapsedDuration
+	}
+	return nil
+}
+
+func (x *Activity) GetEtaDuration() *durationpb.Duration {
+	if x != nil {
+		return x.EtaDuration
+	}
+	return nil
+}
+
+// A device at this moment, other processes' use of it included.
+type DeviceStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Memory in use.
+	MemoryUsedBytes int64 `protobuf:"varint,2,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3" json:"memory_used_bytes,omitempty"`
+	// All memory.
+	MemoryTotalBytes int64 `protobuf:"varint,3,opt,name=memory_total_bytes,json=memoryTotalBytes,proto3" json:"memory_total_bytes,omitempty"`
+	// Share of the last moments in which the device worked, 0 to 1.
+	UtilizationRatio float64 `protobuf:"fixed64,4,opt,name=utilization_ratio,json=utilizationRatio,proto3" json:"utilization_ratio,omitempty"`
+	// Unset where the device does not tell.
+	TemperatureCelsius *float64 `protobuf:"fixed64,5,opt,name=temperature_celsius,json=temperatureCelsius,proto3,oneof" json:"temperature_celsius,omitempty"`
+	// Unset where the device does not tell.
+	PowerWatts    *float64 `protobuf:"fixed64,6,opt,name=power_watts,json=powerWatts,proto3,oneof" json:"power_watts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceStatus) Reset() {
+	*x = DeviceStatus{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceStatus) ProtoMessage() {}
+
+func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceStatus.ProtoReflect.Descriptor instead.
+func (*DeviceStatus) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeviceStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeviceStatus) GetMemoryUsedBytes() int64 {
+	if x != nil {
+		return x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *DeviceStatus) GetMemoryTotalBytes() int64 {
+	if x != nil {
+		return x.MemoryTotalBytes
+	}
+	return 0
+}
+
+func (x *DeviceStatus) GetUtilizationRatio() float64 {
+	if x != nil {
+		return x.UtilizationRatio
+	}
+	return 0
+}
+
+func (x *DeviceStatus) GetTemperatureCelsius() float64 {
+	if x != nil && x.TemperatureCelsius != nil {
+		return *x.TemperatureCelsius
+	}
+	return 0
+}
+
+func (x *DeviceStatus) GetPowerWatts() float64 {
+	if x != nil && x.PowerWatts != nil {
+		return *x.PowerWatts
+	}
+	return 0
+}
+
 // The served model.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1504,7 +2033,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +2045,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +2058,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Model) GetName() string {
@@ -1593,7 +2122,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +2134,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +2147,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Bucket) GetName() string {
@@ -1678,6 +2207,16 @@ type Plan struct {
 	RoundingL2 float64 `protobuf:"fixed64,8,opt,name=rounding_l2,json=roundingL2,proto3" json:"rounding_l2,omitempty"`
 	// Why another backend than the configured one serves; empty where it is not.
 	FallbackReason string `protobuf:"bytes,9,opt,name=fallback_reason,json=fallbackReason,proto3" json:"fallback_reason,omitempty"`
+	// See `Receipt.placement`.
+	Placement string `protobuf:"bytes,10,opt,name=placement,proto3" json:"placement,omitempty"`
+	// Most device memory of a generation as predicted from the model's and the
+	// bucket's sizes; 0 on the CPU.
+	PredictedPeakDeviceMemoryBytes int64 `protobuf:"varint,11,opt,name=predicted_peak_device_memory_bytes,json=predictedPeakDeviceMemoryBytes,proto3" json:"predicted_peak_device_memory_bytes,omitempty"`
+	// The same as measured when the shape was warmed; 0 on the CPU.
+	MeasuredPeakDeviceMemoryBytes int64 `protobuf:"varint,12,opt,name=measured_peak_device_memory_bytes,json=measuredPeakDeviceMemoryBytes,proto3" json:"measured_peak_device_memory_bytes,omitempty"`
+	// Whether the VAE works on overlapping tiles, for want of memory; pixels then
+	// differ a little, and all frames come at the end.
+	VaeTiled bool `protobuf:"varint,13,opt,name=vae_tiled,json=vaeTiled,proto3" json:"vae_tiled,omitempty"`
 	// Cosine of the angle between that prediction and the eager network's.
 	CosineSimilarity float64 `protobuf:"fixed64,14,opt,name=cosine_similarity,json=cosineSimilarity,proto3" json:"cosine_similarity,omitempty"`
 	// See `Receipt.guidance_batch`.
@@ -1688,7 +2227,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +2239,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +2252,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Plan) GetFrameCount() int32 {
@@ -1779,6 +2318,34 @@ func (x *Plan) GetFallbackReason() string {
 	return ""
 }
 
+func (x *Plan) GetPlacement() string {
+	if x != nil {
+		return x.Placement
+	}
+	return ""
+}
+
+func (x *Plan) GetPredictedPeakDeviceMemoryBytes() int64 {
+	if x != nil {
+		return x.PredictedPeakDeviceMemoryBytes
+	}
+	return 0
+}
+
+func (x *Plan) GetMeasuredPeakDeviceMemoryBytes() int64 {
+	if x != nil {
+		return x.MeasuredPeakDeviceMemoryBytes
+	}
+	return 0
+}
+
+func (x *Plan) GetVaeTiled() bool {
+	if x != nil {
+		return x.VaeTiled
+	}
+	return false
+}
+
 func (x *Plan) GetCosineSimilarity() float64 {
 	if x != nil {
 		return x.CosineSimilarity
@@ -1812,7 +2379,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2391,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2404,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Limits) GetMaxRequestBytes() int64 {
@@ -1879,7 +2446,7 @@ var File_easyanim_v1_video_proto protoreflect.FileDescriptor
 
 const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x04\n" +
+	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfc\x04\n" +
 	"\x0fGenerateRequest\x12\x1f\n" +
 	"\vstart_image\x18\x01 \x01(\fR\n" +
 	"startImage\x12\x1b\n" +
@@ -1898,7 +2465,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	" \x01(\x01H\x04R\rguidanceScale\x88\x01\x01\x12\x17\n" +
 	"\x04seed\x18\v \x01(\x03H\x05R\x04seed\x88\x01\x01\x12)\n" +
 	"\x0eframe_rate_fps\x18\f \x01(\x05H\x06R\fframeRateFps\x88\x01\x01\x12(\n" +
-	"\x10output_mime_type\x18\r \x01(\tR\x0eoutputMimeTypeB\x06\n" +
+	"\x10output_mime_type\x18\r \x01(\tR\x0eoutputMimeType\x12!\n" +
+	"\fembed_prompt\x18\x0e \x01(\bR\vembedPromptB\x06\n" +
 	"\x04sizeB\x12\n" +
 	"\x10_negative_promptB\x0e\n" +
 	"\f_frame_countB\r\n" +
@@ -1912,14 +2480,29 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bprogress\x18\x03 \x01(\v2\x15.easyanim.v1.ProgressH\x00R\bprogress\x12*\n" +
 	"\x05chunk\x18\x04 \x01(\v2\x12.easyanim.v1.ChunkH\x00R\x05chunk\x126\n" +
 	"\tcompleted\x18\x05 \x01(\v2\x16.easyanim.v1.CompletedH\x00R\tcompletedB\a\n" +
-	"\x05event\"\xb3\x01\n" +
+	"\x05event\"\xf8\x01\n" +
 	"\bAccepted\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x127\n" +
 	"\n" +
 	"parameters\x18\x02 \x01(\v2\x17.easyanim.v1.ParametersR\n" +
 	"parameters\x12,\n" +
 	"\x12prompt_token_count\x18\x03 \x01(\x05R\x10promptTokenCount\x12)\n" +
-	"\x10prompt_truncated\x18\x04 \x01(\bR\x0fpromptTruncated\"\xde\x03\n" +
+	"\x10prompt_truncated\x18\x04 \x01(\bR\x0fpromptTruncated\x12C\n" +
+	"\x0fprompt_warnings\x18\x05 \x03(\v2\x1a.easyanim.v1.PromptWarningR\x0epromptWarnings\"W\n" +
+	"\rPromptWarning\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x18\n" +
+	"\aexcerpt\x18\x03 \x01(\tR\aexcerpt\"m\n" +
+	"\x11LintPromptRequest\x12\x16\n" +
+	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12,\n" +
+	"\x0fnegative_prompt\x18\x02 \x01(\tH\x00R\x0enegativePrompt\x88\x01\x01B\x12\n" +
+	"\x10_negative_prompt\"\x83\x02\n" +
+	"\x12LintPromptResponse\x12,\n" +
+	"\x12prompt_token_count\x18\x01 \x01(\x05R\x10promptTokenCount\x12&\n" +
+	"\x0fmax_token_count\x18\x02 \x01(\x05R\rmaxTokenCount\x12)\n" +
+	"\x10prompt_truncated\x18\x03 \x01(\bR\x0fpromptTruncated\x12C\n" +
+	"\x0fprompt_warnings\x18\x04 \x03(\v2\x1a.easyanim.v1.PromptWarningR\x0epromptWarnings\x12'\n" +
+	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\xde\x03\n" +
 	"\n" +
 	"Parameters\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12'\n" +
@@ -1966,7 +2549,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x15image_encode_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x13imageEncodeDuration\x12D\n" +
 	"\x10denoise_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fdenoiseDuration\x12B\n" +
 	"\x0fdecode_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0edecodeDuration\x12@\n" +
-	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\xee\x03\n" +
+	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\x8b\x05\n" +
 	"\aReceipt\x127\n" +
 	"\n" +
 	"parameters\x18\x01 \x01(\v2\x17.easyanim.v1.ParametersR\n" +
@@ -1981,12 +2564,16 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bversions\x18\t \x03(\v2\".easyanim.v1.Receipt.VersionsEntryR\bversions\x12\x1c\n" +
 	"\tattention\x18\n" +
 	" \x01(\tR\tattention\x12\x1c\n" +
-	"\tprecision\x18\v \x01(\tR\tprecision\x12%\n" +
-	"\x0eguidance_batch\x18\x0e \x01(\x05R\rguidanceBatch\x1a;\n" +
+	"\tprecision\x18\v \x01(\tR\tprecision\x12\x1c\n" +
+	"\tplacement\x18\f \x01(\tR\tplacement\x12%\n" +
+	"\x0eguidance_batch\x18\x0e \x01(\x05R\rguidanceBatch\x12%\n" +
+	"\x0elatents_sha256\x18\r \x01(\tR\rlatentsSha256\x12,\n" +
+	"\x12start_image_sha256\x18\x0f \x01(\tR\x10startImageSha256\x12(\n" +
+	"\x10end_image_sha256\x18\x10 \x01(\tR\x0eendImageSha256\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xa1\x02\n" +
+	"\x14GetServerInfoRequest\"\xdd\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x05model\x18\x02 \x01(\v2\x12.easyanim.v1.ModelR\x05model\x12-\n" +
@@ -1994,7 +2581,38 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x06limits\x18\x04 \x01(\v2\x13.easyanim.v1.LimitsR\x06limits\x12(\n" +
 	"\x05state\x18\x05 \x01(\x0e2\x12.easyanim.v1.StateR\x05state\x12\x1b\n" +
 	"\tjob_count\x18\x06 \x01(\x05R\bjobCount\x12!\n" +
-	"\fstate_detail\x18\a \x01(\tR\vstateDetail\"\xd2\x01\n" +
+	"\fstate_detail\x18\a \x01(\tR\vstateDetail\x12\x1c\n" +
+	"\tplacement\x18\n" +
+	" \x01(\tR\tplacement\x12)\n" +
+	"\x10placement_reason\x18\v \x01(\tR\x0fplacementReason\x121\n" +
+	"\bactivity\x18\b \x03(\v2\x15.easyanim.v1.ActivityR\bactivity\x12>\n" +
+	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\"\xdb\x03\n" +
+	"\bActivity\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x16\n" +
+	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x1f\n" +
+	"\vframe_count\x18\x03 \x01(\x05R\n" +
+	"frameCount\x12\x1d\n" +
+	"\n" +
+	"step_count\x18\x04 \x01(\x05R\tstepCount\x12(\n" +
+	"\x10jobs_ahead_count\x18\x05 \x01(\x05R\x0ejobsAheadCount\x12(\n" +
+	"\x05phase\x18\x06 \x01(\x0e2\x12.easyanim.v1.PhaseR\x05phase\x12'\n" +
+	"\x0fcompleted_count\x18\a \x01(\x05R\x0ecompletedCount\x12\x1f\n" +
+	"\vtotal_count\x18\b \x01(\x05R\n" +
+	"totalCount\x12>\n" +
+	"\runit_duration\x18\t \x01(\v2\x19.google.protobuf.DurationR\funitDuration\x12D\n" +
+	"\x10elapsed_duration\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x0felapsedDuration\x12<\n" +
+	"\feta_duration\x18\v \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\"\xad\x02\n" +
+	"\fDeviceStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x11memory_used_bytes\x18\x02 \x01(\x03R\x0fmemoryUsedBytes\x12,\n" +
+	"\x12memory_total_bytes\x18\x03 \x01(\x03R\x10memoryTotalBytes\x12+\n" +
+	"\x11utilization_ratio\x18\x04 \x01(\x01R\x10utilizationRatio\x124\n" +
+	"\x13temperature_celsius\x18\x05 \x01(\x01H\x00R\x12temperatureCelsius\x88\x01\x01\x12$\n" +
+	"\vpower_watts\x18\x06 \x01(\x01H\x01R\n" +
+	"powerWatts\x88\x01\x01B\x16\n" +
+	"\x14_temperature_celsiusB\x0e\n" +
+	"\f_power_watts\"\xd2\x01\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12>\n" +
@@ -2007,7 +2625,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bwidth_px\x18\x02 \x01(\x05R\awidthPx\x12\x1b\n" +
 	"\theight_px\x18\x03 \x01(\x05R\bheightPx\x12!\n" +
 	"\fframe_counts\x18\x04 \x03(\x05R\vframeCounts\x12'\n" +
-	"\x05plans\x18\x05 \x03(\v2\x11.easyanim.v1.PlanR\x05plans\"\xca\x03\n" +
+	"\x05plans\x18\x05 \x03(\v2\x11.easyanim.v1.PlanR\x05plans\"\x9b\x05\n" +
 	"\x04Plan\x12\x1f\n" +
 	"\vframe_count\x18\x01 \x01(\x05R\n" +
 	"frameCount\x12\x18\n" +
@@ -2020,7 +2638,12 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"relativeL2\x12\x1f\n" +
 	"\vrounding_l2\x18\b \x01(\x01R\n" +
 	"roundingL2\x12'\n" +
-	"\x0ffallback_reason\x18\t \x01(\tR\x0efallbackReason\x12+\n" +
+	"\x0ffallback_reason\x18\t \x01(\tR\x0efallbackReason\x12\x1c\n" +
+	"\tplacement\x18\n" +
+	" \x01(\tR\tplacement\x12J\n" +
+	"\"predicted_peak_device_memory_bytes\x18\v \x01(\x03R\x1epredictedPeakDeviceMemoryBytes\x12H\n" +
+	"!measured_peak_device_memory_bytes\x18\f \x01(\x03R\x1dmeasuredPeakDeviceMemoryBytes\x12\x1b\n" +
+	"\tvae_tiled\x18\r \x01(\bR\bvaeTiled\x12+\n" +
 	"\x11cosine_similarity\x18\x0e \x01(\x01R\x10cosineSimilarity\x12%\n" +
 	"\x0eguidance_batch\x18\x0f \x01(\x05R\rguidanceBatch\"\xd8\x01\n" +
 	"\x06Limits\x12*\n" +
@@ -2049,9 +2672,11 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x01\x12\x11\n" +
 	"\rSTATE_SERVING\x10\x02\x12\x12\n" +
-	"\x0eSTATE_DRAINING\x10\x032\xb1\x01\n" +
+	"\x0eSTATE_DRAINING\x10\x032\x80\x02\n" +
 	"\fVideoService\x12I\n" +
-	"\bGenerate\x12\x1c.easyanim.v1.GenerateRequest\x1a\x1d.easyanim.v1.GenerateResponse0\x01\x12V\n" +
+	"\bGenerate\x12\x1c.easyanim.v1.GenerateRequest\x1a\x1d.easyanim.v1.GenerateResponse0\x01\x12M\n" +
+	"\n" +
+	"LintPrompt\x12\x1e.easyanim.v1.LintPromptRequest\x1a\x1f.easyanim.v1.LintPromptResponse\x12V\n" +
 	"\rGetServerInfo\x12!.easyanim.v1.GetServerInfoRequest\x1a\".easyanim.v1.GetServerInfoResponseB\x93\x01\n" +
 	"\x0fcom.easyanim.v1B\n" +
 	"VideoProtoP\x01Z'easyanim-example/easyanim/v1;easyanimv1\xa2\x02\x03EXX\xaa\x02\vEasyanim.V1\xca\x02\vEasyanim\\V1\xe2\x02\x17Easyanim\\V1\\GPBMetadata\xea\x02\fEasyanim::V1b\x06proto3"
@@ -2069,7 +2694,7 @@ func file_easyanim_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_easyanim_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_easyanim_v1_video_proto_goTypes = []any{
 	(FitPolicy)(0),                // 0: easyanim.v1.FitPolicy
 	(Conditioning)(0),             // 1: easyanim.v1.Conditioning
@@ -2078,63 +2703,78 @@ var file_easyanim_v1_video_proto_goTypes = []any{
 	(*GenerateRequest)(nil),       // 4: easyanim.v1.GenerateRequest
 	(*GenerateResponse)(nil),      // 5: easyanim.v1.GenerateResponse
 	(*Accepted)(nil),              // 6: easyanim.v1.Accepted
-	(*Parameters)(nil),            // 7: easyanim.v1.Parameters
-	(*Queued)(nil),                // 8: easyanim.v1.Queued
-	(*Progress)(nil),              // 9: easyanim.v1.Progress
-	(*Chunk)(nil),                 // 10: easyanim.v1.Chunk
-	(*Completed)(nil),             // 11: easyanim.v1.Completed
-	(*Timings)(nil),               // 12: easyanim.v1.Timings
-	(*Receipt)(nil),               // 13: easyanim.v1.Receipt
-	(*GetServerInfoRequest)(nil),  // 14: easyanim.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 15: easyanim.v1.GetServerInfoResponse
-	(*Model)(nil),                 // 16: easyanim.v1.Model
-	(*Bucket)(nil),                // 17: easyanim.v1.Bucket
-	(*Plan)(nil),                  // 18: easyanim.v1.Plan
-	(*Limits)(nil),                // 19: easyanim.v1.Limits
-	nil,                           // 20: easyanim.v1.Receipt.VersionsEntry
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*PromptWarning)(nil),         // 7: easyanim.v1.PromptWarning
+	(*LintPromptRequest)(nil),     // 8: easyanim.v1.LintPromptRequest
+	(*LintPromptResponse)(nil),    // 9: easyanim.v1.LintPromptResponse
+	(*Parameters)(nil),            // 10: easyanim.v1.Parameters
+	(*Queued)(nil),                // 11: easyanim.v1.Queued
+	(*Progress)(nil),              // 12: easyanim.v1.Progress
+	(*Chunk)(nil),                 // 13: easyanim.v1.Chunk
+	(*Completed)(nil),             // 14: easyanim.v1.Completed
+	(*Timings)(nil),               // 15: easyanim.v1.Timings
+	(*Receipt)(nil),               // 16: easyanim.v1.Receipt
+	(*GetServerInfoRequest)(nil),  // 17: easyanim.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 18: easyanim.v1.GetServerInfoResponse
+	(*Activity)(nil),              // 19: easyanim.v1.Activity
+	(*DeviceStatus)(nil),          // 20: easyanim.v1.DeviceStatus
+	(*Model)(nil),                 // 21: easyanim.v1.Model
+	(*Bucket)(nil),                // 22: easyanim.v1.Bucket
+	(*Plan)(nil),                  // 23: easyanim.v1.Plan
+	(*Limits)(nil),                // 24: easyanim.v1.Limits
+	nil,                           // 25: easyanim.v1.Receipt.VersionsEntry
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_easyanim_v1_video_proto_depIdxs = []int32{
 	0,  // 0: easyanim.v1.GenerateRequest.fit_policy:type_name -> easyanim.v1.FitPolicy
 	6,  // 1: easyanim.v1.GenerateResponse.accepted:type_name -> easyanim.v1.Accepted
-	8,  // 2: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
-	9,  // 3: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
-	10, // 4: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
-	11, // 5: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
-	7,  // 6: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
-	0,  // 7: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
-	1,  // 8: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
-	21, // 9: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
-	2,  // 10: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
-	21, // 11: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
-	21, // 12: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
-	21, // 13: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
-	12, // 14: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
-	13, // 15: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
-	21, // 16: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
-	21, // 17: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
-	21, // 18: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
-	21, // 19: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
-	21, // 20: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
-	21, // 21: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
-	7,  // 22: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
-	20, // 23: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
-	16, // 24: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
-	17, // 25: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
-	19, // 26: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
-	3,  // 27: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
-	18, // 28: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
-	21, // 29: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
-	21, // 30: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
-	4,  // 31: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
-	14, // 32: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
-	5,  // 33: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
-	15, // 34: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
-	33, // [33:35] is the sub-list for method output_type
-	31, // [31:33] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	11, // 2: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
+	12, // 3: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
+	13, // 4: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
+	14, // 5: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
+	10, // 6: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
+	7,  // 7: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	7,  // 8: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	0,  // 9: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
+	1,  // 10: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
+	26, // 11: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
+	2,  // 12: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
+	26, // 13: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
+	26, // 14: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
+	26, // 15: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
+	15, // 16: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
+	16, // 17: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
+	26, // 18: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
+	26, // 19: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
+	26, // 20: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
+	26, // 21: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
+	26, // 22: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
+	26, // 23: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
+	10, // 24: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
+	25, // 25: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
+	21, // 26: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
+	22, // 27: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
+	24, // 28: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
+	3,  // 29: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
+	19, // 30: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
+	20, // 31: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
+	2,  // 32: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
+	26, // 33: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
+	26, // 34: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
+	26, // 35: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
+	23, // 36: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
+	26, // 37: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
+	26, // 38: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
+	4,  // 39: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
+	8,  // 40: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
+	17, // 41: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
+	5,  // 42: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
+	9,  // 43: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
+	18, // 44: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
+	42, // [42:45] is the sub-list for method output_type
+	39, // [39:42] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_easyanim_v1_video_proto_init() }
@@ -2153,13 +2793,15 @@ func file_easyanim_v1_video_proto_init() {
 		(*GenerateResponse_Chunk)(nil),
 		(*GenerateResponse_Completed)(nil),
 	}
+	file_easyanim_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_easyanim_v1_video_proto_rawDesc), len(file_easyanim_v1_video_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

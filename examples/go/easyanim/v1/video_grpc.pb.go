@@ -26,6 +26,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	VideoService_Generate_FullMethodName      = "/easyanim.v1.VideoService/Generate"
+	VideoService_LintPrompt_FullMethodName    = "/easyanim.v1.VideoService/LintPrompt"
 	VideoService_GetServerInfo_FullMethodName = "/easyanim.v1.VideoService/GetServerInfo"
 )
 
@@ -51,6 +52,11 @@ type VideoServiceClient interface {
 	// server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
 	// also has. Every ErrorInfo has the domain "easyanim".
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GenerateResponse], error)
+	// Reads a prompt as Generate would, and generates nothing: counts its tokens
+	// and says what is likely to be misread. Never changes a text, never waits for
+	// the GPU. INVALID_ARGUMENT as Generate; UNAVAILABLE until the model was loaded
+	// once, since its tokenizer does the counting.
+	LintPrompt(ctx context.Context, in *LintPromptRequest, opts ...grpc.CallOption) (*LintPromptResponse, error)
 	// Returns what this server serves: model, buckets, limits and versions.
 	// Never waits for the GPU.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
@@ -82,6 +88,16 @@ func (c *videoServiceClient) Generate(ctx context.Context, in *GenerateRequest, 
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VideoService_GenerateClient = grpc.ServerStreamingClient[GenerateResponse]
+
+func (c *videoServiceClient) LintPrompt(ctx context.Context, in *LintPromptRequest, opts ...grpc.CallOption) (*LintPromptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LintPromptResponse)
+	err := c.cc.Invoke(ctx, VideoService_LintPrompt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *videoServiceClient) GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -115,6 +131,11 @@ type VideoServiceServer interface {
 	// server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
 	// also has. Every ErrorInfo has the domain "easyanim".
 	Generate(*GenerateRequest, grpc.ServerStreamingServer[GenerateResponse]) error
+	// Reads a prompt as Generate would, and generates nothing: counts its tokens
+	// and says what is likely to be misread. Never changes a text, never waits for
+	// the GPU. INVALID_ARGUMENT as Generate; UNAVAILABLE until the model was loaded
+	// once, since its tokenizer does the counting.
+	LintPrompt(context.Context, *LintPromptRequest) (*LintPromptResponse, error)
 	// Returns what this server serves: model, buckets, limits and versions.
 	// Never waits for the GPU.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
@@ -130,6 +151,9 @@ type UnimplementedVideoServiceServer struct{}
 
 func (UnimplementedVideoServiceServer) Generate(*GenerateRequest, grpc.ServerStreamingServer[GenerateResponse]) error {
 	return status.Error(codes.Unimplemented, "method Generate not implemented")
+}
+func (UnimplementedVideoServiceServer) LintPrompt(context.Context, *LintPromptRequest) (*LintPromptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LintPrompt not implemented")
 }
 func (UnimplementedVideoServiceServer) GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetServerInfo not implemented")
@@ -166,6 +190,24 @@ func _VideoService_Generate_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VideoService_GenerateServer = grpc.ServerStreamingServer[GenerateResponse]
 
+func _VideoService_LintPrompt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LintPromptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VideoServiceServer).LintPrompt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VideoService_LintPrompt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VideoServiceServer).LintPrompt(ctx, req.(*LintPromptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VideoService_GetServerInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetServerInfoRequest)
 	if err := dec(in); err != nil {
@@ -191,6 +233,10 @@ var VideoService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "easyanim.v1.VideoService",
 	HandlerType: (*VideoServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "LintPrompt",
+			Handler:    _VideoService_LintPrompt_Handler,
+		},
 		{
 			MethodName: "GetServerInfo",
 			Handler:    _VideoService_GetServerInfo_Handler,
