@@ -40,7 +40,7 @@ def main() -> None:
     rows: list[Row] = []
     for backend in options.backends.split(","):
         with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:
-            for cache in ("empty", "full"):
+            for cache in options.caches.split(","):
                 rows += start(options, backend, cache, Path(folder))
                 for row in rows[-2:]:
                     print(row, flush=True)
@@ -56,6 +56,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--buckets", default="384x672,576x1008,768x1344" if gpu else "96x160x13")
     parser.add_argument("--backends", default="inductor")
+    parser.add_argument("--caches", default="empty,full", help="in order; the second start finds what the first left")
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--what", default="start", help="names the file: GPU-WHAT.json")
