@@ -47,7 +47,9 @@ class PageLocks:
                 torch.zeros(1, device="cuda")
             return False
         self.locked += memory.nbytes
-        self._finalizers[memory.data_ptr()] = weakref.finalize(memory, self._unlock, memory.data_ptr(), memory.nbytes)
+        finalizer = weakref.finalize(memory, self._unlock, memory.data_ptr(), memory.nbytes)
+        finalizer.atexit = False  # the system does it then
+        self._finalizers[memory.data_ptr()] = finalizer
         return True
 
     def release(self, memory: Tensor) -> None:
