@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -99,7 +100,7 @@ class Parcel:
             starts.append(-(-(starts[-1] + _length(run)) // ALIGNMENT) * ALIGNMENT)
         self.nbytes = starts[-1]
         """Bytes, gaps included."""
-        self.host = torch.empty(self.nbytes, dtype=torch.uint8)
+        self.host = _pages(self.nbytes)
         """Where the weights are kept, (nbytes,) uint8."""
         self.pieces = [(start, start + _length(run)) for start, run in zip(starts, runs, strict=False)]
         """Where each tensor, or run of overlapping ones, lies in it."""
@@ -139,6 +140,17 @@ class _Span:
         self.device = str(tensor.device)
         self.start = tensor.data_ptr()
         self.end = self.start + (steps + 1) * tensor.element_size()
+
+
+def _pages(nbytes: int) -> Tensor:
+    """Host memory on pages of its own, (nbytes,) uint8: what shares a page cannot be locked by itself."""
+    if not nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _length(run: list[_Span]) -> int:
