@@ -39,7 +39,7 @@ class PageLocks:
         """Lock a tensor's memory until it is released or the tensor is gone; tells whether it is locked."""
         if memory.data_ptr() in self._finalizers:
             return True
-        if not torch.cuda.is_available() or self.locked + memory.nbytes > self.limit:
+        if not memory.nbytes or not torch.cuda.is_available() or self.locked + memory.nbytes > self.limit:
             return False
         error = int(_cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
         if error:
