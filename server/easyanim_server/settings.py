@@ -66,7 +66,8 @@ class Settings(BaseSettings):
     precision: Literal["bf16", "fp8"] = "bf16"
     """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
     placement: Placement = "auto"
-    """Where weights are while they are not needed; auto picks the fastest in which every bucket fits."""
+    """Where weights are kept: full (the card), model_cpu_offload, group_offload, sequential_cpu_offload, the first two
+    with _and_qfloat8 for 8-bit weights, or auto, the fastest in which every bucket fits."""
     vae_tiling: Literal["auto", "on", "off"] = "auto"
     """Whether the VAE works on overlapping tiles, which changes pixels; auto does where no bucket fits otherwise."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -38,7 +39,7 @@ class PageLocks:
         """Lock a tensor's memory until it is released or the tensor is gone; tells whether it is locked."""
         if memory.data_ptr() in self._finalizers:
             return True
-        if not torch.cuda.is_available() or self.locked + memory.nbytes > self.limit:
+        if not memory.nbytes or not torch.cuda.is_available() or self.locked + memory.nbytes > self.limit:
             return False
         error = int(_cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
         if error:
@@ -47,7 +48,9 @@ class PageLocks:
                 torch.zeros(1, device="cuda")
             return False
         self.locked += memory.nbytes
-        self._finalizers[memory.data_ptr()] = weakref.finalize(memory, self._unlock, memory.data_ptr(), memory.nbytes)
+        finalizer = weakref.finalize(memory, self._unlock, memory.data_ptr(), memory.nbytes)
+        finalizer.atexit = False  # the system does it then
+        self._finalizers[memory.data_ptr()] = finalizer
         return True
 
     def release(self, memory: Tensor) -> None:
@@ -97,7 +100,7 @@ class Parcel:
             starts.append(-(-(starts[-1] + _length(run)) // ALIGNMENT) * ALIGNMENT)
         self.nbytes = starts[-1]
         """Bytes, gaps included."""
-        self.host = torch.empty(self.nbytes, dtype=torch.uint8)
+        self.host = _pages(self.nbytes)
         """Where the weights are kept, (nbytes,) uint8."""
         self.pieces = [(start, start + _length(run)) for start, run in zip(starts, runs, strict=False)]
         """Where each tensor, or run of overlapping ones, lies in it."""
@@ -137,6 +140,17 @@ class _Span:
         self.device = str(tensor.device)
         self.start = tensor.data_ptr()
         self.end = self.start + (steps + 1) * tensor.element_size()
+
+
+def _pages(nbytes: int) -> Tensor:
+    """Host memory on pages of its own, (nbytes,) uint8: what shares a page cannot be locked by itself."""
+    if not nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _length(run: list[_Span]) -> int:
