@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from easyanim_server.engine import builtin, cache, checkpoint
+from easyanim_server.engine.backends import Backends
+from easyanim_server.engine.block import Block
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.plans import relative_l2
 from easyanim_server.engine.sampler import Sampling
+from easyanim_server.engine.tensorrt import AfterAttention, BeforeAttention, _engine, weights_of
+from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.job import Bucket, Job
 
 pytestmark = [
@@ -49,6 +53,27 @@ def test_engines_serve_a_bucket_and_are_found_at_the_next_start(tmp_path: Path) 
     assert torch.equal(first, again)
     eager = Engine(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16))
     assert relative_l2(first, run(eager).latents) < 20 * readiness.rounding_l2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", [0, -1], ids=["with weights for text", "with shared weights"])
+def test_each_half_of_a_block_computes_what_the_block_does(number: int) -> None:
+    denoiser = Denoiser(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16).transformer, "original")
+    example = Backends(denoiser)._example(BUCKET)
+    block = denoiser.blocks[number]
+    assert isinstance(block, Block)
+    inputs = [example.x, example.emb, *example.rope]
+    before = BeforeAttention(block, example.texts, 1.0)
+    expected = before(*inputs)
+    weights = list(weights_of(block).values())
+
+    results = _engine(before, inputs)(*inputs, *weights)
+    for name, got, value in zip(["q", "k", "v", "first", "second"], results, expected, strict=True):
+        assert relative_l2(got, value) < 0.02, name
+    q, _, _, first, second = expected
+    after = AfterAttention(block, example.texts)
+    given = [example.x, q, first, second]
+    assert relative_l2(_engine(after, given)(*given, *weights), after(*given)) < 0.02
 
 
 def test_the_published_shape_passes_the_gate_on_engines_that_hold_no_weights(tmp_path: Path) -> None:

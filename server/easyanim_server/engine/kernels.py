@@ -278,9 +278,16 @@ _on_cuda(_quantise_rows, "quantise_rows")
 
 _DEFINED = (_norm_modulate, _add_gate, _add_gate_norm_modulate, _qk_norm_rotate, _gelu_quantise, _quantise_rows)
 DEFINITIONS: dict[Any, Any] = {operator._opoverload: operator._init_fn for operator in _DEFINED} | {
-    _linear_gelu._opoverload: lambda x, weight, bias: F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    _linear_gelu._opoverload: lambda x, weight, bias: F.gelu(F.linear(x, weight, bias), approximate="tanh"),
+    torch.ops.aten.layer_norm.default: lambda x, _, weight, bias, eps, *__: _plain_layer_norm(x, weight, bias, eps),
 }
 """Every operator in terms of torch's own, for compilers that have to look into them."""
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm over the last dimension in sums and products: for compilers whose own wants constant weights."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps) * weight + bias
 
 
 def _gated(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:

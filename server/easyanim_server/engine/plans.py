@@ -31,6 +31,10 @@ GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
 ROUNDING = 1e-5
 """Least error that is told apart from none: float32's own, through all blocks."""
 
+UNIT_FRAMES = 13
+"""Most frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little to do
+with the number of tokens."""
+
 SATURATED = 0.1
 """Seconds of a prediction beyond which guidance is never tried in a batch of two: one sample then fills any card, and
 batches were measured to be up to 1.5 % slower, for twice the activations."""
@@ -115,7 +119,9 @@ class Planner:
                 # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
                 other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
                 wide = Path([in_type(block, other) for block in self._backends.blocks])
-                unit = max(relative_l2(references[ordered[0]], self._backends.predict(ordered[0], wide)), ROUNDING)
+                clip = replace(ordered[0], frames=min(ordered[0].frames, UNIT_FRAMES))
+                narrow = self._backends.predict(clip, self._denoiser.eager)
+                unit = max(relative_l2(narrow, self._backends.predict(clip, wide)), ROUNDING)
         if quantised:
             report("converting weights to fp8")
             layer = Fp8Linear if self._precision == "fp8" else CastLinear
