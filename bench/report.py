@@ -95,6 +95,24 @@ def fill(text: str, tables: str, name: str = "speed") -> str:
     return filled
 
 
+def start_tables(folder: Path = RESULTS) -> str:
+    """Seconds from the command to the first healthy answer, for each card that was measured."""
+    lines = []
+    for file in sorted(folder.glob("*-start.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if row["what"] == "start" and not row["model"].startswith("builtin:")]
+        if rows:
+            known = document["header"]
+            title = f"**{known['gpu']}, {rows[0]['model']}, {rows[0]['buckets'].replace(',', ', ')}**"
+            lines += [f"{title} (torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]
+            lines += ["| caches | backend | ready after | graphs found | made |", "|---|---|---:|---:|---:|"]
+            for row in rows:
+                cells = [row["cache"], row["backend"], f"{row['seconds']:.0f} s", str(row["found"]), str(row["made"])]
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
 def memory_tables(folder: Path = RESULTS) -> str:
     """What fits which card, as upstream has it, then every row; for each card that was measured."""
     parts = []
@@ -286,6 +304,8 @@ def main() -> None:
     tables = markdown(results)
     for document in DOCUMENTS:
         document.write_text(fill(document.read_text(), tables))
+    performance = DOCUMENTS[-1]
+    performance.write_text(fill(performance.read_text(), start_tables(), "start"))
     MEMORY_DOCUMENT.write_text(fill(MEMORY_DOCUMENT.read_text(), memory_tables(), "memory"))
     if results:
         plot(results)
