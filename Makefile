@@ -74,7 +74,7 @@ bench-telemetry: install ## What metrics and traces add to a call; writes bench/
 	PYTHONPATH=. $(BIN)/python bench/telemetry.py
 
 bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png and docs/speed.html
-	$(BIN)/python bench/report.py
+	PYTHONPATH=. $(BIN)/python bench/report.py
 
 lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh
 	$(BIN)/ruff check .

@@ -12,15 +12,20 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from bench.placements import bucket_of, card_table, form, memory_tables, start_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "speed.png"
 PAGE = ROOT / "docs" / "speed.html"
 
-MEMORY_DOCUMENT = ROOT / "docs" / "memory.md"
+MEMORY = ROOT / "docs" / "memory.md"
 
-NOT_MEASURED = "Not measured yet: `python bench/memory.py` on a card and `make bench-report` fill this in.\n"
+
+SUMMARY_STEPS = 50
+"""Of whole generations in README's table."""
 
 Row = dict[str, Any]
 
@@ -95,82 +100,36 @@ def fill(text: str, tables: str, name: str = "speed") -> str:
     return filled
 
 
-def start_tables(folder: Path = RESULTS) -> str:
-    """Seconds from the command to the first healthy answer, for each card that was measured."""
+def summary(results: Sequence[Result]) -> str:
+    """README's table: what stock diffusers takes in each bucket, and what we do."""
     lines = []
-    for file in sorted(folder.glob("*-start.json")):
-        document = json.loads(file.read_text())
-        rows = [row for row in document["rows"] if row["what"] == "start" and not row["model"].startswith("builtin:")]
-        if rows:
-            known = document["header"]
-            title = f"**{known['gpu']}, {rows[0]['model']}, {rows[0]['buckets'].replace(',', ', ')}**"
-            lines += [f"{title} (torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]
-            lines += ["| caches | backend | ready after | graphs found | made |", "|---|---|---:|---:|---:|"]
-            for row in rows:
-                cells = [row["cache"], row["backend"], f"{row['seconds']:.0f} s", str(row["found"]), str(row["made"])]
-                lines.append(f"| {' | '.join(cells)} |")
-            lines.append("")
+    for result in results:
+        rows = {(bucket_of(row), _path(row)): row for row in result.steps}
+        whole = {(bucket_of(row), row["precision"]): row for row in result.generations if row["steps"] == SUMMARY_STEPS}
+        lines += [f"**{result.title}** ({result.facts})", ""]
+        lines += ["| ms a step | diffusers | its blocks compiled | bf16 | fp8 | 50 steps, bf16 / fp8 |"]
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        for name in _by_bucket(result.steps):
+            paths = ("diffusers bf16", "diffusers-compiled bf16", "inductor bf16", "inductor fp8")
+            cells = [_multiple(rows.get((name, path))) for path in paths]
+            both = " / ".join(_seconds(whole.get((name, precision))) for precision in ("bf16", "fp8"))
+            lines.append(f"| {name} | {' | '.join(cells)} | {both} |")
+        lines.append("")
     return "\n".join(lines)
 
 
-def memory_tables(folder: Path = RESULTS) -> str:
-    """What fits which card, as upstream has it, then every row; for each card that was measured."""
-    parts = []
-    for file in sorted(folder.glob("*-memory.json")):
-        document = json.loads(file.read_text())
-        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
-        if rows:
-            parts.append(_memory_section(document["header"], rows))
-    return "\n".join(parts) or NOT_MEASURED
-
-
-def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
-    fine = [row for row in rows if "error" not in row]
-    title = f"**{header['gpu'] or header['cpu']}, {rows[0]['model']}**"
-    facts = f"driver {header['driver']}, torch {header['torch']}; commit {header['commit']}, {header['date'][:10]}"
-    buckets = list(dict.fromkeys(_bucket(row) for row in fine))
-    lines = [f"{title} ({facts})", "", f"| card | {' | '.join(buckets)} |", f"|---|{'---|' * len(buckets)}"]
-    for cap in sorted({row["cap_gib"] for row in fine if row["cap_gib"]}):
-        best = [
-            min(found, key=lambda row: (row["vae_tiled"], not row["equal_to_full"], row["seconds"]), default=None)
-            for found in ([row for row in fine if row["cap_gib"] == cap and _bucket(row) == name] for name in buckets)
-        ]
-        lines.append(f"| {cap:g} GiB | {' | '.join(_best(row) for row in best)} |")
-    numbers = ("peak GiB", "host GiB", "seconds", "× full", "equal to full")
-    lines += [
-        "",
-        f"| card | bucket | placement | precision | {' | '.join(numbers)} |",
-        f"|---|---|---|---|{'---:|' * 5}",
-    ]
-    for row in sorted(fine, key=lambda row: (buckets.index(_bucket(row)), -(row["cap_gib"] or 999))):
-        cells = [
-            "no cap" if row["cap_gib"] is None else f"{row['cap_gib']:g} GiB",
-            _bucket(row),
-            row["placement"] + (", VAE tiled" if row["vae_tiled"] else ""),
-            row["precision"],
-            _form(row["peak_gib"], "{:.1f}"),
-            _form(row["host_peak_gib"], "{:.1f}"),
-            f"{row['seconds']:.1f}",
-            _form(row["ratio_to_full"], "{:.2f}"),
-            "yes" if row["equal_to_full"] else f"no, {_form(row['relative_l2'], '{:.3f}')} apart",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"Failed: {_bucket(row)} {row['placement']}: {row['error']}\n" for row in rows if "error" in row)]
-    return "\n".join(lines)
-
-
-def _best(row: Row | None) -> str:
+def _multiple(row: Row | None) -> str:
     if row is None:
         return ""
-    tiled = ", VAE tiled" if row["vae_tiled"] else ""
-    return f"{row['placement']}{tiled}: {row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB"
+    ratio = "" if row["ratio"] == 1 else f" ({row['ratio']:.2f}×)"
+    return f"{row['ms_per_step']:.0f}{ratio}"
 
 
 def _section(result: Result) -> str:
     lines = [f"**{result.title}** ({result.facts})", "", *_steps(result), ""]
     if result.generations:
         lines += [*_generations(result), ""]
-    lines += [f"Failed: {_bucket(row)} {_path(row)}: {row['error']}\n" for row in result.failures]
+    lines += [f"Failed: {bucket_of(row)} {_path(row)}: {row['error']}\n" for row in result.failures]
     return "\n".join(lines)
 
 
@@ -182,15 +141,15 @@ def _steps(result: Result) -> list[str]:
         for row in rows:
             ms = f"{row['ms_per_step']:.0f}"
             cells = [
-                _bucket(row),
+                bucket_of(row),
                 _path(row),
                 f"**{ms}**" if row["ms_per_step"] == best else ms,
-                _form(row["ratio"], "{:.2f}"),
-                _form(row["tflops"], "{:.0f}"),
-                _form(row["matmul_share"], "{:.0%}"),
-                _form(row["peak_gib"], "{:.1f}"),
-                _form(row["relative_l2"], "{:.3f}"),
-                _form(row["compile_cold_s"], "{:.0f}"),
+                form(row["ratio"], "{:.2f}"),
+                form(row["tflops"], "{:.0f}"),
+                form(row["matmul_share"], "{:.0%}"),
+                form(row["peak_gib"], "{:.1f}"),
+                form(row["relative_l2"], "{:.3f}"),
+                form(row["compile_cold_s"], "{:.0f}"),
                 row["attention"],
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -207,7 +166,7 @@ def _generations(result: Result) -> list[str]:
         for path in dict.fromkeys(map(_path, rows)):
             of_path = {row["steps"]: row for row in rows if _path(row) == path}
             phases = next(iter(of_path.values()))["phases"]
-            cells = [_bucket(rows[0]), path, *(_seconds(of_path.get(count)) for count in counts)]
+            cells = [bucket_of(rows[0]), path, *(_seconds(of_path.get(count)) for count in counts)]
             cells += [f"{phases[name]:.1f} s" for name in ("IMAGE_ENCODE", "DECODE")]
             lines.append(f"| {' | '.join(cells)} |")
     if any(row["denoise"] == "computed" for row in result.generations):
@@ -221,21 +180,13 @@ def _seconds(row: Row | None) -> str:
     return f"{'' if row['denoise'] == 'run' else '≈ '}{row['seconds']:.1f} s"
 
 
-def _form(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
-
-
-def _bucket(row: Row) -> str:
-    return f"{row['bucket']}x{row['frames']}"
-
-
 def _path(row: Row) -> str:
     paired = row["cfg"] == "batch of 2" and not row["backend"].startswith("diffusers")
     return f"{row['backend']} {row['precision']}" + (" in pairs" if paired else "")
 
 
 def _by_bucket(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    return {name: [row for row in rows if _bucket(row) == name] for name in dict.fromkeys(map(_bucket, rows))}
+    return {name: [row for row in rows if bucket_of(row) == name] for name in dict.fromkeys(map(bucket_of, rows))}
 
 
 def plot(results: Sequence[Result], file: Path = PLOT) -> None:
@@ -299,19 +250,26 @@ def _bar(row: Row, share: float) -> str:
     return f"<tr><td>{html.escape(_path(row))}</td><td>{bar}</td></tr>"
 
 
-def main() -> None:
+def documents() -> dict[Path, dict[str, str]]:
+    """What belongs between which markers of which document."""
     results = load()
-    tables = markdown(results)
-    for document in DOCUMENTS:
-        document.write_text(fill(document.read_text(), tables))
-    performance = DOCUMENTS[-1]
-    performance.write_text(fill(performance.read_text(), start_tables(), "start"))
-    MEMORY_DOCUMENT.write_text(fill(MEMORY_DOCUMENT.read_text(), memory_tables(), "memory"))
-    if results:
+    return {
+        README: {"summary": summary(results), "cards": card_table()},
+        PERFORMANCE: {"speed": markdown(results), "start": start_tables()},
+        MEMORY: {"memory": memory_tables()},
+    }
+
+
+def main() -> None:
+    for document, parts in documents().items():
+        text = document.read_text()
+        for name, tables in parts.items():
+            text = fill(text, tables, name)
+        document.write_text(text)
+        print(f"filled {document.relative_to(ROOT)}")
+    if results := load():
         plot(results)
         PAGE.write_text(page(results))
-    written = ", ".join(document.name for document in (*DOCUMENTS, MEMORY_DOCUMENT))
-    print(f"{len(results)} files of speed and what there is of memory went into {written}")
 
 
 if __name__ == "__main__":

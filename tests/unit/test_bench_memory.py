@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from bench import placements
 from bench.memory import COMPARED_STEPS, MemoryBenchmark, main, on_a_gpu, on_the_cpu
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.engine import Engine
@@ -88,18 +88,15 @@ def test_the_rows_on_a_gpu_reach_what_is_to_be_shown_first_and_compare_after_eno
 
 def test_the_report_has_a_table_of_cards_and_every_row(tmp_path: Path, folder: Path) -> None:
     document = json.loads((folder / "cpu-memory.json").read_text())
-    assert report.memory_tables(folder) == report.NOT_MEASURED, "the tiny model's rows say nothing of the published"
+    assert placements.memory_tables(folder) == placements.NOT_MEASURED, (
+        "the tiny model's rows say nothing of the published"
+    )
     for number, row in enumerate(document["rows"]):
         row |= {"model": "synthetic:7b", "peak_gib": 10.0 + number, "cap_gib": 12 if number else None, "seconds": 9.0}
     document["rows"].append(document["rows"][0] | {"error": "OutOfDeviceMemory: too little", "cap_gib": 8})
     (tmp_path / "x-memory.json").write_text(json.dumps(document))
-    tables = report.memory_tables(tmp_path)
+    tables = placements.memory_tables(tmp_path)
 
     assert "| 12 GiB | model_cpu_offload: 9 s, 11.0 GiB |" in tables
     assert "| no cap | 32x48x5 | full | float32 | 10.0 |" in tables
     assert "Failed: 32x48x5 full: OutOfDeviceMemory: too little" in tables
-
-
-def test_the_committed_document_is_what_the_committed_results_give() -> None:
-    text = report.MEMORY_DOCUMENT.read_text()
-    assert report.fill(text, report.memory_tables(), "memory") == text, "run `make bench-report`"

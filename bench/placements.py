@@ -1,0 +1,112 @@
+"""The tables of placements and of starts, from bench/results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+NOT_MEASURED = "Not measured yet: `python bench/memory.py` on a card and `make bench-report` fill this in.\n"
+
+
+def bucket_of(row: Row) -> str:
+    """Its shape, as it is written everywhere."""
+    return f"{row['bucket']}x{row['frames']}"
+
+
+def form(value: float | None, pattern: str) -> str:
+    """A number, or nothing where there is none."""
+    return "" if value is None else pattern.format(value)
+
+
+def start_tables(folder: Path = RESULTS) -> str:
+    """Seconds from the command to the first healthy answer, for each card that was measured."""
+    lines = []
+    for file in sorted(folder.glob("*-start.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if row["what"] == "start" and not row["model"].startswith("builtin:")]
+        if rows:
+            known = document["header"]
+            title = f"**{known['gpu']}, {rows[0]['model']}, {rows[0]['buckets'].replace(',', ', ')}**"
+            lines += [f"{title} (torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]
+            lines += ["| caches | backend | ready after | graphs found | made |", "|---|---|---:|---:|---:|"]
+            for row in rows:
+                cells = [row["cache"], row["backend"], f"{row['seconds']:.0f} s", str(row["found"]), str(row["made"])]
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def memory_tables(folder: Path = RESULTS) -> str:
+    """What fits which card, as upstream has it, then every row; for each card that was measured."""
+    parts = []
+    for file in sorted(folder.glob("*-memory.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
+        if rows:
+            parts.append(_memory_section(document["header"], rows))
+    return "\n".join(parts) or NOT_MEASURED
+
+
+def card_table(folder: Path = RESULTS) -> str:
+    """What fits which card, as upstream has it; for each card that was measured."""
+    parts = []
+    for file in sorted(folder.glob("*-memory.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:") and "error" not in row]
+        if rows:
+            parts.append("\n".join([*_cards(rows), ""]))
+    return "\n".join(parts) or NOT_MEASURED
+
+
+def _cards(rows: Sequence[Row]) -> list[str]:
+    buckets = list(dict.fromkeys(bucket_of(row) for row in rows))
+    lines = [f"| card | {' | '.join(buckets)} |", f"|---|{'---|' * len(buckets)}"]
+    for cap in sorted({row["cap_gib"] for row in rows if row["cap_gib"]}):
+        best = [
+            min(found, key=lambda row: (row["vae_tiled"], not row["equal_to_full"], row["seconds"]), default=None)
+            for found in ([row for row in rows if row["cap_gib"] == cap and bucket_of(row) == name] for name in buckets)
+        ]
+        lines.append(f"| {cap:g} GiB | {' | '.join(_best(row) for row in best)} |")
+    return lines
+
+
+def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
+    fine = [row for row in rows if "error" not in row]
+    title = f"**{header['gpu'] or header['cpu']}, {rows[0]['model']}**"
+    facts = f"driver {header['driver']}, torch {header['torch']}; commit {header['commit']}, {header['date'][:10]}"
+    buckets = list(dict.fromkeys(bucket_of(row) for row in fine))
+    lines = [f"{title} ({facts})", "", *_cards(fine)]
+    numbers = ("peak GiB", "host GiB", "seconds", "× full", "equal to full")
+    lines += [
+        "",
+        f"| card | bucket | placement | precision | {' | '.join(numbers)} |",
+        f"|---|---|---|---|{'---:|' * 5}",
+    ]
+    for row in sorted(fine, key=lambda row: (buckets.index(bucket_of(row)), -(row["cap_gib"] or 999))):
+        cells = [
+            "no cap" if row["cap_gib"] is None else f"{row['cap_gib']:g} GiB",
+            bucket_of(row),
+            row["placement"] + (", VAE tiled" if row["vae_tiled"] else ""),
+            row["precision"],
+            form(row["peak_gib"], "{:.1f}"),
+            form(row["host_peak_gib"], "{:.1f}"),
+            f"{row['seconds']:.1f}",
+            form(row["ratio_to_full"], "{:.2f}"),
+            "yes" if row["equal_to_full"] else f"no, {form(row['relative_l2'], '{:.3f}')} apart",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"Failed: {bucket_of(row)} {row['placement']}: {row['error']}\n" for row in rows if "error" in row)]
+    return "\n".join(lines)
+
+
+def _best(row: Row | None) -> str:
+    if row is None:
+        return ""
+    tiled = ", VAE tiled" if row["vae_tiled"] else ""
+    return f"{row['placement']}{tiled}: {row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB"
