@@ -36,7 +36,13 @@ def video_tokens(bucket: Bucket) -> int:
 
 
 def step_flops(
-    config: Mapping[str, Any], tokens: int, texts: int, batch: int, mode: AttentionMode = "original"
+    config: Mapping[str, Any],
+    tokens: int,
+    texts: int,
+    batch: int,
+    mode: AttentionMode = "original",
+    *,
+    stock: bool = False,
 ) -> Flops:
     """Count the operations of one forward; a step with guidance is a forward with a batch of 2, or two with 1.
 
@@ -49,6 +55,7 @@ def step_flops(
         texts: Text tokens.
         batch: Videos at once.
         mode: Which of the two networks is run.
+        stock: Whether diffusers' forward runs, which takes the text through the last block; ours leaves it there.
 
     Returns:
         What `torch.utils.flop_counter` counts, to the digit.
@@ -66,10 +73,16 @@ def step_flops(
     if mode == "diffusers":
         inside -= shared * texts * dim * dim
 
+    attention = blocks * 2 * everything * everything * dim  # queries with keys, probabilities with values
+    if not stock:
+        inside -= texts * dim * 2 * FEED_FORWARD * dim
+        attention -= 2 * texts * everything * dim
+        if mode == "original" or not shared:
+            inside -= texts * dim * dim
+
     pixels = config["patch_size"] ** 2
     embeddings = dim * time + time * time + texts * config["text_embed_dim"] * dim
     embeddings += tokens * pixels * config["in_channels"] * dim
     head = time * 2 * dim + tokens * dim * pixels * config["out_channels"]
 
-    attention = blocks * 2 * everything * everything * dim  # queries with keys, probabilities with values
     return Flops(linear=2 * batch * (inside + embeddings + head), attention=2 * batch * attention)

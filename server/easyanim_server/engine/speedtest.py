@@ -268,7 +268,7 @@ class SpeedTest:
     def _flops(self, variant: Variant, bucket: Bucket) -> int:
         config = self._modules.transformer.config
         mode: AttentionMode = "diffusers" if variant.stock else "original"
-        return step_flops(config, video_tokens(bucket), MAX_TOKENS, 2, mode).total
+        return step_flops(config, video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
 
     def _texts(self, job: Job) -> tuple[Tensor, Tensor]:
         encode = PromptEncoder(self._modules)  # a new one has no memory
