@@ -62,6 +62,8 @@ def largest_product(norms: Sequence[Tensor]) -> float:
     length. So of ``(w n + b) . (w' n' + b')`` the first product is at most channels times the greatest ``w w'`` of a
     pair, and the others are bounded by their factors' lengths.
     """
+    if norms[0].is_meta:
+        return math.inf  # nothing is known of weights that are not there
     channels = norms[0].shape[-1]
     length = math.sqrt(channels)
     greatest = 0.0

@@ -61,7 +61,7 @@ def load(
     if model == TINY:
         modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
     else:
-        folder = _download(model, revision) if hosted else _local(model)
+        folder = _demo() if model == DEMO else _download(model, revision) if hosted else _local(model)
         modules = read(folder, model, device=home, dtype=dtype, own=on_host)
     modules.compute = device
     return modules
@@ -81,6 +81,8 @@ def outline(model: str, revision: str | None = None) -> Modules:
         return builtin.synthetic_outline(SYNTHETIC[model])
     if model == TINY:
         return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
+    if model == DEMO:
+        return folders.outline(_demo(), model)
     return folders.outline(_fetch_configurations(model, revision) if hosted else _local(model), model)
 
 
@@ -146,13 +148,14 @@ def export(model: str, folder: Path, device: torch.device | None = None) -> None
     write(modules, builtin.synthetic_text_config(), folder)
 
 
-def _demo(device: torch.device, dtype: torch.dtype) -> Modules:
+def _demo() -> Path:
+    """The folder of the demo's model, which has its weights."""
     described = (DEMO_FOLDER / "text_encoder" / "config.json").is_file()
     wanted = weight_files(DEMO_FOLDER) if described else ["text_encoder/config.json"]
     absent = [name for name in wanted if not (DEMO_FOLDER / name).is_file()]
     if absent:
         raise UnsupportedModel(f"this installation lacks the weights of {DEMO}: {', '.join(absent)} in {DEMO_FOLDER}")
-    return read(DEMO_FOLDER, DEMO, device=device, dtype=dtype)
+    return DEMO_FOLDER
 
 
 def _is_path(model: str) -> bool:
