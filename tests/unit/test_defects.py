@@ -114,7 +114,9 @@ def test_seeds_serve_one_call_and_one_device_only() -> None:
     elsewhere = make_modules()
     for network in (elsewhere.transformer, elsewhere.vae):
         network.to("meta")
-    assert Engine(elsewhere).begin(IMAGE_TO_VIDEO).inpaint.is_meta
+    text = torch.empty(1, 256, elsewhere.transformer.config.text_embed_dim, device="meta")
+    sampler = Engine(elsewhere)._sampler
+    assert sampler.begin(IMAGE_TO_VIDEO, text, text, lambda *_: None).inpaint.is_meta
     ours = Engine(make_modules())
     first, second = (ours.begin(make_job(seed=seed)) for seed in range(2))
     assert not torch.equal(first.latents, second.latents)
