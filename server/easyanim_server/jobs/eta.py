@@ -11,15 +11,19 @@ ORDER = (Phase.TEXT_ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 
 
 class Estimator:
-    """Running means of seconds by bucket and phase; a step's cost doubles with guidance, so that is part of the key."""
+    """Running means of seconds by bucket and phase.
+
+    Of the steps it is the mean of a prediction, as many as the job would make without a cache. Guidance is part of the
+    key, since its two may be made at once, and so is the cache's threshold, which says how many are never made.
+    """
 
     def __init__(self) -> None:
-        self._means: dict[tuple[Bucket, bool, Phase], float] = {}
+        self._means: dict[tuple[Bucket, bool, float, Phase], float] = {}
 
     def learn(self, job: Job, completed: Completed) -> None:
         """Take in what a finished job measured."""
         for phase, seconds in completed.seconds.items():
-            value = seconds / job.steps if phase is Phase.DENOISE else seconds
+            value = seconds / job.predictions if phase is Phase.DENOISE else seconds
             key = self._key(job, phase)
             known = self._means.get(key, value)
             self._means[key] = known + WEIGHT * (value - known)
@@ -49,8 +53,8 @@ class Estimator:
         if phase is Phase.IMAGE_ENCODE and job.start is None:
             return 0.0
         mean = self._means.get(self._key(job, phase), 0.0)
-        return mean * job.steps if phase is Phase.DENOISE else mean
+        return mean * job.predictions if phase is Phase.DENOISE else mean
 
     @staticmethod
-    def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, Phase]:
-        return job.bucket, job.guidance > 1.0, phase
+    def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, float, Phase]:
+        return job.bucket, job.guidance > 1.0, job.acceleration.cache_threshold, phase
