@@ -222,10 +222,13 @@ def test_where_guidance_begins_it_is_computed_and_where_it_ends_it_is_forgotten(
     assert reused == [0, 1, 1, 2, 3, 4, 5, 5]
 
 
-def test_a_polynomial_that_falls_below_zero_takes_nothing_back() -> None:
-    cache = StepCache(0.1, (0.0, 0.0, 0.0, 0.0, -5.0), drift=0.05)
+def test_where_a_polynomial_leaves_its_range_the_change_itself_counts() -> None:
+    cache = StepCache(0.1, PUBLISHED[48, 48], drift=0.05)
 
-    assert cache.drift_after(0.3) == 0.05
+    assert cache.drift_after(0.0) == pytest.approx(0.05 + 0.0136149)
+    assert cache.drift_after(0.1) == pytest.approx(0.05 + 0.0818563464)
+    assert cache.drift_after(1.0) == 1.05, "its value there is -2.2"
+    assert not cache.drift_after(float("nan")) < 0.1
 
 
 def test_the_measure_is_that_of_the_first_blocks_stock_norm(engine: Engine) -> None:

@@ -86,7 +86,7 @@ class Engine:
         locked_limit: Most bytes of host memory to lock into place for copies to the device.
         tiling: Of the VAE: `on`, `off`, or `auto` for where `choice` says that it is needed.
         slicing: Whether the VAE takes videos of a batch one by one.
-        cache_coefficients: A file of `stepcache.Fit`; by default the published numbers of the model's shape.
+        cache_coefficients: A file of `cachefit.Fit`; by default the published numbers of the model's shape.
     """
 
     def __init__(
@@ -300,6 +300,10 @@ class Engine:
                 told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._told.record()
                 (self._told if sampling.done else told or self._told).synchronize()
+
+    def change(self, sampling: Sampling) -> float:
+        """How much the input of the next step has changed; see `Sampler.change`."""
+        return self._tried_twice(lambda: self._sampler.change(sampling))
 
     def work(self, sampling: Sampling) -> Work:
         """What its steps took so far."""

@@ -231,6 +231,19 @@ class Sampler:
             sampling.reused += 1
         sampling.index += 1
 
+    @torch.no_grad()
+    def change(self, sampling: Sampling) -> float:
+        """How much the first block's input has changed since the step before; see `Denoiser.change`. Waits for it.
+
+        Raises:
+            ValueError: there was none, or there is no cache.
+        """
+        cache, k = sampling.cache, sampling.index
+        if cache is None or cache.before is None:
+            raise ValueError("there is no step before to compare with")
+        now, before = sampling.timesteps[k, None], sampling.timesteps[k - 1, None]
+        return float(self._denoiser.change(sampling.latents, now, cache.before, before, sampling.inpaint))
+
     def _reusable(self, sampling: Sampling, prompts: int) -> float | None:
         """The cache's drift after a step that reuses its predictions; None where they are to be made.
 
@@ -239,9 +252,7 @@ class Sampler:
         cache, k = sampling.cache, sampling.index
         if cache is None or cache.before is None or k + 1 == sampling.steps or len(cache.residuals) < prompts:
             return None
-        now, before = sampling.timesteps[k, None], sampling.timesteps[k - 1, None]
-        change = self._denoiser.change(sampling.latents, now, cache.before, before, sampling.inpaint)
-        drift = cache.drift_after(float(change))
+        drift = cache.drift_after(self.change(sampling))
         return drift if drift < cache.threshold else None  # where it is not a number too
 
     def _predict(self, sampling: Sampling, guided: bool, residuals: list[Tensor] | None) -> list[Tensor]:

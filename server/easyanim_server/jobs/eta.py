@@ -30,19 +30,19 @@ class Estimator:
 
     def whole(self, job: Job) -> float | None:
         """Seconds that `job` will take from start to end; None where its bucket was never run."""
-        if self._key(job, Phase.DENOISE) not in self._means:
+        if self._mean(job, Phase.DENOISE) is None:
             return None
         return sum(self._phase(job, phase) for phase in ORDER)
 
     def remaining(self, job: Job, progress: Progress) -> float | None:
         """Seconds until `job` is complete; None where no step of its bucket was ever measured."""
         later = ORDER[ORDER.index(progress.phase) + 1 :]
-        if Phase.DENOISE in later and self._key(job, Phase.DENOISE) not in self._means:
+        if Phase.DENOISE in later and self._mean(job, Phase.DENOISE) is None:
             return None
         left = progress.total - progress.completed
         if progress.unit_seconds is not None:
             current = left * progress.unit_seconds
-        elif self._key(job, progress.phase) in self._means:
+        elif self._mean(job, progress.phase) is not None:
             current = self._phase(job, progress.phase) * left / progress.total
         else:
             return None
@@ -52,9 +52,16 @@ class Estimator:
         # A phase that was never measured counts as nothing: beside the steps the others are a few percent.
         if phase is Phase.IMAGE_ENCODE and job.start is None:
             return 0.0
-        mean = self._means.get(self._key(job, phase), 0.0)
+        mean = self._mean(job, phase) or 0.0
         return mean * job.predictions if phase is Phase.DENOISE else mean
+
+    def _mean(self, job: Job, phase: Phase) -> float | None:
+        """What was measured; of a cache that was not, what it takes without one, which is the most that it will."""
+        key = self._key(job, phase)
+        return self._means.get(key, self._means.get((*key[:2], 0.0, phase)))
 
     @staticmethod
     def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, float, Phase]:
-        return job.bucket, job.guidance > 1.0, job.acceleration.cache_threshold, phase
+        # Rounded: callers choose it, and each would be remembered for good.
+        threshold = round(job.acceleration.cache_threshold, 2) if phase is Phase.DENOISE else 0.0
+        return job.bucket, job.guidance > 1.0, threshold, phase
