@@ -499,8 +499,8 @@ func (*GenerateRequest_AspectRatio) isGenerateRequest_Size() {}
 // profile's; in "exact" all of them are off.
 type Acceleration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "euler", as the model was published, or the second-order solvers "unipc" and
-	// "dpmpp_2m", which need fewer steps.
+	// "euler", as the model was published, or "unipc" or "dpmpp_2m", which are of
+	// second order and made for fewer steps.
 	Solver *string `protobuf:"bytes,1,opt,name=solver,proto3,oneof" json:"solver,omitempty"`
 	// TeaCache: a step reuses what the transformer's blocks did before, until its
 	// input has changed by so much, in [0, 10]. 0 is off; the model's authors
@@ -1982,7 +1982,7 @@ func (x *GetServerInfoResponse) GetProfiles() []*Profile {
 // Values for what a request leaves out.
 type Profile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name.
+	// As requests name it.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// See `GenerateRequest.step_count`.
 	StepCount int32 `protobuf:"varint,2,opt,name=step_count,json=stepCount,proto3" json:"step_count,omitempty"`
