@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from easyanim_server.errors import UnsupportedModel
-from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness
+from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness, Work
 from easyanim_server.settings import Settings
 
 SIMULATED = "tests.engines:SimulatedEngine.load"
@@ -70,6 +70,9 @@ class SimulatedEngine:
     def step(self, sampling: SimulatedSampling) -> None:
         self._work(sampling.job, Phase.DENOISE)
         sampling.step += 1
+
+    def work(self, sampling: SimulatedSampling) -> Work:
+        return Work(predictions=sampling.step)
 
     def fingerprint(self, sampling: SimulatedSampling) -> str:
         job = sampling.job

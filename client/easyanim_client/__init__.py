@@ -17,7 +17,7 @@ from easyanim_client.errors import (
     Violation,
 )
 from easyanim_client.recording import Recording
-from easyanim_client.request import Fit, Format, Picture
+from easyanim_client.request import Fit, Format, Interval, Picture
 from easyanim_client.results import (
     Accepted,
     Activity,
@@ -29,6 +29,7 @@ from easyanim_client.results import (
     Model,
     Parameters,
     Phase,
+    Profile,
     Progress,
     PromptReading,
     PromptWarning,
@@ -57,6 +58,7 @@ __all__ = [
     "Fit",
     "Format",
     "Generation",
+    "Interval",
     "InvalidRequest",
     "Limits",
     "MessageTooLarge",
@@ -65,6 +67,7 @@ __all__ = [
     "Parameters",
     "Phase",
     "Picture",
+    "Profile",
     "Progress",
     "PromptReading",
     "PromptWarning",

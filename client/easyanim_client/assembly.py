@@ -29,6 +29,7 @@ from easyanim_client.results import (
     Model,
     Parameters,
     Phase,
+    Profile,
     Progress,
     PromptReading,
     PromptWarning,
@@ -174,6 +175,19 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         ),
         activity=tuple(map(_activity, message.activity)),
         devices=tuple(map(_device_status, message.device_status)),
+        profiles=tuple(map(_profile, message.profiles)),
+    )
+
+
+def _profile(message: pb.Profile) -> Profile:
+    values = message.acceleration
+    return Profile(
+        name=message.name,
+        steps=message.step_count,
+        solver=values.solver,
+        cache_threshold=values.cache_threshold,
+        guidance_interval=(values.guidance_start, values.guidance_end),
+        is_default=message.is_default,
     )
 
 
@@ -244,6 +258,7 @@ def _progress(message: pb.Progress) -> Progress:
         unit_seconds=_seconds(message.unit_duration) if message.HasField("unit_duration") else None,
         elapsed_seconds=_seconds(message.elapsed_duration),
         eta_seconds=_seconds(message.eta_duration) if message.HasField("eta_duration") else None,
+        reused_steps=message.reused_step_count,
     )
 
 
@@ -262,6 +277,11 @@ def _parameters(message: pb.Parameters) -> Parameters:
         format=_FORMATS.get(message.output_mime_type, message.output_mime_type),
         fit=_word(pb.FitPolicy, message.fit_policy),
         conditioning=_word(pb.Conditioning, message.conditioning),
+        profile=message.profile,
+        solver=message.solver or "euler",
+        cache_threshold=message.cache_threshold,
+        # A server without such a setting sends no profile, and guides every step.
+        guidance_interval=(message.guidance_start, message.guidance_end) if message.profile else (0.0, 1.0),
     )
 
 
@@ -293,6 +313,9 @@ def receipt(message: pb.Receipt) -> Receipt:
         latents_sha256=message.latents_sha256,
         start_image_sha256=message.start_image_sha256,
         end_image_sha256=message.end_image_sha256,
+        reused_steps=message.reused_step_count,
+        predictions=message.prediction_count,
+        cache_coefficients=tuple(message.cache_coefficients),
     )
 
 

@@ -31,6 +31,10 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "fps": ((int,), "an integer"),
     "format": ((str,), ", ".join(MEDIA_TYPES)),
     "embed_prompt": ((bool,), "true or false"),
+    "profile": ((str,), "exact, balanced, fast or draft"),
+    "solver": ((str,), "euler, unipc or dpmpp_2m"),
+    "cache_threshold": ((int, float), "a number"),
+    "guidance_interval": ((str,), 'a string such as "0.1:0.8"'),
 }
 """Keys of a line, named like the arguments of `Client.generate`."""
 

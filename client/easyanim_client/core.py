@@ -19,6 +19,7 @@ from easyanim_client.request import (
     DEFAULT_MAX_REQUEST_BYTES,
     Fit,
     Format,
+    Interval,
     Picture,
     build_lint_request,
     build_request,
@@ -126,6 +127,10 @@ class BaseClient(Generic[GenerationT]):
         fps: int | None = None,
         format: Format | None = None,
         embed_prompt: bool = False,
+        profile: str | None = None,
+        solver: str | None = None,
+        cache_threshold: float | None = None,
+        guidance_interval: Interval | None = None,
         save_to: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
     ) -> GenerationT:
@@ -145,13 +150,20 @@ class BaseClient(Generic[GenerationT]):
             frames: Frames in the video, one of the bucket's counts. Default: its largest.
             fit: How pictures of another aspect become the bucket's: ``"crop"`` covers the frame, ``"pad"`` adds
                 black, ``"stretch"`` distorts.
-            steps: Denoising steps. Default: 35.
+            steps: Denoising steps. Default: the profile's, 35 of ``"exact"``.
             guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: 6.
             seed: Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn.
             fps: Frames per second of the file, 1 to 60. Default: 8.
             format: ``"mp4"`` (H.264), ``"webm"`` (VP9) or ``"mkv"`` (lossless FFV1). Default: by the suffix of
                 `save_to`, else mp4.
             embed_prompt: Whether the prompts go into the file's metadata; only their SHA-256 does otherwise.
+            profile: How much quality is traded for time: ``"exact"``, ``"balanced"``, ``"fast"`` or ``"draft"``; what
+                else is given goes before it. Default: the server's.
+            solver: ``"euler"``, ``"unipc"`` or ``"dpmpp_2m"``. Default: the profile's.
+            cache_threshold: Change of its input up to which a step reuses what was computed before; 0 is off. Default:
+                the profile's.
+            guidance_interval: Start and end of guidance as shares of the steps, such as ``(0.1, 0.8)`` or
+                ``"0.1:0.8"``. Default: the profile's.
             save_to: File to write; it appears, or replaces an older one, only when complete and verified.
                 Default: the video stays in memory.
             timeout: Seconds from sending to the last byte. Default: the client's.
@@ -177,6 +189,10 @@ class BaseClient(Generic[GenerationT]):
             fps=fps,
             format=format,
             embed_prompt=embed_prompt,
+            profile=profile,
+            solver=solver,
+            cache_threshold=cache_threshold,
+            guidance_interval=guidance_interval,
             save_to=target,
         )
         check_size(request, self._max_request_bytes)

@@ -140,11 +140,15 @@ class Recording:
             "fps": given.fps,
             "format": given.format,
             "embed_prompt": self.embedded_prompt,
+            "profile": given.profile or "exact",
+            "solver": given.solver,
+            "cache_threshold": given.cache_threshold,
+            "guidance_interval": given.guidance_interval,
         }
 
     def differences(self, other: Receipt) -> dict[str, tuple[object, object]]:
         """Fields that another receipt has otherwise, parameters and hashes aside: (recorded, other) by name."""
-        skipped = {"parameters", "latents_sha256", "start_image_sha256", "end_image_sha256"}
+        skipped = {"parameters", "predictions", "latents_sha256", "start_image_sha256", "end_image_sha256"}
         names = [field.name for field in dataclasses.fields(Receipt) if field.name not in skipped]
         pairs = {name: (getattr(self.receipt, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

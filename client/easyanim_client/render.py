@@ -18,6 +18,7 @@ from easyanim_client.results import (
     Chunk,
     Event,
     Phase,
+    Profile,
     Progress,
     PromptWarning,
     Queued,
@@ -95,6 +96,8 @@ def event_detail(event: Progress) -> str:
     """How far a phase is, how fast it goes and how long it takes."""
     unit = PHASES[event.phase][1]
     parts = [f"{unit} {event.completed} of {event.total}"]
+    if event.reused_steps and event.phase is Phase.DENOISE:
+        parts.append(f"{event.reused_steps} reused")
     if event.unit_seconds is not None:
         parts.append(f"{event.unit_seconds:.2f} s/{unit}")
     if event.eta_seconds is not None:
@@ -112,6 +115,8 @@ def _accepted(event: Accepted) -> str:
         f"job {event.job_id}: {given.bucket}, {given.frames} frames, {given.steps} steps, "
         f"guidance {given.guidance:g}, seed {given.seed}"
     )
+    if given.profile not in ("", "exact"):
+        line += f", profile {given.profile}"
     if event.prompt_truncated and not any(item.rule == "too_long" for item in event.prompt_warnings):
         line += f"\nthe prompt has {event.prompt_tokens} tokens, more than the model reads; its end is ignored"
     return "\n".join([line, *warning_lines(event.prompt_warnings)])
@@ -129,6 +134,17 @@ def video_summary(video: Video) -> str:
     return f"{video.path}: {decimal(video.size)}, {video.timings.total_seconds:.1f} s, seed {made.seed}"
 
 
+def profile_line(profile: Profile) -> str:
+    """What a profile sets."""
+    start, end = profile.guidance_interval
+    parts = [f"{profile.name}: {profile.steps} steps, {profile.solver}"]
+    if profile.cache_threshold:
+        parts.append(f"cache {profile.cache_threshold:g}")
+    if (start, end) != (0.0, 1.0):
+        parts.append(f"guidance {start:g}:{end:g}")
+    return ", ".join(parts) + (" (default)" if profile.is_default else "")
+
+
 def info_summary(info: ServerInfo) -> str:
     """A few lines on what a server serves."""
     model, limits = info.model, info.limits
@@ -143,4 +159,6 @@ def info_summary(info: ServerInfo) -> str:
     ]
     for bucket in info.buckets:
         lines.append(f"bucket    {bucket.name}, frames {', '.join(map(str, bucket.frame_counts))}")
+    for profile in info.profiles:
+        lines.append(f"profile   {profile_line(profile)}")
     return "\n".join(lines)

@@ -13,6 +13,8 @@ Picture = bytes | str | os.PathLike[str] | BinaryIO
 """A PNG, JPEG or WebP file: its bytes, its path, or a file opened in binary mode."""
 Fit = Literal["crop", "pad", "stretch"]
 Format = Literal["mp4", "webm", "mkv"]
+Interval = str | tuple[float, float]
+"""Start and end as shares of all steps, such as ``(0.1, 0.8)`` or ``"0.1:0.8"``."""
 
 MEDIA_TYPES: dict[str, str] = {"mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
 """Media types by format, which is also the file's suffix."""
@@ -37,6 +39,10 @@ def build_request(
     fps: int | None = None,
     format: Format | None = None,
     embed_prompt: bool = False,
+    profile: str | None = None,
+    solver: str | None = None,
+    cache_threshold: float | None = None,
+    guidance_interval: Interval | None = None,
     save_to: Path | None = None,
 ) -> pb.GenerateRequest:
     """Build the request of one generation; None leaves a field to the server's default.
@@ -67,8 +73,10 @@ def build_request(
         "frame_rate_fps": fps,
         "output_mime_type": _media_type(format, save_to),
         "embed_prompt": embed_prompt,
+        "profile": profile,
     }
     try:
+        fields["acceleration"] = _acceleration(solver, cache_threshold, guidance_interval)
         return pb.GenerateRequest(**{name: value for name, value in fields.items() if value is not None})
     except ValueError as error:  # an integer too wide for its field, or text that is not Unicode
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
@@ -130,6 +138,30 @@ def ratio(value: float | str) -> float:
         return float(width) / float(height) if colon else float(width)
     except (ValueError, ZeroDivisionError):
         raise InvalidRequest.of_field("aspect_ratio", f"{value!r} must be a number or look like 16:9") from None
+
+
+def _acceleration(
+    solver: str | None, cache_threshold: float | None, interval: Interval | None
+) -> pb.Acceleration | None:
+    start, end = (None, None) if interval is None else shares(interval)
+    if solver is None and cache_threshold is None and interval is None:
+        return None
+    return pb.Acceleration(solver=solver, cache_threshold=cache_threshold, guidance_start=start, guidance_end=end)
+
+
+def shares(interval: Interval) -> tuple[float, float]:
+    """Start and end of an interval, from two numbers or words such as ``0.1:0.8``.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    try:
+        start, end = interval.split(":") if isinstance(interval, str) else interval
+        return float(start), float(end)
+    except (ValueError, TypeError):
+        raise InvalidRequest.of_field(
+            "acceleration.guidance_start", f"{interval!r} must be two numbers or look like 0.1:0.8"
+        ) from None
 
 
 def _media_type(format: str | None, save_to: Path | None) -> str | None:

@@ -62,6 +62,13 @@ class Parameters:
     """How pictures were fitted: ``crop``, ``pad`` or ``stretch``."""
     conditioning: str
     """What the video starts from and ends in: ``text``, ``start`` or ``start_end``."""
+    profile: str = ""
+    """Where values came from that the request left out, such as ``exact``; empty from an older server."""
+    solver: str = "euler"
+    cache_threshold: float = 0.0
+    """Change up to which steps reused what was computed before; 0 means off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Start and end of guidance, as shares of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,8 @@ class Progress:
     """Since the job left the queue."""
     eta_seconds: float | None
     """Expected time until the video is complete; None while nothing was measured yet."""
+    reused_steps: int = 0
+    """Denoising steps so far that reused what was computed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +186,7 @@ class Receipt:
     backend: str
     """How the transformer ran, such as ``eager``."""
     profile: str
-    """The quality profile, such as ``exact``."""
+    """See `Parameters.profile`; of older servers ``balanced`` where products were in fp8."""
     versions: Mapping[str, str]
     """Versions by library."""
     attention: str = ""
@@ -190,6 +199,12 @@ class Receipt:
     """Of the start image as it was sent, hex; empty without one."""
     end_image_sha256: str = ""
     """Of the end image as it was sent, hex; empty without one."""
+    reused_steps: int = 0
+    """Denoising steps that reused what was computed before."""
+    predictions: int = 0
+    """Passes through the transformer's blocks; 0 from an older server."""
+    cache_coefficients: tuple[float, ...] = ()
+    """Of the polynomial that reuse was decided with; empty where it was off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +284,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """Values for what a request leaves out."""
+
+    name: str
+    steps: int
+    solver: str
+    cache_threshold: float
+    guidance_interval: tuple[float, float]
+    is_default: bool
+    """Whether requests that name none get this one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """Where one job on a server stands."""
 
@@ -326,3 +354,5 @@ class ServerInfo:
     """The jobs that run, then those that wait, in the order of their turn."""
     devices: tuple[DeviceStatus, ...] = ()
     """Empty without an NVIDIA device, or before the model was loaded."""
+    profiles: tuple[Profile, ...] = ()
+    """The most faithful first; empty from an older server."""

@@ -108,6 +108,40 @@ def plan(
     memoryplan.show(memoryplan.plan(settings, vram))
 
 
+@app.command(name="fit-cache")
+def fit_cache(
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="File to write, for the setting cache_coefficients.")
+    ] = Path("cache-coefficients.json"),
+    prompts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A prompt a line. Default: four of our own.")
+    ] = None,
+    generations: Annotated[int, typer.Option(help="How many; prompts take turns, seeds count from 0.")] = 8,
+    steps: Annotated[int, typer.Option(help="Of each, all of them computed.")] = 50,
+    bucket: Annotated[str | None, typer.Option(help="HxW or HxWxF. Default: the model's first.")] = None,
+    model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
+) -> None:
+    """Fit the step cache (TeaCache) to a model; other settings come from --config and the environment."""
+    from easyanim_server.workers import tools
+
+    flags = {"model": model, "buckets": bucket}
+    settings = Settings.load({name: value for name, value in flags.items() if value is not None}, config)
+    configure_logging(settings.log_format, settings.log_level)
+    texts = prompts.read_text(encoding="utf-8") if prompts else ""
+    lines = [line.strip() for line in texts.splitlines() if line.strip()]
+    if prompts and not lines:
+        raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")
+    found = tools.fit_cache(settings, lines, generations, steps, lambda detail: typer.echo(detail, err=True))
+    found.write(out)
+    least, most = found.change_range
+    typer.echo(f"coefficients {', '.join(f'{value:.8g}' for value in found.coefficients)}")
+    typer.echo(
+        f"fitted to {found.points} steps with changes from {least:.4g} to {most:.4g}; misses {found.rms_error:.3g}"
+    )
+    typer.echo(f"wrote {out}; serve with --cache-coefficients {out}")
+
+
 cache_app = typer.Typer(help="Move compiled code to other machines of the same kind.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 File = Annotated[Path, typer.Argument(help="The packed cache, a .tar.gz.")]

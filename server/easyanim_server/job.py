@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from easyanim_server.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
 from easyanim_server.promptlint import PromptWarning
 
-DEFAULT_STEPS = 35
+DEFAULT_STEPS = PROFILES[DEFAULT_PROFILE].steps
 DEFAULT_GUIDANCE = 6.0
 DEFAULT_FPS = 8
 MAX_STEPS = 200
@@ -140,10 +141,19 @@ class Job:
     fit: FitPolicy = FitPolicy.CROP
     embed_prompt: bool = False
     """Whether the prompts go into the file's metadata."""
+    profile: str = DEFAULT_PROFILE
+    """The name that `steps` and `acceleration` were resolved from; the two alone say what is done."""
+    acceleration: Acceleration = NO_ACCELERATION
     log_context: dict[str, str] = field(default_factory=dict, compare=False)
     """What every log line on this job carries: `request_id`, and `trace_id` where the caller traces."""
     traceparent: str = field(default="", compare=False)
     """W3C trace context of the call; the spans of this job are its children. Empty where nothing is traced."""
+
+    @property
+    def predictions(self) -> int:
+        """Passes of the transformer that the steps take where none is reused: two with guidance, else one."""
+        guided = sum(self.acceleration.guides(step, self.steps) for step in range(self.steps))
+        return self.steps + (guided if self.guidance > 1 else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +184,23 @@ class Progress:
     unit_seconds: float | None
     elapsed: float
     eta: float | None
+    reused_steps: int = 0
+    """Denoising steps so far that reused a prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the steps of a generation took so far."""
+
+    predictions: int = 0
+    """Passes through the transformer's blocks; those of two prompts at once count as two."""
+    reused_steps: int = 0
+    """Steps that reused what the blocks did in an earlier one."""
+    cache_coefficients: tuple[float, ...] = ()
+    """Of the polynomial that reuse was decided with, highest power first; empty where it was off."""
+
+
+NO_WORK = Work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +292,7 @@ class Completed:
     latents_sha256: str = ""
     """See `Engine.fingerprint`."""
     encoding: Encoding = Encoding()
+    work: Work = NO_WORK
     lookups: Lookups = Lookups()
 
 
@@ -345,6 +373,9 @@ class Engine(Protocol):
 
     def step(self, sampling: Any) -> None:
         """Take one denoising step in place."""
+
+    def work(self, sampling: Any) -> Work:
+        """What its steps took so far."""
 
     def fingerprint(self, sampling: Any) -> str:
         """SHA-256 of the latents' type, shape and bytes, hex."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from easyanim_server.job import Job, ModelInfo, Readiness
+from easyanim_server.job import NO_WORK, Job, ModelInfo, Readiness, Work
 from easyanim_server.prompts import NEGATIVE_CHINESE, NEGATIVE_ENGLISH
 
 FORM = 1
@@ -32,10 +32,17 @@ def parameters(job: Job) -> dict[str, Any]:
         "output_mime_type": job.output.value,
         "fit_policy": f"FIT_POLICY_{job.fit.value}",
         "conditioning": conditioning,
+        "profile": job.profile,
+        "solver": job.acceleration.solver.value,
+        "cache_threshold": job.acceleration.cache_threshold,
+        "guidance_start": job.acceleration.guidance_start,
+        "guidance_end": job.acceleration.guidance_end,
     }
 
 
-def receipt(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str) -> dict[str, Any]:
+def receipt(
+    job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str, work: Work = NO_WORK
+) -> dict[str, Any]:
     """The contract's `Receipt`, enums by name."""
     return {
         "parameters": parameters(job),
@@ -45,7 +52,7 @@ def receipt(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: st
         "dtype": model.dtype,
         "device": model.device,
         "backend": readiness.backend,
-        "profile": "balanced" if readiness.precision.startswith("fp8") else "exact",
+        "profile": job.profile,
         "attention": readiness.attention,
         "precision": readiness.precision,
         "guidance_batch": readiness.guidance_batch,
@@ -54,17 +61,20 @@ def receipt(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: st
         "latents_sha256": latents_sha256,
         "start_image_sha256": job.start.source_sha256 if job.start else "",
         "end_image_sha256": job.end.source_sha256 if job.end else "",
+        "reused_step_count": work.reused_steps,
+        "prediction_count": work.predictions,
+        "cache_coefficients": list(work.cache_coefficients),
     }
 
 
-def comment(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str) -> str:
+def comment(job: Job, model: ModelInfo, readiness: Readiness, latents_sha256: str, work: Work = NO_WORK) -> str:
     """The metadata of a job's file: its receipt and the SHA-256 of its prompts, as JSON.
 
     The prompts themselves stay out unless the job says otherwise: people pass files on without looking at their
     metadata. A negative prompt of the model's authors tells nothing about its user and is kept. Nothing here depends
     on the time or on the job's name, so that the same generation gives the same bytes.
     """
-    facts = receipt(job, model, readiness, latents_sha256)
+    facts = receipt(job, model, readiness, latents_sha256, work)
     if not job.embed_prompt:
         del facts["parameters"]["prompt"]
         if job.negative_prompt not in ("", NEGATIVE_CHINESE, NEGATIVE_ENGLISH):

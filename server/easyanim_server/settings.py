@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
     noise_augmentation: float = Field(default=0.0563, ge=0.0, le=1.0)
     """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
+    default_profile: Literal["exact", "balanced", "fast", "draft"] = "exact"
+    """What requests get that name no profile; all but exact trade quality for time."""
+    cache_coefficients: Path | None = None
+    """A file that fit-cache wrote, for the step cache; unset means the published numbers of the model's shape."""
     queue_size: int = Field(default=8, ge=1, le=1024)
     """Jobs that may wait; the next one is refused with RESOURCE_EXHAUSTED."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.plans import relative_l2
 from easyanim_server.engine.sampler import Sampling
 from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.profiles import Acceleration, Solver
 
 pytestmark = pytest.mark.gpu
 
@@ -97,3 +99,26 @@ def test_peak_memory_is_that_of_the_job(eager: Engine) -> None:
     before = eager.peak_bytes()
     run(eager)
     assert eager.peak_bytes() > before > 0
+
+
+def test_a_step_that_may_reuse_waits_for_one_number_and_compiles_nothing(seven: Engine) -> None:
+    sampling = seven.begin(replace(JOB, steps=6, acceleration=Acceleration(Solver.UNIPC, cache_threshold=10.0)))
+    seven.step(sampling)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiled:
+        for _ in range(4):
+            seven.step(sampling)
+    seven.step(sampling)
+
+    calls = {item.key: item.count for item in profiled.key_averages()}
+    assert sum(count for name, count in calls.items() if "Memcpy DtoH" in name) == 4
+    assert (sampling.reused, sampling.predictions) == (4, 4)
+    assert torch.isfinite(sampling.latents).all()
+
+
+@pytest.mark.parametrize("placement", ["model_cpu_offload", "group_offload"])
+def test_a_cache_reuses_the_same_steps_where_weights_come_and_go(eager: Engine, placement: str) -> None:
+    job = replace(JOB, steps=8, acceleration=Acceleration(cache_threshold=0.3))
+    resident, moved = run(eager, job), run(Engine(modules(), placement=placement), job)
+
+    assert moved.reused == resident.reused > 0
+    assert torch.equal(moved.latents, resident.latents)

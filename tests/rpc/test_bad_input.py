@@ -57,6 +57,32 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "frames not offered for the bucket": ({"bucket": "64x64", "frame_count": 9}, "frame_count", ["9", "64x64", "5"]),
     "no steps": ({"step_count": 0}, "step_count", ["0", "from 1 to 200"]),
     "too many steps": ({"step_count": 201}, "step_count", ["201", "from 1 to 200"]),
+    "unknown profile": ({"profile": "turbo"}, "profile", ["turbo", "exact, balanced, fast, draft"]),
+    "unknown solver": (
+        {"acceleration": pb.Acceleration(solver="heun")},
+        "acceleration.solver",
+        ["heun", "euler, unipc, dpmpp_2m"],
+    ),
+    "negative cache threshold": (
+        {"acceleration": pb.Acceleration(cache_threshold=-0.1)},
+        "acceleration.cache_threshold",
+        ["-0.1", "from 0 to 10"],
+    ),
+    "cache threshold NaN": (
+        {"acceleration": pb.Acceleration(cache_threshold=float("nan"))},
+        "acceleration.cache_threshold",
+        ["nan", "from 0 to 10"],
+    ),
+    "guidance end beyond the steps": (
+        {"acceleration": pb.Acceleration(guidance_end=1.5)},
+        "acceleration.guidance_end",
+        ["1.5", "from 0 to 1"],
+    ),
+    "guidance that ends before it starts": (
+        {"profile": "fast", "acceleration": pb.Acceleration(guidance_start=0.8)},
+        "acceleration.guidance_start",
+        ["0.8", "at most guidance_end, which is 0.75"],
+    ),
     "guidance under 1": ({"guidance_scale": 0.5}, "guidance_scale", ["0.5", "from 1.0 to 20.0"]),
     "guidance NaN": ({"guidance_scale": float("nan")}, "guidance_scale", ["nan", "from 1.0 to 20.0"]),
     "guidance infinite": ({"guidance_scale": float("inf")}, "guidance_scale", ["inf"]),

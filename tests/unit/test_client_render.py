@@ -28,6 +28,7 @@ def drawn(*events: Event) -> str:
         (Queued(0, None), ["queued, next"]),
         (Queued(2, 75.0), ["queued, 2 ahead", "ETA 1:15"]),
         (Progress(Phase.DENOISE, 12, 35, 1.25, 15.0, 28.0), ["denoising", "step 12 of 35, 1.25 s/step, ETA 0:28"]),
+        (Progress(Phase.DENOISE, 12, 35, 1.25, 15.0, 28.0, reused_steps=4), ["step 12 of 35, 4 reused, 1.25 s/step"]),
         (Progress(Phase.TEXT_ENCODE, 0, 2, None, 0.0, None), ["reading the prompt", "prompt 0 of 2"]),
         (Progress(Phase.UNKNOWN, 1, 3, None, 0.0, None), ["working", "unit 1 of 3"]),
     ],

@@ -12,7 +12,8 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.sampler import Sampling
-from easyanim_server.job import Bucket, Job, ModelInfo, Picture, Readiness
+from easyanim_server.job import Bucket, Job, ModelInfo, Picture, Readiness, Work
+from easyanim_server.profiles import Acceleration, Solver
 from easyanim_server.prompts import NEGATIVE_ENGLISH
 from easyanim_server.receipt import comment, receipt
 
@@ -49,9 +50,11 @@ def test_a_model_gives_the_same_hash_again_and_another_for_another_seed() -> Non
 
 def test_the_receipt_is_the_contracts_and_none_of_its_fields_is_forgotten() -> None:
     black = Picture(48, 32, bytes(48 * 32 * 3), source_sha256="ab")
-    job = Job("1", "p", "n", JOB.bucket, 2, 6.0, 1, start=black, end=black)
+    acceleration = Acceleration(Solver.UNIPC, cache_threshold=0.1, guidance_start=0.2, guidance_end=0.8)
+    job = Job("1", "p", "n", JOB.bucket, 2, 6.0, 1, start=black, end=black, profile="fast", acceleration=acceleration)
+    work = Work(predictions=3, reused_steps=1, cache_coefficients=(0.0, 1.0))
 
-    message = pb.Receipt(**receipt(job, MODEL, READY, "cd"))
+    message = pb.Receipt(**receipt(job, MODEL, READY, "cd", work))
 
     assert {field.name for field, _ in message.ListFields()} == set(pb.Receipt.DESCRIPTOR.fields_by_name)
     parameters = {field.name for field, _ in message.parameters.ListFields()}

@@ -38,6 +38,7 @@ def batch(
     embed_prompt: Annotated[
         bool, typer.Option("--embed-prompt", help="Keep the prompts in the files' metadata, for replay.")
     ] = False,
+    profile: Annotated[str | None, typer.Option(help="For jobs that do not say it: exact to draft.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
     address: Address = "localhost:50051",
@@ -51,8 +52,9 @@ def batch(
     JOBS is a file with one JSON object a line. Its keys are named like the
     arguments of Client.generate: prompt, start_image, end_image,
     negative_prompt, bucket, aspect_ratio, frames, fit, steps, guidance, seed,
-    fps, format, embed_prompt; and id, the video's name. Paths are relative to
-    the file. Or JOBS is a folder in which each picture is a job, and NAME.txt
+    fps, format, embed_prompt, profile, solver, cache_threshold,
+    guidance_interval; and id, the video's name. Paths are relative to the file.
+    Or JOBS is a folder in which each picture is a job, and NAME.txt
     beside NAME.jpg its prompt.
 
     results.jsonl gets a line for each job: index, id, status, seconds, path,
@@ -62,7 +64,7 @@ def batch(
     defaults = {
         "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
         "guidance": guidance, "fps": fps, "fit": fit, "format": format,
-        "aspect_ratio": aspect, "embed_prompt": embed_prompt or None,
+        "aspect_ratio": aspect, "embed_prompt": embed_prompt or None, "profile": profile,
     }  # fmt: skip
     with reported("Cancelled; the server was told to stop. The same command goes on from here."):
         work = Batch(read_jobs(source, defaults), out_dir, concurrency=concurrency, retries=retries, patience=patience)

@@ -42,7 +42,7 @@ def generate(
     bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames in the video. Default: the bucket's largest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: 35.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
     guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
@@ -51,6 +51,16 @@ def generate(
     embed_prompt: Annotated[
         bool, typer.Option("--embed-prompt", help="Keep the prompts in the file's metadata, for replay.")
     ] = False,
+    profile: Annotated[
+        str | None, typer.Option(help="exact, balanced, fast or draft: quality for time. Default: the server's.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, unipc or dpmpp_2m. Default: the profile's.")] = None,
+    cache_threshold: Annotated[
+        float | None, typer.Option(help="Change up to which a step reuses an earlier one; 0 is off.")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(metavar="START:END", help="Steps with guidance, in shares of all, such as 0.1:0.8.")
+    ] = None,
     receipt: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
     ] = None,
@@ -95,6 +105,10 @@ def generate(
         "seed": seed,
         "fps": fps,
         "embed_prompt": embed_prompt,
+        "profile": profile,
+        "solver": solver,
+        "cache_threshold": cache_threshold,
+        "guidance_interval": guidance_interval,
         "save_to": out,
     }
     shown = _shown(json=json, quiet=quiet)

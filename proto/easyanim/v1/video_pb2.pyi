@@ -57,7 +57,7 @@ STATE_SERVING: State
 STATE_DRAINING: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt")
+    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt", "profile", "acceleration")
     START_IMAGE_FIELD_NUMBER: _ClassVar[int]
     END_IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,8 @@ class GenerateRequest(_message.Message):
     FRAME_RATE_FPS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
     EMBED_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATION_FIELD_NUMBER: _ClassVar[int]
     start_image: bytes
     end_image: bytes
     prompt: str
@@ -86,7 +88,21 @@ class GenerateRequest(_message.Message):
     frame_rate_fps: int
     output_mime_type: str
     embed_prompt: bool
-    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ...) -> None: ...
+    profile: str
+    acceleration: Acceleration
+    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ..., profile: _Optional[str] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ...) -> None: ...
+
+class Acceleration(_message.Message):
+    __slots__ = ("solver", "cache_threshold", "guidance_start", "guidance_end")
+    SOLVER_FIELD_NUMBER: _ClassVar[int]
+    CACHE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
+    solver: str
+    cache_threshold: float
+    guidance_start: float
+    guidance_end: float
+    def __init__(self, solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("accepted", "queued", "progress", "chunk", "completed")
@@ -149,7 +165,7 @@ class LintPromptResponse(_message.Message):
     def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning")
+    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +179,11 @@ class Parameters(_message.Message):
     OUTPUT_MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
     FIT_POLICY_FIELD_NUMBER: _ClassVar[int]
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    SOLVER_FIELD_NUMBER: _ClassVar[int]
+    CACHE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     bucket: str
@@ -176,7 +197,12 @@ class Parameters(_message.Message):
     output_mime_type: str
     fit_policy: FitPolicy
     conditioning: Conditioning
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ...) -> None: ...
+    profile: str
+    solver: str
+    cache_threshold: float
+    guidance_start: float
+    guidance_end: float
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("jobs_ahead_count", "eta_duration")
@@ -187,20 +213,22 @@ class Queued(_message.Message):
     def __init__(self, jobs_ahead_count: _Optional[int] = ..., eta_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("phase", "completed_count", "total_count", "unit_duration", "elapsed_duration", "eta_duration")
+    __slots__ = ("phase", "completed_count", "total_count", "unit_duration", "elapsed_duration", "eta_duration", "reused_step_count")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNIT_DURATION_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_DURATION_FIELD_NUMBER: _ClassVar[int]
     ETA_DURATION_FIELD_NUMBER: _ClassVar[int]
+    REUSED_STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     completed_count: int
     total_count: int
     unit_duration: _duration_pb2.Duration
     elapsed_duration: _duration_pb2.Duration
     eta_duration: _duration_pb2.Duration
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., completed_count: _Optional[int] = ..., total_count: _Optional[int] = ..., unit_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., elapsed_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., eta_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    reused_step_count: int
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., completed_count: _Optional[int] = ..., total_count: _Optional[int] = ..., unit_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., elapsed_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., eta_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reused_step_count: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("offset_bytes", "data")
@@ -241,7 +269,7 @@ class Timings(_message.Message):
     def __init__(self, queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., text_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., image_encode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., denoise_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., decode_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "placement", "guidance_batch", "latents_sha256", "start_image_sha256", "end_image_sha256")
+    __slots__ = ("parameters", "model", "model_fingerprint", "attention_mode", "dtype", "device", "backend", "profile", "versions", "attention", "precision", "placement", "guidance_batch", "latents_sha256", "start_image_sha256", "end_image_sha256", "reused_step_count", "prediction_count", "cache_coefficients")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +293,9 @@ class Receipt(_message.Message):
     LATENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     START_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     END_IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    REUSED_STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
     parameters: Parameters
     model: str
     model_fingerprint: str
@@ -281,14 +312,17 @@ class Receipt(_message.Message):
     latents_sha256: str
     start_image_sha256: str
     end_image_sha256: str
-    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., placement: _Optional[str] = ..., guidance_batch: _Optional[int] = ..., latents_sha256: _Optional[str] = ..., start_image_sha256: _Optional[str] = ..., end_image_sha256: _Optional[str] = ...) -> None: ...
+    reused_step_count: int
+    prediction_count: int
+    cache_coefficients: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, parameters: _Optional[_Union[Parameters, _Mapping]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., backend: _Optional[str] = ..., profile: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., attention: _Optional[str] = ..., precision: _Optional[str] = ..., placement: _Optional[str] = ..., guidance_batch: _Optional[int] = ..., latents_sha256: _Optional[str] = ..., start_image_sha256: _Optional[str] = ..., end_image_sha256: _Optional[str] = ..., reused_step_count: _Optional[int] = ..., prediction_count: _Optional[int] = ..., cache_coefficients: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +334,7 @@ class GetServerInfoResponse(_message.Message):
     PLACEMENT_REASON_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATUS_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -311,7 +346,20 @@ class GetServerInfoResponse(_message.Message):
     placement_reason: str
     activity: _containers.RepeatedCompositeFieldContainer[Activity]
     device_status: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+    profiles: _containers.RepeatedCompositeFieldContainer[Profile]
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("name", "step_count", "acceleration", "is_default")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATION_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    step_count: int
+    acceleration: Acceleration
+    is_default: bool
+    def __init__(self, name: _Optional[str] = ..., step_count: _Optional[int] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ..., is_default: bool = ...) -> None: ...
 
 class Activity(_message.Message):
     __slots__ = ("job_id", "bucket", "frame_count", "step_count", "jobs_ahead_count", "phase", "completed_count", "total_count", "unit_duration", "elapsed_duration", "eta_duration")

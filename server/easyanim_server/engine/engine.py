@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path as FilePath
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -38,12 +39,24 @@ from easyanim_server.engine.placement import QFLOAT8, Placement, starts_on_host
 from easyanim_server.engine.plans import Planner
 from easyanim_server.engine.precision import resolve_precision
 from easyanim_server.engine.sampler import Sampler, Sampling
+from easyanim_server.engine.stepcache import resolve_coefficients
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.tiles import is_cut
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, Picture, PromptTokenizer, Readiness
+from easyanim_server.job import (
+    Bucket,
+    Job,
+    Lookups,
+    ModelInfo,
+    Observer,
+    Phase,
+    Picture,
+    PromptTokenizer,
+    Readiness,
+    Work,
+)
 from easyanim_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,6 +86,7 @@ class Engine:
         locked_limit: Most bytes of host memory to lock into place for copies to the device.
         tiling: Of the VAE: `on`, `off`, or `auto` for where `choice` says that it is needed.
         slicing: Whether the VAE takes videos of a batch one by one.
+        cache_coefficients: A file of `cachefit.Fit`; by default the published numbers of the model's shape.
     """
 
     def __init__(
@@ -90,6 +104,7 @@ class Engine:
         locked_limit: int = 0,
         tiling: str = "auto",
         slicing: bool = False,
+        cache_coefficients: FilePath | None = None,
     ) -> None:
         self._device = modules.device
         self._itemsize = modules.dtype.itemsize
@@ -121,6 +136,10 @@ class Engine:
             versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
+        )
+        config = modules.transformer.config
+        self._sampler.cache_coefficients = resolve_coefficients(
+            cache_coefficients, (config.num_layers, config.mmdit_layers), self._model.fingerprint
         )
 
     @classmethod
@@ -161,6 +180,7 @@ class Engine:
             locked_limit=locked_limit(settings.pinned_memory_gib),
             tiling=settings.vae_tiling,
             slicing=settings.vae_slicing == "on",
+            cache_coefficients=settings.cache_coefficients,
         )
 
     @property
@@ -280,6 +300,14 @@ class Engine:
                 told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._told.record()
                 (self._told if sampling.done else told or self._told).synchronize()
+
+    def change(self, sampling: Sampling) -> float:
+        """How much the input of the next step has changed; see `Sampler.change`."""
+        return self._tried_twice(lambda: self._sampler.change(sampling))
+
+    def work(self, sampling: Sampling) -> Work:
+        """What its steps took so far."""
+        return sampling.work
 
     def fingerprint(self, sampling: Sampling) -> str:
         """SHA-256 of the latents' type, shape and bytes, hex; waits for the device."""

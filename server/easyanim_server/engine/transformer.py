@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import EasyAnimateTransformer3DModel
@@ -53,9 +55,16 @@ class Denoiser(nn.Module):
         self.joint = False
         """Whether then a block should run for all prompts before the next one comes."""
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
+        self._first_norm: tuple[nn.Module, ...] = ()  # in a tuple, for a network's own modules are moved about
 
     def forward(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Tensor, path: Path | None = None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        inpaint: Tensor,
+        path: Path | None = None,
+        residuals: list[Tensor] | None = None,
     ) -> Tensor:
         """Predict the velocity from data to noise.
 
@@ -65,14 +74,21 @@ class Denoiser(nn.Module):
             text: Prompt embeddings, (batch, 256, hidden).
             inpaint: What is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents.
             path: How the blocks run; by default eagerly, with torch's choice of attention.
+            residuals: As in `each`.
 
         Returns:
             Of the shape and dtype of `latents`.
         """
-        return self.each(latents, timestep, [text], inpaint, path)[0]
+        return self.each(latents, timestep, [text], inpaint, path, residuals)[0]
 
     def each(
-        self, latents: Tensor, timestep: Tensor, prompts: Sequence[Tensor], inpaint: Tensor, path: Path | None = None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompts: Sequence[Tensor],
+        inpaint: Tensor,
+        path: Path | None = None,
+        residuals: list[Tensor] | None = None,
     ) -> list[Tensor]:
         """Predict for several prompts what `forward` does for each.
 
@@ -85,15 +101,17 @@ class Denoiser(nn.Module):
             prompts: Embeddings, (batch, 256, hidden) each.
             inpaint: What is given of the video.
             path: How the blocks run.
+            residuals: Where it is given, gets what the blocks added to the video's tokens, (batch, video tokens, dim)
+                for each prompt.
         """
         self.ready()
         if len(prompts) > 1 and (self.arrange is None or not self.joint):
-            return [self.each(latents, timestep, [text], inpaint, path)[0] for text in prompts]
+            return [self.each(latents, timestep, [text], inpaint, path, residuals)[0] for text in prompts]
         net, path = self.transformer, path or self.eager
         texts = prompts[0].shape[1]
         rope = self.rope(latents, texts)
-        emb = net.time_embedding(net.time_proj(timestep).to(latents.dtype))  # (batch, time_embed_dim)
-        video = self._patchify(torch.cat((latents, inpaint), dim=1))  # (batch, video tokens, dim)
+        emb = self._embed_time(timestep, latents.dtype)
+        video = self._embed(latents, inpaint)
         xs = [torch.cat((net.text_proj(text), video), dim=1) for text in prompts]  # (batch, text + video tokens, dim)
         del video
 
@@ -102,7 +120,43 @@ class Denoiser(nn.Module):
                 xs[number] = block(x, emb, rope, texts, path.kernel)
 
         # The last block leaves the text behind.
+        if residuals is not None:
+            video = self._embed(latents, inpaint)  # again: as large as a sequence, it is not kept through all blocks
+            residuals.extend(x - video for x in xs)
         return [self._head(x, emb, latents.shape) for x in xs]
+
+    def again(self, latents: Tensor, timestep: Tensor, residuals: Sequence[Tensor], inpaint: Tensor) -> list[Tensor]:
+        """Predict without the blocks: they are taken to add what they added before.
+
+        Args:
+            latents: As in `forward`, like the others.
+            timestep: (batch,).
+            residuals: As `each` gave them.
+            inpaint: What is given of the video.
+        """
+        self.ready()
+        emb, video = self._embed_time(timestep, latents.dtype), self._embed(latents, inpaint)
+        return [self._head(video + residual, emb, latents.shape) for residual in residuals]
+
+    def change(
+        self, latents: Tensor, timestep: Tensor, before: Tensor, timestep_before: Tensor, inpaint: Tensor
+    ) -> Tensor:
+        """Relative L1 distance between what the first block's attention gets of the video in two steps.
+
+        Args:
+            latents: Of the later step; as in `forward`, like the others.
+            timestep: (batch,).
+            before: Latents of the earlier step.
+            timestep_before: (batch,).
+            inpaint: What is given of the video.
+
+        Returns:
+            One float32 on the device.
+        """
+        self.ready()
+        was = self._first_input(before, timestep_before, inpaint)
+        difference = self._first_input(latents, timestep, inpaint) - was
+        return difference.abs().sum(dtype=torch.float32) / was.abs().sum(dtype=torch.float32)
 
     def largest_product(self) -> float:
         """The most that a query times a key can be in any block; see `attention.largest_product`."""
@@ -118,6 +172,25 @@ class Denoiser(nn.Module):
             sin = torch.cat((sin.new_zeros(texts, sin.shape[1]), sin))
             self._ropes[shape, texts] = (cos.to(latents.device), sin.to(latents.device))
         return self._ropes[shape, texts]
+
+    def _first_input(self, latents: Tensor, timestep: Tensor, inpaint: Tensor) -> Tensor:
+        """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""
+        norm: Any = self.transformer.transformer_blocks[0].norm1
+        if norm.linear.weight.device != latents.device:  # its block's weights are there while it runs, no longer
+            self._first_norm = self._first_norm or (copy.deepcopy(norm).to(latents.device),)
+            norm = self._first_norm[0]
+        emb = self._embed_time(timestep, latents.dtype)
+        shift, scale = norm.linear(norm.silu(emb))[:, None].chunk(6, dim=-1)[:2]
+        modulated: Tensor = norm.norm(self._embed(latents, inpaint)) * (1 + scale) + shift
+        return modulated
+
+    def _embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        net = self.transformer
+        emb: Tensor = net.time_embedding(net.time_proj(timestep).to(dtype))  # (batch, time_embed_dim)
+        return emb
+
+    def _embed(self, latents: Tensor, inpaint: Tensor) -> Tensor:
+        return self._patchify(torch.cat((latents, inpaint), dim=1))  # (batch, video tokens, dim)
 
     def _head(self, video: Tensor, emb: Tensor, shape: torch.Size) -> Tensor:
         net = self.transformer

@@ -11,34 +11,38 @@ ORDER = (Phase.TEXT_ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 
 
 class Estimator:
-    """Running means of seconds by bucket and phase; a step's cost doubles with guidance, so that is part of the key."""
+    """Running means of seconds by bucket and phase.
+
+    Of the steps it is the mean of a prediction, as many as the job would make without a cache. Guidance is part of the
+    key, since its two may be made at once, and so is the cache's threshold, which says how many are never made.
+    """
 
     def __init__(self) -> None:
-        self._means: dict[tuple[Bucket, bool, Phase], float] = {}
+        self._means: dict[tuple[Bucket, bool, float, Phase], float] = {}
 
     def learn(self, job: Job, completed: Completed) -> None:
         """Take in what a finished job measured."""
         for phase, seconds in completed.seconds.items():
-            value = seconds / job.steps if phase is Phase.DENOISE else seconds
+            value = seconds / job.predictions if phase is Phase.DENOISE else seconds
             key = self._key(job, phase)
             known = self._means.get(key, value)
             self._means[key] = known + WEIGHT * (value - known)
 
     def whole(self, job: Job) -> float | None:
         """Seconds that `job` will take from start to end; None where its bucket was never run."""
-        if self._key(job, Phase.DENOISE) not in self._means:
+        if self._mean(job, Phase.DENOISE) is None:
             return None
         return sum(self._phase(job, phase) for phase in ORDER)
 
     def remaining(self, job: Job, progress: Progress) -> float | None:
         """Seconds until `job` is complete; None where no step of its bucket was ever measured."""
         later = ORDER[ORDER.index(progress.phase) + 1 :]
-        if Phase.DENOISE in later and self._key(job, Phase.DENOISE) not in self._means:
+        if Phase.DENOISE in later and self._mean(job, Phase.DENOISE) is None:
             return None
         left = progress.total - progress.completed
         if progress.unit_seconds is not None:
             current = left * progress.unit_seconds
-        elif self._key(job, progress.phase) in self._means:
+        elif self._mean(job, progress.phase) is not None:
             current = self._phase(job, progress.phase) * left / progress.total
         else:
             return None
@@ -48,9 +52,16 @@ class Estimator:
         # A phase that was never measured counts as nothing: beside the steps the others are a few percent.
         if phase is Phase.IMAGE_ENCODE and job.start is None:
             return 0.0
-        mean = self._means.get(self._key(job, phase), 0.0)
-        return mean * job.steps if phase is Phase.DENOISE else mean
+        mean = self._mean(job, phase) or 0.0
+        return mean * job.predictions if phase is Phase.DENOISE else mean
+
+    def _mean(self, job: Job, phase: Phase) -> float | None:
+        """What was measured; of a cache that was not, what it takes without one, which is the most that it will."""
+        key = self._key(job, phase)
+        return self._means.get(key, self._means.get((*key[:2], 0.0, phase)))
 
     @staticmethod
-    def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, Phase]:
-        return job.bucket, job.guidance > 1.0, phase
+    def _key(job: Job, phase: Phase) -> tuple[Bucket, bool, float, Phase]:
+        # Rounded: callers choose it, and each would be remembered for good.
+        threshold = round(job.acceleration.cache_threshold, 2) if phase is Phase.DENOISE else 0.0
+        return job.bucket, job.guidance > 1.0, threshold, phase

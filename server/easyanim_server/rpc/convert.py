@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from PIL.Image import Image
 
@@ -16,6 +17,7 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_server import job as jobs
 from easyanim_server.errors import InvalidArgument, Violation
 from easyanim_server.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
+from easyanim_server.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
 from easyanim_server.prompts import recommended_negative
 from easyanim_server.rpc import picture
 from easyanim_server.settings import Settings
@@ -40,6 +42,8 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
     wrong += _check_output(request)
     wrong += _check_fit(request)
+    name, profile, bad_profile = _profile(request, settings.default_profile)
+    wrong += bad_profile
     start, end, bad_pictures = await asyncio.to_thread(_load_pictures, request, settings.max_image_pixels)
     wrong += bad_pictures
     bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
@@ -53,7 +57,7 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         prompt=request.prompt,
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
-        steps=request.step_count if request.HasField("step_count") else jobs.DEFAULT_STEPS,
+        steps=profile.steps,
         guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
         # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
@@ -63,6 +67,8 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         end=await asyncio.to_thread(_fit, end, request.end_image, bucket, fit) if end else None,
         fit=fit,
         embed_prompt=request.embed_prompt,
+        profile=name,
+        acceleration=profile.acceleration,
     )
 
 
@@ -115,6 +121,28 @@ def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
         return []
     names = ", ".join(f"FIT_POLICY_{policy.value}" for policy in FitPolicy)
     return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
+
+
+def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
+    """The name of the profile, and its values with the request's own in their place."""
+    name = request.profile or default
+    if name not in PROFILES:
+        return name, PROFILES[default], [Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}")]
+    profile, given, wrong = PROFILES[name], request.acceleration, []
+    values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
+    solvers = [solver.value for solver in Solver]
+    if "solver" in values and values["solver"] not in solvers:
+        wrong.append(Violation("acceleration.solver", f"is {given.solver!r}; must be one of {', '.join(solvers)}"))
+    elif "solver" in values:
+        values["solver"] = Solver(given.solver)
+    for field, most in (("cache_threshold", MAX_CACHE_THRESHOLD), ("guidance_start", 1.0), ("guidance_end", 1.0)):
+        if not 0 <= values.get(field, 0) <= most:  # NaN too
+            wrong.append(Violation(f"acceleration.{field}", f"is {values[field]}; must be from 0 to {most:g}"))
+    resolved = replace(profile.acceleration, **values)
+    if not wrong and resolved.guidance_start > resolved.guidance_end:
+        description = f"is {resolved.guidance_start}; must be at most guidance_end, which is {resolved.guidance_end}"
+        wrong.append(Violation("acceleration.guidance_start", description))
+    return name, Profile(request.step_count if request.HasField("step_count") else profile.steps, resolved), wrong
 
 
 def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image | None, Image | None, list[Violation]]:

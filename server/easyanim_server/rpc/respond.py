@@ -24,6 +24,7 @@ from easyanim_server.job import (
 )
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.jobs.tokens import PromptReading
+from easyanim_server.profiles import PROFILES, Profile
 from easyanim_server.promptlint import PromptWarning
 from easyanim_server.receipt import parameters, receipt
 from easyanim_server.settings import Settings
@@ -53,6 +54,7 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
                 unit_duration=_duration(event.unit_seconds),
                 elapsed_duration=_duration(event.elapsed),
                 eta_duration=_duration(event.eta),
+                reused_step_count=event.reused_steps,
             )
         )
     if isinstance(event, Chunk):
@@ -92,6 +94,22 @@ def to_server_info(
         placement_reason=served.model.placement_reason if served else "",
         activity=_activity(scheduler),
         device_status=[_device_status(device) for device in devices],
+        profiles=[_profile(name, profile, settings) for name, profile in PROFILES.items()],
+    )
+
+
+def _profile(name: str, profile: Profile, settings: Settings) -> pb.Profile:
+    set_ = profile.acceleration
+    return pb.Profile(
+        name=name,
+        step_count=profile.steps,
+        acceleration=pb.Acceleration(
+            solver=set_.solver.value,
+            cache_threshold=set_.cache_threshold,
+            guidance_start=set_.guidance_start,
+            guidance_end=set_.guidance_end,
+        ),
+        is_default=name == settings.default_profile,
     )
 
 
@@ -171,7 +189,7 @@ def _completed(event: Completed, job: Job) -> pb.Completed:
             total_duration=_duration(event.total_seconds),
         ),
         peak_device_memory_bytes=event.peak_device_bytes,
-        receipt=pb.Receipt(**receipt(job, event.model, event.readiness, event.latents_sha256)),
+        receipt=pb.Receipt(**receipt(job, event.model, event.readiness, event.latents_sha256, event.work)),
     )
 
 

@@ -39,6 +39,7 @@ class Generation:
         self._seconds: dict[Phase, float] = {}
         self._encoding_began: float | None = None
         self._encoding_busy = 0.0
+        self._reused = 0
         self._began = self._phase_began = time.perf_counter()
 
     def run(self) -> None:
@@ -50,9 +51,11 @@ class Generation:
         self._observe(Phase.DENOISE, 0, job.steps)
         for step in range(job.steps):
             engine.step(sampling)
+            self._reused = engine.work(sampling).reused_steps
             self._observe(Phase.DENOISE, step + 1, job.steps)
         latents = engine.fingerprint(sampling)
-        self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents))
+        work = engine.work(sampling)
+        self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents, work))
         self._say(
             Completed(
                 size=self._size,
@@ -64,6 +67,7 @@ class Generation:
                 readiness=engine.readiness(job.bucket),
                 latents_sha256=latents,
                 encoding=Encoding((self._encoding_began or self._began) - self._began, self._encoding_busy),
+                work=work,
                 lookups=engine.lookups(),
             )
         )
@@ -104,7 +108,7 @@ class Generation:
             self._phase_began = now
         self._seconds[phase] = spent = now - self._phase_began
         unit = spent / completed if completed else None
-        self._say(Progress(phase, completed, total, unit_seconds=unit, elapsed=now - self._began, eta=None))
+        self._say(Progress(phase, completed, total, unit, now - self._began, eta=None, reused_steps=self._reused))
 
     @contextmanager
     def _encoding(self) -> Iterator[None]:

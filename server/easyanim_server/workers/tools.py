@@ -7,19 +7,22 @@ import platform
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
 
-from easyanim_server.engine import cache, checkpoint
+from easyanim_server.engine import cache, cachefit, checkpoint
+from easyanim_server.engine.cachefit import Fit
 from easyanim_server.engine.checkpoint import like_published
 from easyanim_server.engine.choice import find_placement
 from easyanim_server.engine.devices import describe_devices, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
-from easyanim_server.errors import EasyAnimError
+from easyanim_server.errors import ConfigurationError, EasyAnimError
+from easyanim_server.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
+from easyanim_server.prompts import recommended_negative
 from easyanim_server.settings import Settings
 from easyanim_server.video.encoder import missing_codecs
 
@@ -54,6 +57,35 @@ def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     found = cache.lookups()
     place = cache.version_folder(settings.cache_dir or cache.default_folder(), resolve_device(settings.device))
     return [*lines, f"compiled code: {found.hits} found, {found.misses} made, in {place}"]
+
+
+def fit_cache(
+    settings: Settings, prompts: Sequence[str], generations: int, steps: int, report: Callable[[str], None]
+) -> Fit:
+    """Fit the step cache to the model that `settings` name, in their first bucket.
+
+    Args:
+        settings: Of the engine.
+        prompts: They take turns; where there is none, those of `cachefit.PROMPTS`.
+        generations: How many; seeds count from 0.
+        steps: Of each.
+        report: Told what is being done, in one sentence.
+
+    Raises:
+        ConfigurationError: the generations do not determine the polynomial.
+    """
+    if generations < 1 or not 1 <= steps <= MAX_STEPS:
+        raise ConfigurationError(f"{generations} generations of {steps} steps; must be 1 or more of 1 to {MAX_STEPS}")
+    bucket = settings.catalogue[0]
+    prompts = prompts or cachefit.PROMPTS
+    chosen = [prompts[number % len(prompts)] for number in range(generations)]
+    jobs = [
+        Job(str(seed), prompt, recommended_negative(prompt), bucket, steps, DEFAULT_GUIDANCE, seed)
+        for seed, prompt in enumerate(chosen)
+    ]
+    engine = Engine.load(settings)
+    engine.prepare([bucket], report)
+    return cachefit.fit_model(engine, jobs, report)
 
 
 def pack_cache(settings: Settings, file: Path) -> int:

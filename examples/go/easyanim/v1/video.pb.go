@@ -293,7 +293,8 @@ type GenerateRequest struct {
 	// Optional. How pictures of another aspect are fitted to the bucket. Default:
 	// FIT_POLICY_CROP.
 	FitPolicy FitPolicy `protobuf:"varint,8,opt,name=fit_policy,json=fitPolicy,proto3,enum=easyanim.v1.FitPolicy" json:"fit_policy,omitempty"`
-	// Optional. Denoising steps, 1 to `Limits.max_step_count`. Default: 35.
+	// Optional. Denoising steps, 1 to `Limits.max_step_count`. Default: the
+	// profile's, 35 of "exact".
 	StepCount *int32 `protobuf:"varint,9,opt,name=step_count,json=stepCount,proto3,oneof" json:"step_count,omitempty"`
 	// Optional. Strength of classifier-free guidance, in [1, 20]; 1 switches it
 	// off and halves the work. Default: 6.
@@ -310,7 +311,14 @@ type GenerateRequest struct {
 	// Optional. Whether the prompt and the negative prompt go into the file's
 	// metadata, beside the receipt that is always there. Default: only their
 	// SHA-256, since people pass files on without looking at their metadata.
-	EmbedPrompt   bool `protobuf:"varint,14,opt,name=embed_prompt,json=embedPrompt,proto3" json:"embed_prompt,omitempty"`
+	EmbedPrompt bool `protobuf:"varint,14,opt,name=embed_prompt,json=embedPrompt,proto3" json:"embed_prompt,omitempty"`
+	// Optional. How much quality is traded for time: "exact", "balanced", "fast"
+	// or "draft"; `GetServerInfoResponse.profiles` says what each one sets.
+	// `step_count` and `acceleration` go before it. Default: the server's, which
+	// is "exact" unless it was configured otherwise.
+	Profile string `protobuf:"bytes,15,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Optional. Single accelerators. Default: the profile's.
+	Acceleration  *Acceleration `protobuf:"bytes,20,opt,name=acceleration,proto3" json:"acceleration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -454,6 +462,20 @@ func (x *GenerateRequest) GetEmbedPrompt() bool {
 	return false
 }
 
+func (x *GenerateRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *GenerateRequest) GetAcceleration() *Acceleration {
+	if x != nil {
+		return x.Acceleration
+	}
+	return nil
+}
+
 type isGenerateRequest_Size interface {
 	isGenerateRequest_Size()
 }
@@ -472,6 +494,84 @@ type GenerateRequest_AspectRatio struct {
 func (*GenerateRequest_Bucket) isGenerateRequest_Size() {}
 
 func (*GenerateRequest_AspectRatio) isGenerateRequest_Size() {}
+
+// What makes denoising quicker and changes the result. Unset fields are the
+// profile's; in "exact" all of them are off.
+type Acceleration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "euler", as the model was published, or "unipc" or "dpmpp_2m", which are of
+	// second order and made for fewer steps.
+	Solver *string `protobuf:"bytes,1,opt,name=solver,proto3,oneof" json:"solver,omitempty"`
+	// TeaCache: a step reuses what the transformer's blocks did before, until its
+	// input has changed by so much, in [0, 10]. 0 is off; the model's authors
+	// recommend 0.05 to 0.1. The first and the last step are always computed.
+	CacheThreshold *float64 `protobuf:"fixed64,2,opt,name=cache_threshold,json=cacheThreshold,proto3,oneof" json:"cache_threshold,omitempty"`
+	// Share of the steps before which guidance is left out, in [0, 1]; 0 is off.
+	GuidanceStart *float64 `protobuf:"fixed64,3,opt,name=guidance_start,json=guidanceStart,proto3,oneof" json:"guidance_start,omitempty"`
+	// Share of the steps from which on guidance is left out, in [0, 1], not less
+	// than `guidance_start`; 1 is off.
+	GuidanceEnd   *float64 `protobuf:"fixed64,4,opt,name=guidance_end,json=guidanceEnd,proto3,oneof" json:"guidance_end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acceleration) Reset() {
+	*x = Acceleration{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acceleration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acceleration) ProtoMessage() {}
+
+func (x *Acceleration) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acceleration.ProtoReflect.Descriptor instead.
+func (*Acceleration) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Acceleration) GetSolver() string {
+	if x != nil && x.Solver != nil {
+		return *x.Solver
+	}
+	return ""
+}
+
+func (x *Acceleration) GetCacheThreshold() float64 {
+	if x != nil && x.CacheThreshold != nil {
+		return *x.CacheThreshold
+	}
+	return 0
+}
+
+func (x *Acceleration) GetGuidanceStart() float64 {
+	if x != nil && x.GuidanceStart != nil {
+		return *x.GuidanceStart
+	}
+	return 0
+}
+
+func (x *Acceleration) GetGuidanceEnd() float64 {
+	if x != nil && x.GuidanceEnd != nil {
+		return *x.GuidanceEnd
+	}
+	return 0
+}
 
 // One event of a generation.
 type GenerateResponse struct {
@@ -492,7 +592,7 @@ type GenerateResponse struct {
 
 func (x *GenerateResponse) Reset() {
 	*x = GenerateResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[1]
+	mi := &file_easyanim_v1_video_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +604,7 @@ func (x *GenerateResponse) String() string {
 func (*GenerateResponse) ProtoMessage() {}
 
 func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[1]
+	mi := &file_easyanim_v1_video_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +617,7 @@ func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateResponse.ProtoReflect.Descriptor instead.
 func (*GenerateResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{1}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GenerateResponse) GetEvent() isGenerateResponse_Event {
@@ -631,7 +731,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[2]
+	mi := &file_easyanim_v1_video_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +743,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[2]
+	mi := &file_easyanim_v1_video_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +756,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{2}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Accepted) GetJobId() string {
@@ -709,7 +809,7 @@ type PromptWarning struct {
 
 func (x *PromptWarning) Reset() {
 	*x = PromptWarning{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	mi := &file_easyanim_v1_video_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +821,7 @@ func (x *PromptWarning) String() string {
 func (*PromptWarning) ProtoMessage() {}
 
 func (x *PromptWarning) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[3]
+	mi := &file_easyanim_v1_video_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +834,7 @@ func (x *PromptWarning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptWarning.ProtoReflect.Descriptor instead.
 func (*PromptWarning) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{3}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PromptWarning) GetRule() string {
@@ -771,7 +871,7 @@ type LintPromptRequest struct {
 
 func (x *LintPromptRequest) Reset() {
 	*x = LintPromptRequest{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	mi := &file_easyanim_v1_video_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +883,7 @@ func (x *LintPromptRequest) String() string {
 func (*LintPromptRequest) ProtoMessage() {}
 
 func (x *LintPromptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[4]
+	mi := &file_easyanim_v1_video_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +896,7 @@ func (x *LintPromptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LintPromptRequest.ProtoReflect.Descriptor instead.
 func (*LintPromptRequest) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{4}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LintPromptRequest) GetPrompt() string {
@@ -832,7 +932,7 @@ type LintPromptResponse struct {
 
 func (x *LintPromptResponse) Reset() {
 	*x = LintPromptResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	mi := &file_easyanim_v1_video_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +944,7 @@ func (x *LintPromptResponse) String() string {
 func (*LintPromptResponse) ProtoMessage() {}
 
 func (x *LintPromptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[5]
+	mi := &file_easyanim_v1_video_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +957,7 @@ func (x *LintPromptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LintPromptResponse.ProtoReflect.Descriptor instead.
 func (*LintPromptResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{5}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LintPromptResponse) GetPromptTokenCount() int32 {
@@ -923,14 +1023,25 @@ type Parameters struct {
 	// How pictures were fitted.
 	FitPolicy FitPolicy `protobuf:"varint,12,opt,name=fit_policy,json=fitPolicy,proto3,enum=easyanim.v1.FitPolicy" json:"fit_policy,omitempty"`
 	// What the video starts from and ends in.
-	Conditioning  Conditioning `protobuf:"varint,13,opt,name=conditioning,proto3,enum=easyanim.v1.Conditioning" json:"conditioning,omitempty"`
+	Conditioning Conditioning `protobuf:"varint,13,opt,name=conditioning,proto3,enum=easyanim.v1.Conditioning" json:"conditioning,omitempty"`
+	// The profile that values were taken from where the request had none. What it
+	// means may change; `step_count` and the fields below say what was done.
+	Profile string `protobuf:"bytes,14,opt,name=profile,proto3" json:"profile,omitempty"`
+	// See `Acceleration.solver`.
+	Solver string `protobuf:"bytes,15,opt,name=solver,proto3" json:"solver,omitempty"`
+	// See `Acceleration.cache_threshold`; 0 means off.
+	CacheThreshold float64 `protobuf:"fixed64,16,opt,name=cache_threshold,json=cacheThreshold,proto3" json:"cache_threshold,omitempty"`
+	// See `Acceleration.guidance_start`.
+	GuidanceStart float64 `protobuf:"fixed64,17,opt,name=guidance_start,json=guidanceStart,proto3" json:"guidance_start,omitempty"`
+	// See `Acceleration.guidance_end`. 0 from servers that have no such setting.
+	GuidanceEnd   float64 `protobuf:"fixed64,18,opt,name=guidance_end,json=guidanceEnd,proto3" json:"guidance_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Parameters) Reset() {
 	*x = Parameters{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[6]
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1053,7 @@ func (x *Parameters) String() string {
 func (*Parameters) ProtoMessage() {}
 
 func (x *Parameters) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[6]
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1066,7 @@ func (x *Parameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
 func (*Parameters) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{6}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Parameters) GetPrompt() string {
@@ -1049,6 +1160,41 @@ func (x *Parameters) GetConditioning() Conditioning {
 	return Conditioning_CONDITIONING_UNSPECIFIED
 }
 
+func (x *Parameters) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Parameters) GetSolver() string {
+	if x != nil {
+		return x.Solver
+	}
+	return ""
+}
+
+func (x *Parameters) GetCacheThreshold() float64 {
+	if x != nil {
+		return x.CacheThreshold
+	}
+	return 0
+}
+
+func (x *Parameters) GetGuidanceStart() float64 {
+	if x != nil {
+		return x.GuidanceStart
+	}
+	return 0
+}
+
+func (x *Parameters) GetGuidanceEnd() float64 {
+	if x != nil {
+		return x.GuidanceEnd
+	}
+	return 0
+}
+
 // The job waits.
 type Queued struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1062,7 +1208,7 @@ type Queued struct {
 
 func (x *Queued) Reset() {
 	*x = Queued{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1220,7 @@ func (x *Queued) String() string {
 func (*Queued) ProtoMessage() {}
 
 func (x *Queued) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1233,7 @@ func (x *Queued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queued.ProtoReflect.Descriptor instead.
 func (*Queued) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Queued) GetJobsAheadCount() int32 {
@@ -1118,14 +1264,17 @@ type Progress struct {
 	// Time since the job left the queue.
 	ElapsedDuration *durationpb.Duration `protobuf:"bytes,5,opt,name=elapsed_duration,json=elapsedDuration,proto3" json:"elapsed_duration,omitempty"`
 	// Expected time until `completed`; unset while nothing was measured yet.
-	EtaDuration   *durationpb.Duration `protobuf:"bytes,6,opt,name=eta_duration,json=etaDuration,proto3" json:"eta_duration,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EtaDuration *durationpb.Duration `protobuf:"bytes,6,opt,name=eta_duration,json=etaDuration,proto3" json:"eta_duration,omitempty"`
+	// Denoising steps so far that reused a prediction; see
+	// `Acceleration.cache_threshold`.
+	ReusedStepCount int32 `protobuf:"varint,7,opt,name=reused_step_count,json=reusedStepCount,proto3" json:"reused_step_count,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1286,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1299,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Progress) GetPhase() Phase {
@@ -1195,6 +1344,13 @@ func (x *Progress) GetEtaDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *Progress) GetReusedStepCount() int32 {
+	if x != nil {
+		return x.ReusedStepCount
+	}
+	return 0
+}
+
 // A part of the file.
 type Chunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1208,7 +1364,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1376,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1389,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Chunk) GetOffsetBytes() int64 {
@@ -1269,7 +1425,7 @@ type Completed struct {
 
 func (x *Completed) Reset() {
 	*x = Completed{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1437,7 @@ func (x *Completed) String() string {
 func (*Completed) ProtoMessage() {}
 
 func (x *Completed) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1450,7 @@ func (x *Completed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Completed.ProtoReflect.Descriptor instead.
 func (*Completed) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Completed) GetSizeBytes() int64 {
@@ -1353,7 +1509,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1521,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1534,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Timings) GetQueueDuration() *durationpb.Duration {
@@ -1442,7 +1598,8 @@ type Receipt struct {
 	Device string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
 	// How the transformer's blocks ran: "eager", "inductor" or "tensorrt".
 	Backend string `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`
-	// The quality profile: "exact", or "balanced" with products in fp8.
+	// See `Parameters.profile`. The type that products are computed in is no part
+	// of it: see `precision`.
 	Profile string `protobuf:"bytes,8,opt,name=profile,proto3" json:"profile,omitempty"`
 	// Versions by library: easyanim, torch, diffusers, transformers.
 	Versions map[string]string `protobuf:"bytes,9,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1464,13 +1621,21 @@ type Receipt struct {
 	StartImageSha256 string `protobuf:"bytes,15,opt,name=start_image_sha256,json=startImageSha256,proto3" json:"start_image_sha256,omitempty"`
 	// SHA-256 of `end_image` as it was sent, hex; empty without one.
 	EndImageSha256 string `protobuf:"bytes,16,opt,name=end_image_sha256,json=endImageSha256,proto3" json:"end_image_sha256,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Denoising steps that reused a prediction.
+	ReusedStepCount int32 `protobuf:"varint,17,opt,name=reused_step_count,json=reusedStepCount,proto3" json:"reused_step_count,omitempty"`
+	// Passes through the transformer's blocks: two a step with guidance, else one;
+	// none in a step that reused its predictions.
+	PredictionCount int32 `protobuf:"varint,20,opt,name=prediction_count,json=predictionCount,proto3" json:"prediction_count,omitempty"`
+	// The polynomial that reuse was decided with, highest power first; empty where
+	// it was off.
+	CacheCoefficients []float64 `protobuf:"fixed64,21,rep,packed,name=cache_coefficients,json=cacheCoefficients,proto3" json:"cache_coefficients,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1647,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1660,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Receipt) GetParameters() *Parameters {
@@ -1610,6 +1775,27 @@ func (x *Receipt) GetEndImageSha256() string {
 	return ""
 }
 
+func (x *Receipt) GetReusedStepCount() int32 {
+	if x != nil {
+		return x.ReusedStepCount
+	}
+	return 0
+}
+
+func (x *Receipt) GetPredictionCount() int32 {
+	if x != nil {
+		return x.PredictionCount
+	}
+	return 0
+}
+
+func (x *Receipt) GetCacheCoefficients() []float64 {
+	if x != nil {
+		return x.CacheCoefficients
+	}
+	return nil
+}
+
 // Asks what the server serves.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1619,7 +1805,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1817,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1830,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 // What the server serves.
@@ -1672,14 +1858,16 @@ type GetServerInfoResponse struct {
 	Activity []*Activity `protobuf:"bytes,8,rep,name=activity,proto3" json:"activity,omitempty"`
 	// The devices that the worker holds, as their driver reports them; empty
 	// without an NVIDIA device or before the model was loaded.
-	DeviceStatus  []*DeviceStatus `protobuf:"bytes,9,rep,name=device_status,json=deviceStatus,proto3" json:"device_status,omitempty"`
+	DeviceStatus []*DeviceStatus `protobuf:"bytes,9,rep,name=device_status,json=deviceStatus,proto3" json:"device_status,omitempty"`
+	// What requests may name as their profile, the most faithful first.
+	Profiles      []*Profile `protobuf:"bytes,20,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1879,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1892,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1784,6 +1972,86 @@ func (x *GetServerInfoResponse) GetDeviceStatus() []*DeviceStatus {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetProfiles() []*Profile {
+	if x != nil {
+		return x.Profiles
+	}
+	return nil
+}
+
+// Values for what a request leaves out.
+type Profile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As requests name it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// See `GenerateRequest.step_count`.
+	StepCount int32 `protobuf:"varint,2,opt,name=step_count,json=stepCount,proto3" json:"step_count,omitempty"`
+	// All fields are set.
+	Acceleration *Acceleration `protobuf:"bytes,3,opt,name=acceleration,proto3" json:"acceleration,omitempty"`
+	// Whether requests that name none get this one.
+	IsDefault     bool `protobuf:"varint,4,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Profile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Profile) GetStepCount() int32 {
+	if x != nil {
+		return x.StepCount
+	}
+	return 0
+}
+
+func (x *Profile) GetAcceleration() *Acceleration {
+	if x != nil {
+		return x.Acceleration
+	}
+	return nil
+}
+
+func (x *Profile) GetIsDefault() bool {
+	if x != nil {
+		return x.IsDefault
+	}
+	return false
+}
+
 // Where one job stands. Says nothing of what its caller sent.
 type Activity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1816,7 +2084,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2096,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2109,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Activity) GetJobId() string {
@@ -1942,7 +2210,7 @@ type DeviceStatus struct {
 
 func (x *DeviceStatus) Reset() {
 	*x = DeviceStatus{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2222,7 @@ func (x *DeviceStatus) String() string {
 func (*DeviceStatus) ProtoMessage() {}
 
 func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2235,7 @@ func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceStatus.ProtoReflect.Descriptor instead.
 func (*DeviceStatus) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeviceStatus) GetName() string {
@@ -2033,7 +2301,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2313,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2326,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Model) GetName() string {
@@ -2122,7 +2390,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2402,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2415,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Bucket) GetName() string {
@@ -2227,7 +2495,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2507,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2520,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Plan) GetFrameCount() int32 {
@@ -2379,7 +2647,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2659,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2672,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Limits) GetMaxRequestBytes() int64 {
@@ -2446,7 +2714,7 @@ var File_easyanim_v1_video_proto protoreflect.FileDescriptor
 
 const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfc\x04\n" +
+	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd5\x05\n" +
 	"\x0fGenerateRequest\x12\x1f\n" +
 	"\vstart_image\x18\x01 \x01(\fR\n" +
 	"startImage\x12\x1b\n" +
@@ -2466,14 +2734,25 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x04seed\x18\v \x01(\x03H\x05R\x04seed\x88\x01\x01\x12)\n" +
 	"\x0eframe_rate_fps\x18\f \x01(\x05H\x06R\fframeRateFps\x88\x01\x01\x12(\n" +
 	"\x10output_mime_type\x18\r \x01(\tR\x0eoutputMimeType\x12!\n" +
-	"\fembed_prompt\x18\x0e \x01(\bR\vembedPromptB\x06\n" +
+	"\fembed_prompt\x18\x0e \x01(\bR\vembedPrompt\x12\x18\n" +
+	"\aprofile\x18\x0f \x01(\tR\aprofile\x12=\n" +
+	"\facceleration\x18\x14 \x01(\v2\x19.easyanim.v1.AccelerationR\faccelerationB\x06\n" +
 	"\x04sizeB\x12\n" +
 	"\x10_negative_promptB\x0e\n" +
 	"\f_frame_countB\r\n" +
 	"\v_step_countB\x11\n" +
 	"\x0f_guidance_scaleB\a\n" +
 	"\x05_seedB\x11\n" +
-	"\x0f_frame_rate_fps\"\x98\x02\n" +
+	"\x0f_frame_rate_fps\"\xf0\x01\n" +
+	"\fAcceleration\x12\x1b\n" +
+	"\x06solver\x18\x01 \x01(\tH\x00R\x06solver\x88\x01\x01\x12,\n" +
+	"\x0fcache_threshold\x18\x02 \x01(\x01H\x01R\x0ecacheThreshold\x88\x01\x01\x12*\n" +
+	"\x0eguidance_start\x18\x03 \x01(\x01H\x02R\rguidanceStart\x88\x01\x01\x12&\n" +
+	"\fguidance_end\x18\x04 \x01(\x01H\x03R\vguidanceEnd\x88\x01\x01B\t\n" +
+	"\a_solverB\x12\n" +
+	"\x10_cache_thresholdB\x11\n" +
+	"\x0f_guidance_startB\x0f\n" +
+	"\r_guidance_end\"\x98\x02\n" +
 	"\x10GenerateResponse\x123\n" +
 	"\baccepted\x18\x01 \x01(\v2\x15.easyanim.v1.AcceptedH\x00R\baccepted\x12-\n" +
 	"\x06queued\x18\x02 \x01(\v2\x13.easyanim.v1.QueuedH\x00R\x06queued\x123\n" +
@@ -2502,7 +2781,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x0fmax_token_count\x18\x02 \x01(\x05R\rmaxTokenCount\x12)\n" +
 	"\x10prompt_truncated\x18\x03 \x01(\bR\x0fpromptTruncated\x12C\n" +
 	"\x0fprompt_warnings\x18\x04 \x03(\v2\x1a.easyanim.v1.PromptWarningR\x0epromptWarnings\x12'\n" +
-	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\xde\x03\n" +
+	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\x83\x05\n" +
 	"\n" +
 	"Parameters\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12'\n" +
@@ -2521,10 +2800,15 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x10output_mime_type\x18\v \x01(\tR\x0eoutputMimeType\x125\n" +
 	"\n" +
 	"fit_policy\x18\f \x01(\x0e2\x16.easyanim.v1.FitPolicyR\tfitPolicy\x12=\n" +
-	"\fconditioning\x18\r \x01(\x0e2\x19.easyanim.v1.ConditioningR\fconditioning\"p\n" +
+	"\fconditioning\x18\r \x01(\x0e2\x19.easyanim.v1.ConditioningR\fconditioning\x12\x18\n" +
+	"\aprofile\x18\x0e \x01(\tR\aprofile\x12\x16\n" +
+	"\x06solver\x18\x0f \x01(\tR\x06solver\x12'\n" +
+	"\x0fcache_threshold\x18\x10 \x01(\x01R\x0ecacheThreshold\x12%\n" +
+	"\x0eguidance_start\x18\x11 \x01(\x01R\rguidanceStart\x12!\n" +
+	"\fguidance_end\x18\x12 \x01(\x01R\vguidanceEnd\"p\n" +
 	"\x06Queued\x12(\n" +
 	"\x10jobs_ahead_count\x18\x01 \x01(\x05R\x0ejobsAheadCount\x12<\n" +
-	"\feta_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\"\xc2\x02\n" +
+	"\feta_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\"\xee\x02\n" +
 	"\bProgress\x12(\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x12.easyanim.v1.PhaseR\x05phase\x12'\n" +
 	"\x0fcompleted_count\x18\x02 \x01(\x05R\x0ecompletedCount\x12\x1f\n" +
@@ -2532,7 +2816,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"totalCount\x12>\n" +
 	"\runit_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\funitDuration\x12D\n" +
 	"\x10elapsed_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0felapsedDuration\x12<\n" +
-	"\feta_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\">\n" +
+	"\feta_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\x12*\n" +
+	"\x11reused_step_count\x18\a \x01(\x05R\x0freusedStepCount\">\n" +
 	"\x05Chunk\x12!\n" +
 	"\foffset_bytes\x18\x01 \x01(\x03R\voffsetBytes\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\xdb\x01\n" +
@@ -2549,7 +2834,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x15image_encode_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x13imageEncodeDuration\x12D\n" +
 	"\x10denoise_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fdenoiseDuration\x12B\n" +
 	"\x0fdecode_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0edecodeDuration\x12@\n" +
-	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\x8b\x05\n" +
+	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\x91\x06\n" +
 	"\aReceipt\x127\n" +
 	"\n" +
 	"parameters\x18\x01 \x01(\v2\x17.easyanim.v1.ParametersR\n" +
@@ -2569,11 +2854,14 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x0eguidance_batch\x18\x0e \x01(\x05R\rguidanceBatch\x12%\n" +
 	"\x0elatents_sha256\x18\r \x01(\tR\rlatentsSha256\x12,\n" +
 	"\x12start_image_sha256\x18\x0f \x01(\tR\x10startImageSha256\x12(\n" +
-	"\x10end_image_sha256\x18\x10 \x01(\tR\x0eendImageSha256\x1a;\n" +
+	"\x10end_image_sha256\x18\x10 \x01(\tR\x0eendImageSha256\x12*\n" +
+	"\x11reused_step_count\x18\x11 \x01(\x05R\x0freusedStepCount\x12)\n" +
+	"\x10prediction_count\x18\x14 \x01(\x05R\x0fpredictionCount\x12-\n" +
+	"\x12cache_coefficients\x18\x15 \x03(\x01R\x11cacheCoefficients\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xdd\x03\n" +
+	"\x14GetServerInfoRequest\"\x8f\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x05model\x18\x02 \x01(\v2\x12.easyanim.v1.ModelR\x05model\x12-\n" +
@@ -2586,7 +2874,15 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	" \x01(\tR\tplacement\x12)\n" +
 	"\x10placement_reason\x18\v \x01(\tR\x0fplacementReason\x121\n" +
 	"\bactivity\x18\b \x03(\v2\x15.easyanim.v1.ActivityR\bactivity\x12>\n" +
-	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\"\xdb\x03\n" +
+	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\x120\n" +
+	"\bprofiles\x18\x14 \x03(\v2\x14.easyanim.v1.ProfileR\bprofiles\"\x9a\x01\n" +
+	"\aProfile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"step_count\x18\x02 \x01(\x05R\tstepCount\x12=\n" +
+	"\facceleration\x18\x03 \x01(\v2\x19.easyanim.v1.AccelerationR\facceleration\x12\x1d\n" +
+	"\n" +
+	"is_default\x18\x04 \x01(\bR\tisDefault\"\xdb\x03\n" +
 	"\bActivity\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x16\n" +
 	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x1f\n" +
@@ -2694,87 +2990,92 @@ func file_easyanim_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_easyanim_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_easyanim_v1_video_proto_goTypes = []any{
 	(FitPolicy)(0),                // 0: easyanim.v1.FitPolicy
 	(Conditioning)(0),             // 1: easyanim.v1.Conditioning
 	(Phase)(0),                    // 2: easyanim.v1.Phase
 	(State)(0),                    // 3: easyanim.v1.State
 	(*GenerateRequest)(nil),       // 4: easyanim.v1.GenerateRequest
-	(*GenerateResponse)(nil),      // 5: easyanim.v1.GenerateResponse
-	(*Accepted)(nil),              // 6: easyanim.v1.Accepted
-	(*PromptWarning)(nil),         // 7: easyanim.v1.PromptWarning
-	(*LintPromptRequest)(nil),     // 8: easyanim.v1.LintPromptRequest
-	(*LintPromptResponse)(nil),    // 9: easyanim.v1.LintPromptResponse
-	(*Parameters)(nil),            // 10: easyanim.v1.Parameters
-	(*Queued)(nil),                // 11: easyanim.v1.Queued
-	(*Progress)(nil),              // 12: easyanim.v1.Progress
-	(*Chunk)(nil),                 // 13: easyanim.v1.Chunk
-	(*Completed)(nil),             // 14: easyanim.v1.Completed
-	(*Timings)(nil),               // 15: easyanim.v1.Timings
-	(*Receipt)(nil),               // 16: easyanim.v1.Receipt
-	(*GetServerInfoRequest)(nil),  // 17: easyanim.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 18: easyanim.v1.GetServerInfoResponse
-	(*Activity)(nil),              // 19: easyanim.v1.Activity
-	(*DeviceStatus)(nil),          // 20: easyanim.v1.DeviceStatus
-	(*Model)(nil),                 // 21: easyanim.v1.Model
-	(*Bucket)(nil),                // 22: easyanim.v1.Bucket
-	(*Plan)(nil),                  // 23: easyanim.v1.Plan
-	(*Limits)(nil),                // 24: easyanim.v1.Limits
-	nil,                           // 25: easyanim.v1.Receipt.VersionsEntry
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*Acceleration)(nil),          // 5: easyanim.v1.Acceleration
+	(*GenerateResponse)(nil),      // 6: easyanim.v1.GenerateResponse
+	(*Accepted)(nil),              // 7: easyanim.v1.Accepted
+	(*PromptWarning)(nil),         // 8: easyanim.v1.PromptWarning
+	(*LintPromptRequest)(nil),     // 9: easyanim.v1.LintPromptRequest
+	(*LintPromptResponse)(nil),    // 10: easyanim.v1.LintPromptResponse
+	(*Parameters)(nil),            // 11: easyanim.v1.Parameters
+	(*Queued)(nil),                // 12: easyanim.v1.Queued
+	(*Progress)(nil),              // 13: easyanim.v1.Progress
+	(*Chunk)(nil),                 // 14: easyanim.v1.Chunk
+	(*Completed)(nil),             // 15: easyanim.v1.Completed
+	(*Timings)(nil),               // 16: easyanim.v1.Timings
+	(*Receipt)(nil),               // 17: easyanim.v1.Receipt
+	(*GetServerInfoRequest)(nil),  // 18: easyanim.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 19: easyanim.v1.GetServerInfoResponse
+	(*Profile)(nil),               // 20: easyanim.v1.Profile
+	(*Activity)(nil),              // 21: easyanim.v1.Activity
+	(*DeviceStatus)(nil),          // 22: easyanim.v1.DeviceStatus
+	(*Model)(nil),                 // 23: easyanim.v1.Model
+	(*Bucket)(nil),                // 24: easyanim.v1.Bucket
+	(*Plan)(nil),                  // 25: easyanim.v1.Plan
+	(*Limits)(nil),                // 26: easyanim.v1.Limits
+	nil,                           // 27: easyanim.v1.Receipt.VersionsEntry
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_easyanim_v1_video_proto_depIdxs = []int32{
 	0,  // 0: easyanim.v1.GenerateRequest.fit_policy:type_name -> easyanim.v1.FitPolicy
-	6,  // 1: easyanim.v1.GenerateResponse.accepted:type_name -> easyanim.v1.Accepted
-	11, // 2: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
-	12, // 3: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
-	13, // 4: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
-	14, // 5: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
-	10, // 6: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
-	7,  // 7: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
-	7,  // 8: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
-	0,  // 9: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
-	1,  // 10: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
-	26, // 11: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
-	2,  // 12: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
-	26, // 13: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
-	26, // 14: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
-	26, // 15: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
-	15, // 16: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
-	16, // 17: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
-	26, // 18: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
-	26, // 19: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
-	26, // 20: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
-	26, // 21: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
-	26, // 22: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
-	26, // 23: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
-	10, // 24: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
-	25, // 25: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
-	21, // 26: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
-	22, // 27: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
-	24, // 28: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
-	3,  // 29: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
-	19, // 30: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
-	20, // 31: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
-	2,  // 32: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
-	26, // 33: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
-	26, // 34: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
-	26, // 35: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
-	23, // 36: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
-	26, // 37: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
-	26, // 38: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
-	4,  // 39: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
-	8,  // 40: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
-	17, // 41: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
-	5,  // 42: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
-	9,  // 43: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
-	18, // 44: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	5,  // 1: easyanim.v1.GenerateRequest.acceleration:type_name -> easyanim.v1.Acceleration
+	7,  // 2: easyanim.v1.GenerateResponse.accepted:type_name -> easyanim.v1.Accepted
+	12, // 3: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
+	13, // 4: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
+	14, // 5: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
+	15, // 6: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
+	11, // 7: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
+	8,  // 8: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	8,  // 9: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	0,  // 10: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
+	1,  // 11: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
+	28, // 12: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
+	2,  // 13: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
+	28, // 14: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
+	28, // 15: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
+	28, // 16: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
+	16, // 17: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
+	17, // 18: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
+	28, // 19: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
+	28, // 20: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
+	28, // 21: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
+	28, // 22: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
+	28, // 23: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
+	28, // 24: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
+	11, // 25: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
+	27, // 26: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
+	23, // 27: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
+	24, // 28: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
+	26, // 29: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
+	3,  // 30: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
+	21, // 31: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
+	22, // 32: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
+	20, // 33: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
+	5,  // 34: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
+	2,  // 35: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
+	28, // 36: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
+	28, // 37: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
+	28, // 38: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
+	25, // 39: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
+	28, // 40: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
+	28, // 41: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
+	4,  // 42: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
+	9,  // 43: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
+	18, // 44: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
+	6,  // 45: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
+	10, // 46: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
+	19, // 47: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
+	45, // [45:48] is the sub-list for method output_type
+	42, // [42:45] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_easyanim_v1_video_proto_init() }
@@ -2786,22 +3087,23 @@ func file_easyanim_v1_video_proto_init() {
 		(*GenerateRequest_Bucket)(nil),
 		(*GenerateRequest_AspectRatio)(nil),
 	}
-	file_easyanim_v1_video_proto_msgTypes[1].OneofWrappers = []any{
+	file_easyanim_v1_video_proto_msgTypes[1].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[2].OneofWrappers = []any{
 		(*GenerateResponse_Accepted)(nil),
 		(*GenerateResponse_Queued)(nil),
 		(*GenerateResponse_Progress)(nil),
 		(*GenerateResponse_Chunk)(nil),
 		(*GenerateResponse_Completed)(nil),
 	}
-	file_easyanim_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
-	file_easyanim_v1_video_proto_msgTypes[16].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[5].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_easyanim_v1_video_proto_rawDesc), len(file_easyanim_v1_video_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,62 @@
+"""What trades quality for time, by name: the accelerators, and the profiles that combine them.
+
+The combinations other than `exact` are provisional: they follow published reports on this model and on ones like it,
+and none was chosen by a measurement of quality on the published weights so far. `docs/concepts.md` says where each
+number is from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Solver(Enum):
+    """How a step is taken along the predicted velocity; values are the contract's."""
+
+    EULER = "euler"
+    """First order; what the model was published with."""
+    UNIPC = "unipc"
+    """Second order, predictor and corrector."""
+    DPMPP_2M = "dpmpp_2m"
+    """Second order, from the two latest predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """Each accelerator's setting; the defaults switch all of them off."""
+
+    solver: Solver = Solver.EULER
+    cache_threshold: float = 0.0
+    """Accumulated relative change up to which a step reuses what the blocks did; 0 is off."""
+    guidance_start: float = 0.0
+    """Share of the steps before which guidance is left out."""
+    guidance_end: float = 1.0
+    """Share of the steps from which on guidance is left out."""
+
+    def guides(self, step: int, steps: int) -> bool:
+        """Whether a step, counted from 0, has guidance where the job has it."""
+        return self.guidance_start <= step / steps < self.guidance_end
+
+
+NO_ACCELERATION = Acceleration()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Steps and accelerators that go together; a request's own values go before them."""
+
+    steps: int
+    acceleration: Acceleration = NO_ACCELERATION
+
+
+PROFILES = {
+    "exact": Profile(35),
+    "balanced": Profile(25, Acceleration(Solver.UNIPC)),
+    "fast": Profile(20, Acceleration(Solver.UNIPC, cache_threshold=0.08, guidance_end=0.75)),
+    "draft": Profile(8, Acceleration(Solver.UNIPC, cache_threshold=0.1, guidance_end=0.75)),
+}
+"""From the most faithful to the quickest."""
+
+DEFAULT_PROFILE = "exact"
+MAX_CACHE_THRESHOLD = 10.0
