@@ -1,4 +1,4 @@
-"""The tables of a tuning: memory modes, steps, sizes, before and after; each number measured, or marked where it is not."""
+"""The tables of a tuning: before and after, memory modes, steps, sizes. Numbers are measured or marked as predicted."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class Tables:
     def __init__(self, plan: TunePlan, machine: Machine, tuned: Tuned, out: Path) -> None:
         self.plan, self.machine, self.tuned, self._out = plan, machine, tuned, out
         self.chosen = tuned.decision.candidate
+        self._videos: dict[Path, npt.NDArray[np.uint8]] = {}
 
     @property
     def all(self) -> list[Table]:
@@ -121,8 +122,11 @@ class Tables:
         for place in sorted({*fastest, *self._too_large}, key=_leanest_first):
             if place in fastest:
                 timing, row = fastest[place]
-                cells = (place, row["served"]["backend"], row["served"]["precision"], _gib(timing.peak_gib))
-                cells += (timing.text, f"{slowest / timing.seconds:.2f}")
+                served = row["served"]
+                cells = (
+                    place, served["backend"], served["precision"], _gib(timing.peak_gib), timing.text,
+                    f"{slowest / timing.seconds:.2f}",
+                )  # fmt: skip
                 lines.append(Line(cells, timing.phases, best=place == chosen))
             else:
                 need = f"{self._too_large[place]:.1f} predicted, does not fit"
@@ -130,7 +134,8 @@ class Tables:
         return Table(
             "memory",
             f"Memory modes, {bucket}",
-            "Where weights are while they are not needed, in the fastest backend of each; all give the same video."
+            "Where weights are while they are not needed, in the fastest backend of each. All but those in 8 bits "
+            "give the same video."
             + ("" if self.machine.kind == "cuda" else " On the CPU there is no device memory to measure."),
             ("placement", "backend", "precision", "peak GiB", "seconds", "× faster"),
             tuple(lines),
@@ -209,7 +214,7 @@ class Tables:
         """Whole generations of the choice, by steps."""
         rows = self._rows(GENERATION, str(self.plan.compared))
         mine = [row for row in rows if row["candidate"] == self.chosen.label]
-        return {row["steps"]: row for row in sorted(mine, key=lambda row: row["steps"])}  # type: ignore[no-any-return]
+        return {row["steps"]: row for row in sorted(mine, key=lambda row: row["steps"])}
 
     def difference(self, rows: Mapping[int, Row], steps: int) -> str:
         """PSNR of a generation against the one with the most steps."""
@@ -221,7 +226,9 @@ class Tables:
     def frames(self, row: Row | None) -> npt.NDArray[np.uint8] | None:
         """All frames of a row's video, (n, height, width, 3); None where the video is gone."""
         file = self._out / str((row or {}).get("video", ""))
-        return read_frames(file) if file.is_file() else None
+        if file.is_file() and file not in self._videos:
+            self._videos[file] = read_frames(file)
+        return self._videos.get(file)
 
     def whole(self, candidate: Candidate, steps: int) -> Row | None:
         """A whole generation of a candidate."""
@@ -229,11 +236,13 @@ class Tables:
         return next((row for row in rows if row["candidate"] == candidate.label and row["steps"] == steps), None)
 
     def timing(self, candidate: Candidate, bucket: Bucket, steps: int) -> Timing | None:
-        """A whole generation's, else one that is projected."""
-        row = self.whole(candidate, steps) if bucket == self.plan.compared else None
-        if row is not None:
+        """A whole generation's; else one that is projected from another whole one, else from a probe."""
+        rows = self._rows(GENERATION, str(bucket))
+        mine = {row["steps"]: row for row in rows if row["candidate"] == candidate.label}
+        if steps in mine:
+            row = mine[steps]
             return Timing(row["seconds"], row["phases"], row["step_seconds"], row["peak_gib"], exact=True)
-        return self._probe(candidate, bucket, steps)
+        return _projected(mine[max(mine)], steps) if mine else self._probe(candidate, bucket, steps)
 
     def served(self, candidate: Candidate, bucket: Bucket) -> tuple[str, str, str]:
         """Placement, backend and precision that a candidate came to."""
