@@ -53,7 +53,7 @@ i { display: inline-block }
 .legend { color: var(--soft); font-size: .82rem; margin: .6rem 0 0 }
 .legend i { width: .75em; height: .75em; border-radius: 2px; margin: 0 .35em 0 1.1em }
 .legend i:first-child { margin-left: 0 }
-.frames { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem; margin: 1.2rem 0 }
+.frames { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 15.5rem)); gap: 1rem; margin: 1.2rem 0 }
 figure { margin: 0 }
 figure img { width: 100%; display: block; border-radius: 6px; background: #000 }
 figure img + img { margin-top: 4px }
@@ -82,8 +82,9 @@ def page(tables: Tables) -> str:
     """The whole page, as HTML."""
     pictures = {"before": _before_and_after(tables), "memory": _trade_off(tables), "steps": _by_steps(tables)}
     parts = [_head(tables), _tiles(tables)]
-    for table in tables.all:
-        parts += [_table(table), pictures.get(table.name, "")]
+    made = tables.all
+    for table in made:
+        parts += [_table(table), _LEGEND if table is made[0] else "", pictures.get(table.name, "")]
     parts += [_left_out(tables), _facts(tables)]
     title = html.escape(f"Tuned for {_machine(tables)}")
     return (
@@ -120,7 +121,7 @@ def _tiles(tables: Tables) -> str:
         factor = "defaults" if same else f"{usual.seconds / after.seconds:.2f} ×"
         tiles.append((factor, "are the best that was found" if same else f"faster than the defaults ({usual.text} s)"))
     placement, backend, precision = tables.served(tables.chosen, plan.compared)
-    tiles.append((placement.replace("_", " "), f"{backend}, {precision}"))
+    tiles.append((placement.replace("_", " "), f"is the placement; {backend}, {precision}"))
     shown = (f'<div class="tile"><b>{html.escape(big)}</b><span>{html.escape(small)}</span></div>'
              for big, small in tiles)  # fmt: skip
     return f'<div class="tiles">{"".join(shown)}</div>'
@@ -134,9 +135,8 @@ def _table(table: Table) -> str:
     rows = [_row(line, numeric, longest) for line in table.lines]
     return (
         f"<h2>{html.escape(table.heading)}</h2>\n<p>{html.escape(table.note)}</p>\n"
-        f'<div class="scroll"><table>\n<tr>{"".join(heads)}<th></th></tr>\n' + "\n".join(rows) + "\n</table></div>\n"
-        + _LEGEND
-    )  # fmt: skip
+        f'<div class="scroll"><table>\n<tr>{"".join(heads)}<th></th></tr>\n' + "\n".join(rows) + "\n</table></div>"
+    )
 
 
 def _row(line: Line, numeric: Sequence[bool], longest: float) -> str:
@@ -260,7 +260,7 @@ def _plot(points: Sequence[tuple[float, float, str, bool]], across: str, up: str
     parts += [f'<polyline class="way" points="{way}"/>']
     for x, y, name, best in points:
         at = place(x, y)
-        parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5"{" class=best" if best else ""}/>')
+        parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5" class="{"best" if best else ""}"/>')
         parts.append(f'<text class="name" x="{at[0] + 9:.1f}" y="{at[1] - 7:.1f}">{html.escape(name)}</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 

@@ -166,19 +166,21 @@ class Tables:
 
     def resolution(self) -> Table:
         """Every bucket with the choice and with the defaults."""
+        same = self.chosen == self.plan.defaults
         lines = []
         for bucket in self.plan.buckets:
             mine, theirs = (self._probe(one, bucket) for one in (self.chosen, self.plan.defaults))
             if mine is not None:
-                gain = f"{theirs.seconds / mine.seconds:.2f}" if theirs else NOTHING
-                default = theirs.text if theirs else NOTHING
-                cells = (str(bucket), _gib(mine.peak_gib), _short(mine.step), mine.text, default, gain)
+                cells: tuple[str, ...] = (str(bucket), _gib(mine.peak_gib), _short(mine.step), mine.text)
+                if not same:
+                    both = (theirs.text, f"{theirs.seconds / mine.seconds:.2f}") if theirs else (NOTHING, NOTHING)
+                    cells += both
                 lines.append(Line(cells, mine.phases))
         return Table(
             "resolution",
             f"Sizes, {DEFAULT_STEPS} steps",
-            "With the chosen settings, and beside them with the defaults.",
-            ("bucket", "peak GiB", "s a step", "seconds", "defaults", "× faster"),
+            "With the chosen settings" + (", which are the defaults." if same else ", and beside them the defaults."),
+            ("bucket", "peak GiB", "s a step", "seconds", *(() if same else ("defaults", "× faster"))),
             tuple(lines),
         )
 
@@ -197,6 +199,9 @@ class Tables:
                     phases[phase] = phases.get(phase, 0.0) + seconds
             total = f"≈ {_short(sum(timing.seconds for timing in known))}" if known else NOTHING
             note = errors[0] if errors else "chosen" if one == self.chosen else ""
+            served = self.served(one, plan.compared)[1]
+            if known and one.backend not in ("auto", served):
+                note = f"{note} ran as {served}".strip()
             if not errors and len(known) < len(plan.buckets):
                 note = "for the comparison" if one == BEFORE else "slower already" if known else ""
             name = f"defaults ({', '.join(self.served(one, plan.compared))})" if one == plan.defaults else one.label
@@ -205,7 +210,8 @@ class Tables:
         return Table(
             "candidates",
             "All that was compared",
-            f"Seconds of {DEFAULT_STEPS} steps in all measured buckets together. {self.tuned.decision.reason}.",
+            f"Seconds of {DEFAULT_STEPS} steps in all measured buckets together. Of the choice: "
+            f"{self.tuned.decision.reason}.",
             ("settings", "buckets", "seconds", ""),
             tuple(lines),
         )
