@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import tuning
+from easyanim_server.__main__ import app
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.settings import Settings
 from easyanim_server.video.decoder import read_frames
@@ -27,10 +29,9 @@ OPTIONS = (
 
 
 def tune(out: Path, *more: str) -> str:
-    command = [BIN / "easyanim-server", "tune", *OPTIONS, "--out", str(out), *more]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    ran = CliRunner().invoke(app, ["tune", *OPTIONS, "--out", str(out), *more])
+    assert ran.exception is None, ran.output
+    return ran.output
 
 
 @pytest.fixture(scope="module")

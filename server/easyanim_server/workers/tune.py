@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from easyanim_server.workers.tuneplan import BEFORE, BEFORE_STEPS, Candidate, De
 FOR_CANDIDATES = 0.6
 """Of the budget; the rest is for whole generations."""
 
+FOR_BEFORE = 0.1
+"""Of the budget, for a whole generation as it was before; one that takes longer waits until all else is measured."""
+
 PROBE, GENERATION = "probe", "generation"
 """Kinds of rows: what `Measure.probe` and `Measure.whole` return."""
 
@@ -38,6 +41,8 @@ class Task:
     what: str
     bucket: Bucket
     steps: int
+    within: float = math.inf
+    """Left for later where it is expected to take more seconds."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ class Tuner:
         probes = [Task(PROBE, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
         await self._measure(defaults, [*probes, usual], until=math.inf)
         candidates_end = self._began + FOR_CANDIDATES * plan.budget
-        await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS)], candidates_end)
+        before = Task(GENERATION, compared, BEFORE_STEPS, within=FOR_BEFORE * plan.budget)
+        await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS), before], candidates_end)
         for candidate in plan.candidates(self._machine.kind):
             if not self._is_defaults(candidate) and self._fits(candidate):
                 await self._measure(candidate, probes, candidates_end)
@@ -118,7 +124,7 @@ class Tuner:
         if self._refuted(decision.candidate):
             decision = Decision(defaults, f"in a whole generation {decision.candidate.label} was not faster")
             await self._measure(defaults, generations, end)
-        await self._measure(BEFORE, [Task(GENERATION, compared, BEFORE_STEPS)], end)
+        await self._measure(BEFORE, [replace(before, within=math.inf)], end)
         return self._written(decision)
 
     async def _measure(self, candidate: Candidate, tasks: Sequence[Task], until: float) -> None:
@@ -154,7 +160,10 @@ class Tuner:
             if self._hopeless(candidate):
                 self._say(f"{self._clock()}   slower than another already: the rest is left out")
                 return
-            if task.what == GENERATION and time.monotonic() + (self._expected(candidate, task) or 0.0) > until:
+            expected = self._expected(candidate, task) if task.what == GENERATION else 0.0
+            if expected > task.within:
+                continue
+            if time.monotonic() + expected > until:
                 self._leave_out(candidate, [task], "it would go beyond the budget")
                 continue
             try:
@@ -219,9 +228,10 @@ class Tuner:
         """What it takes at least to start a worker, as far as it was seen."""
         return min((row["start_seconds"] for row in self.journal.rows if "start_seconds" in row), default=0.0)
 
-    def _expected(self, candidate: Candidate, task: Task) -> float | None:
+    def _expected(self, candidate: Candidate, task: Task) -> float:
+        """Seconds of a whole generation; 0 where nothing is known of them."""
         row = self._row(candidate, Task(PROBE, task.bucket, DEFAULT_STEPS))
-        return None if row is None or "error" in row else projected(row, task.steps)
+        return 0.0 if row is None or "error" in row else projected(row, task.steps)
 
     def _refuted(self, candidate: Candidate) -> bool:
         """Whether a whole generation failed, or took longer than with the defaults."""

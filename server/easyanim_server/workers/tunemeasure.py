@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import statistics
 import uuid
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from easyanim_server.workers.tunejournal import Row
 
 GIB = 2**30
 
-SHORT, LONG = 2, 6
-"""Steps of the two generations from whose difference the time of a step is taken."""
+PROBED = 8
+"""Steps of the generation from which the time of a step is taken."""
 
 
 class Measure:
@@ -35,19 +38,19 @@ class Measure:
         self._worker, self._prompt, self._image = worker, prompt, image
 
     async def probe(self, bucket: Bucket, steps: int) -> Row:
-        """Seconds of that many steps, projected from two generations of few, which differ in nothing but their steps.
+        """Seconds of that many steps, projected from the median step of a generation of few.
 
         Raises:
             EasyAnimError: why there is no video.
         """
-        short, _ = await self._generate(bucket, SHORT, "1")
-        done, _ = await self._generate(bucket, LONG, "2")
-        longer = done.seconds[Phase.DENOISE] - short.seconds[Phase.DENOISE]
-        step = longer / (LONG - SHORT) if longer > 0 else done.seconds[Phase.DENOISE] / LONG
-        once = max(0.0, done.seconds[Phase.DENOISE] - LONG * step)  # the way of weights that wait elsewhere
+        await self._generate(bucket, 1, "warm")
+        made = await self._generate(bucket, PROBED, "")
+        done = made.completed
+        # Devices are told one step ahead (`Engine.step`): the first two ends and the last are not a step apart.
+        step = statistics.median(later - end for end, later in pairwise(made.ends[1:-1]))
+        once = max(0.0, done.seconds[Phase.DENOISE] - PROBED * step)  # the way of weights that wait elsewhere
         phases = {**done.seconds, Phase.DENOISE: once + steps * step}
-        peak = max(short.peak_device_bytes, done.peak_device_bytes)
-        return _facts(done, phases, peak) | {"step_seconds": step, "once_seconds": once, "steps_measured": LONG}
+        return _facts(done, phases) | {"step_seconds": step, "once_seconds": once, "steps_measured": PROBED}
 
     async def whole(self, bucket: Bucket, steps: int, out: Path) -> Row:
         """Seconds of that many steps, all of which are taken; the video goes into `out`, without loss.
@@ -56,13 +59,14 @@ class Measure:
             EasyAnimError: why there is no video.
         """
         await self._generate(bucket, 1, "warm")
-        done, data = await self._generate(bucket, steps, "")
+        made = await self._generate(bucket, steps, "")
+        done = made.completed
         served = done.readiness
         name = f"{bucket}-{steps}-{served.placement}-{served.backend}-{served.precision}-{done.sha256.hex()[:8]}"
         file = out / "videos" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)}.mkv"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        return _facts(done, done.seconds, done.peak_device_bytes) | {
+        file.write_bytes(made.file)
+        return _facts(done, done.seconds) | {
             "step_seconds": done.seconds[Phase.DENOISE] / steps,
             "once_seconds": 0.0,
             "steps_measured": steps,
@@ -70,8 +74,8 @@ class Measure:
             "latents_sha256": done.latents_sha256,
         }
 
-    async def _generate(self, bucket: Bucket, steps: int, note: str) -> tuple[Completed, bytes]:
-        """Have a video made; `note` ends the prompt, so that its text is read and not remembered."""
+    async def _generate(self, bucket: Bucket, steps: int, note: str) -> _Made:
+        """Have a video made; `note` ends the prompt, so that the next text is read and not remembered."""
         prompt = f"{self._prompt} {note}".strip()
         job = Job(
             id=f"tune-{uuid.uuid4().hex[:12]}",
@@ -85,14 +89,25 @@ class Measure:
             start=start_picture(self._image, bucket),
         )
         chunks: list[bytes] = []
+        ends: list[float] = []
         completed = None
         async for event in self._worker.run(job):
             if isinstance(event, Chunk):
                 chunks.append(event.data)
             elif isinstance(event, Completed):
                 completed = event
+            elif event.phase is Phase.DENOISE and event.completed:
+                ends.append(event.elapsed)
         assert completed is not None, "a job ends in Completed or raises"
-        return completed, b"".join(chunks)
+        return _Made(completed, b"".join(chunks), ends)
+
+
+@dataclass(frozen=True)
+class _Made:
+    completed: Completed
+    file: bytes
+    ends: list[float]
+    """Of each step, in seconds since the start of work."""
 
 
 def projected(row: Row, steps: int) -> float:
@@ -128,8 +143,8 @@ def _sunset(width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(picture.clip(0, 255), dtype=np.uint8)
 
 
-def _facts(done: Completed, phases: dict[Phase, float], peak: int) -> Row:
-    ready = done.readiness
+def _facts(done: Completed, phases: dict[Phase, float]) -> Row:
+    ready, peak = done.readiness, done.peak_device_bytes
     return {
         "seconds": sum(phases.values()),
         "phases": {phase.value: phases[phase] for phase in Phase if phase in phases},

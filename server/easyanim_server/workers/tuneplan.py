@@ -55,7 +55,7 @@ BEFORE = Candidate("sequential_cpu_offload", "eager", "bf16")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is measured, as a process of its own has found it: this one must hold no part of the card."""
+    """Where it is measured. This process must hold no part of the card."""
 
     device: str
     """The device's name as its maker calls it; ``cpu`` for the processor."""
@@ -155,12 +155,14 @@ class TunePlan:
         return [one for one in made if one not in slow and one != self.defaults]
 
     def look(self) -> Machine:
-        """Find out about the machine, in a process that ends with it.
+        """Find out about the machine; where it may have a card, in a process of its own, which holds none of it after.
 
         Raises:
             ConfigurationError: there is no such device.
             UnsupportedModel: there is no such model.
         """
+        if self.base.device == "cpu":
+            return _look(self)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_look, self).result()
 

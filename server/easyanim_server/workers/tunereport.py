@@ -172,7 +172,7 @@ def _before_and_after(tables: Tables) -> str:
 
 
 def _by_steps(tables: Tables) -> str:
-    """The middle frame by steps, under it what differs from the most steps; and a curve of both prices."""
+    """The middle frame by steps, under it what differs from the most steps; and a curve of it."""
     videos = _videos(tables.generations(), tables)
     if len(videos) < 2:
         return ""
@@ -186,12 +186,12 @@ def _by_steps(tables: Tables) -> str:
             apart = psnr(frames, reference)
             caption += f", {apart:.1f} dB"
             pictures.append(_apart(_middle(frames), _middle(reference)))
-            points.append((row["seconds"], apart, f"{steps} steps", steps == DEFAULT_STEPS))
+            points.append((steps, apart, f"{row['seconds']:.3g} s", steps == DEFAULT_STEPS))
         figures.append(_figure(pictures, f"{steps} steps", caption))
     note = (
         f"<p>The middle frame; under it, {AMPLIFIED} times brighter, how it differs from the frame of {most} steps.</p>"
     )
-    plot = _plot(points, "seconds", f"PSNR to {most} steps, dB") if len(points) > 1 else ""
+    plot = _plot(points, "steps", f"PSNR to {most} steps, dB") if len(points) > 1 else ""
     return f'<div class="frames">{"".join(figures)}</div>\n{note}\n{plot}'
 
 
