@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from easyanim_server.engine import checkpoint
+from easyanim_server.engine.choice import Forecast
+from easyanim_server.engine.memory import GIB, Outline, estimate
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket
 from easyanim_server.settings import Settings
+from easyanim_server.tuning import Tuning
+from easyanim_server.workers.tune import Tuned
 from easyanim_server.workers.tunejournal import Journal
 from easyanim_server.workers.tunemeasure import projected, start_picture
-from easyanim_server.workers.tuneplan import BEFORE, Candidate, TunePlan, decide, parse_duration
-from easyanim_server.workers.tunetables import psnr
+from easyanim_server.workers.tuneplan import BEFORE, Candidate, Machine, TunePlan, decide, parse_duration
+from easyanim_server.workers.tunetables import Tables, psnr
 
 DEFAULTS = Candidate("auto", "auto", "bf16")
 FULL = Candidate("full", "inductor", "bf16")
@@ -116,6 +122,25 @@ def test_a_start_picture_is_drawn_or_cropped_to_the_bucket(tmp_path: Path) -> No
     (tmp_path / "no.jpg").write_text("no picture")
     with pytest.raises(ConfigurationError, match=r"no\.jpg' is no picture"):
         start_picture(tmp_path / "no.jpg", Bucket.parse("32x48x5"))
+
+
+def test_a_placement_that_was_predicted_not_to_fit_is_shown_as_predicted(tmp_path: Path) -> None:
+    asked = plan()
+    outline = Outline.of(checkpoint.outline("builtin:tiny"), torch.float32)
+    need = estimate(outline, asked.compared, "full", "inductor", "bf16", tiled=False)
+    machine = Machine("a small card", "cuda", {}, [Forecast(("full", "inductor", "bf16"), need, fits=False)])
+    served = {"placement": "group_offload", "backend": "inductor", "precision": "bf16"}
+    phases = {"IMAGE_ENCODE": 1.0, "DENOISE": 35.0, "DECODE": 2.0}
+    measured = row(DEFAULTS.label, served=served, phases=phases, seconds=38.0, once_seconds=0.0, step_seconds=1.0,
+                   peak_gib=3.0)  # fmt: skip
+    tuned = Tuned(Tuning({}, {}), decide(DEFAULTS, {DEFAULTS: 38.0}), [measured], [], 1)
+
+    group, full = Tables(asked, machine, tuned, tmp_path).memory().lines
+
+    assert (group.cells[0], group.cells[3:5]) == ("group_offload", ("3.0", "≈ 38.0"))
+    assert full.cells[0] == "full"
+    assert full.cells[3] == f"{need.least_card / GIB:.1f} predicted for 32x48x5, does not fit"
+    assert not full.phases
 
 
 def test_psnr_of_equal_videos_is_infinite_and_of_a_step_of_one_level_48_decibels() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from easyanim_server.engine.choice import FASTEST_FIRST
+from easyanim_server.engine.memory import Estimate
 from easyanim_server.job import DEFAULT_STEPS, Bucket, Phase
 from easyanim_server.video.decoder import read_frames
 from easyanim_server.workers.tune import GENERATION, PROBE, Tuned
@@ -129,8 +130,7 @@ class Tables:
                 )  # fmt: skip
                 lines.append(Line(cells, timing.phases, best=place == chosen))
             else:
-                need = f"{self._too_large[place]:.1f} predicted, does not fit"
-                lines.append(Line((place, NOTHING, NOTHING, need, NOTHING, NOTHING), {}))
+                lines.append(Line((place, NOTHING, NOTHING, self._too_large[place], NOTHING, NOTHING), {}))
         return Table(
             "memory",
             f"Memory modes, {bucket}",
@@ -268,14 +268,21 @@ class Tables:
         return [row for row in named if "error" not in row]
 
     @property
-    def _too_large(self) -> dict[str, float]:
-        """GiB of card that placements are predicted to need which do not fit here, in their leanest backend."""
-        needs: dict[str, float] = {}
+    def _too_large(self) -> dict[str, str]:
+        """What placements are predicted to need that do not fit here, in the leanest way to run each."""
+        needs: dict[tuple[str, ...], Estimate] = {}
         for one in self.machine.forecasts:
-            if not one.fits:
-                need = one.estimate.least_card / GIB
-                needs[one.asked[0]] = max(needs.get(one.asked[0], 0.0), need)
-        return needs
+            worst = needs.get(one.asked)
+            if not one.fits and (worst is None or one.estimate.least_card > worst.least_card):
+                needs[one.asked] = one.estimate
+        leanest: dict[str, Estimate] = {}
+        for (place, *_), need in needs.items():
+            if place not in leanest or need.least_card < leanest[place].least_card:
+                leanest[place] = need
+        return {
+            place: f"{need.least_card / GIB:.1f} predicted for {need.bucket}, does not fit"
+            for place, need in leanest.items()
+        }
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
