@@ -130,7 +130,7 @@ class Tuner:
     async def _measure(self, candidate: Candidate, tasks: Sequence[Task], until: float) -> None:
         """Do those tasks that were not done before, in one worker process."""
         missing = [task for task in tasks if self._row(candidate, task) is None]
-        if not missing or self._hopeless(candidate):
+        if not missing or self._hopeless(candidate, missing[0]):
             return
         if time.monotonic() + self._start_seconds() >= until:
             self._leave_out(candidate, missing, "the budget is spent")
@@ -157,7 +157,7 @@ class Tuner:
             return
         start_seconds = time.monotonic() - began
         for task in tasks:
-            if self._hopeless(candidate):
+            if self._hopeless(candidate, task):
                 self._say(f"{self._clock()}   slower than another already: the rest is left out")
                 return
             expected = self._expected(candidate, task) if task.what == GENERATION else 0.0
@@ -200,13 +200,14 @@ class Tuner:
         found = {one: self._seconds(one) for one in known}
         return {one: sum(times) for one, times in found.items() if len(times) == len(self._plan.buckets)}
 
-    def _hopeless(self, candidate: Candidate) -> bool:
-        """Whether it takes longer already than the best takes for all buckets, or was refuted."""
+    def _hopeless(self, candidate: Candidate, task: Task) -> bool:
+        """Whether it was refuted, or takes longer already than the best takes for all buckets."""
         if self._refuted(candidate):
             return True
         totals = self._totals()
-        open_ones = candidate not in totals and candidate not in (self._plan.defaults, BEFORE)
-        return open_ones and sum(self._seconds(candidate)) > min(totals.values(), default=math.inf)
+        if task.what == GENERATION or candidate == self._plan.defaults or candidate in totals:
+            return False
+        return sum(self._seconds(candidate)) > min(totals.values(), default=math.inf)
 
     def _is_defaults(self, candidate: Candidate) -> bool:
         """Whether it is what the defaults come to here."""

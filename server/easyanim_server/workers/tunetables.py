@@ -202,8 +202,9 @@ class Tables:
             served = self.served(one, plan.compared)[1]
             if known and one.backend not in ("auto", served):
                 note = f"{note} ran as {served}".strip()
+            best = min(self.tuned.tuning.header["seconds"].values(), default=0.0)
             if not errors and len(known) < len(plan.buckets):
-                note = "for the comparison" if one == BEFORE else "slower already" if known else ""
+                note = "slower already" if sum(timing.seconds for timing in known) > best else "not in every bucket"
             name = f"defaults ({', '.join(self.served(one, plan.compared))})" if one == plan.defaults else one.label
             cells = (name, f"{len(known)} of {len(plan.buckets)}", total, note)
             lines.append(Line(cells, phases, best=one == self.chosen))
