@@ -103,9 +103,8 @@ class Tuner:
             ConfigurationError: not even the defaults, nor anything else, can serve these buckets here.
         """
         plan, defaults, compared = self._plan, self._plan.defaults, self._plan.compared
-        usual = Task(GENERATION, compared, DEFAULT_STEPS)
         probes = [Task(PROBE, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
-        await self._measure(defaults, [*probes, usual], until=math.inf)
+        await self._measure(defaults, probes, until=math.inf)
         candidates_end = self._began + FOR_CANDIDATES * plan.budget
         before = Task(GENERATION, compared, BEFORE_STEPS, within=FOR_BEFORE * plan.budget)
         await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS), before], candidates_end)
@@ -117,9 +116,12 @@ class Tuner:
             raise ConfigurationError(f"nothing could be measured in every bucket: {self._first_error()}")
         end = self._began + plan.budget
         counts = sorted({*plan.steps, DEFAULT_STEPS})
-        # The most steps are what others are compared with; the usual ones may refute the decision.
+        # The most steps are what others are compared with; the usual ones may refute the decision, side by side with
+        # the defaults', since a machine may be slower now than it was an hour ago.
         counts = list(dict.fromkeys((DEFAULT_STEPS, counts[-1], *counts)))
         generations = [Task(GENERATION, compared, steps) for steps in counts]
+        if decision.candidate != defaults:
+            await self._measure(defaults, generations[:1], end)
         await self._measure(decision.candidate, generations, end)
         if self._refuted(decision.candidate):
             decision = Decision(defaults, f"in a whole generation {decision.candidate.label} was not faster")
