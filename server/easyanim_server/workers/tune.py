@@ -33,6 +33,9 @@ FOR_BEFORE = 0.1
 PROBE, GENERATION = "probe", "generation"
 """Kinds of rows: what `Measure.probe` and `Measure.whole` return."""
 
+AGAIN = "again"
+"""A probe whose row exists: of both the faster one stays."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -116,12 +119,14 @@ class Tuner:
             raise ConfigurationError(f"nothing could be measured in every bucket: {self._first_error()}")
         end = self._began + plan.budget
         counts = sorted({*plan.steps, DEFAULT_STEPS})
-        # The most steps are what others are compared with; the usual ones may refute the decision, side by side with
-        # the defaults', since a machine may be slower now than it was an hour ago.
+        # The most steps are what others are compared with; the usual ones may refute the decision.
         counts = list(dict.fromkeys((DEFAULT_STEPS, counts[-1], *counts)))
         generations = [Task(GENERATION, compared, steps) for steps in counts]
         if decision.candidate != defaults:
-            await self._measure(defaults, generations[:1], end)
+            # Side by side with what is to replace them: the machine may have been slower when it began.
+            again = [Task(AGAIN, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
+            await self._measure(defaults, [*again, generations[0]], end)
+            decision = decide(defaults, self._totals())
         await self._measure(decision.candidate, generations, end)
         if self._refuted(decision.candidate):
             decision = Decision(defaults, f"in a whole generation {decision.candidate.label} was not faster")
@@ -131,7 +136,7 @@ class Tuner:
 
     async def _measure(self, candidate: Candidate, tasks: Sequence[Task], until: float) -> None:
         """Do those tasks that were not done before, in one worker process."""
-        missing = [task for task in tasks if self._row(candidate, task) is None]
+        missing = [task for task in tasks if not self._done(candidate, task)]
         if not missing or self._hopeless(candidate, missing[0]):
             return
         if time.monotonic() + self._start_seconds() >= until:
@@ -144,7 +149,7 @@ class Tuner:
         try:
             await asyncio.wait_for(self._in_worker(worker, candidate, missing, until), left)
         except asyncio.TimeoutError:
-            rest = [task for task in missing if self._row(candidate, task) is None]
+            rest = [task for task in missing if not self._done(candidate, task)]
             self._leave_out(candidate, rest, "cut off when the budget was spent")
         finally:
             await worker.stop()
@@ -177,19 +182,30 @@ class Tuner:
 
     async def _measured(self, worker: LocalWorker, task: Task) -> Row:
         measure = Measure(worker, self._plan.prompt, self._plan.image)
-        if task.what == PROBE:
+        if task.what != GENERATION:
             return await measure.probe(task.bucket, task.steps)
         return await measure.whole(task.bucket, task.steps, self._out)
 
     def _add(self, candidate: Candidate, task: Task, found: Row) -> None:
         self._added += 1
         named = {"placement": candidate.placement, "backend": candidate.backend, "precision": candidate.precision}
-        where = {"what": task.what, "candidate": candidate.label, "bucket": str(task.bucket), "steps": task.steps}
+        what = GENERATION if task.what == GENERATION else PROBE
+        where = {"what": what, "candidate": candidate.label, "bucket": str(task.bucket), "steps": task.steps}
+        if task.what == AGAIN:
+            earlier = self._row(candidate, task)
+            if earlier and ("error" in found or earlier.get("seconds", math.inf) <= found["seconds"]):
+                found = earlier
+            found = {**found, "again": True}
         self.journal.add({**where, **named, **found})
         self._say(f"{self._clock()}   {sentence(self.journal.rows[-1])}")
 
     def _row(self, candidate: Candidate, task: Task) -> Row | None:
-        return self.journal.find(task.what, candidate.label, str(task.bucket), task.steps)
+        what = GENERATION if task.what == GENERATION else PROBE
+        return self.journal.find(what, candidate.label, str(task.bucket), task.steps)
+
+    def _done(self, candidate: Candidate, task: Task) -> bool:
+        row = self._row(candidate, task)
+        return row is not None and (task.what != AGAIN or "again" in row)
 
     def _seconds(self, candidate: Candidate) -> list[float]:
         """Of the buckets that were probed, projected to the usual steps."""
@@ -248,7 +264,7 @@ class Tuner:
         return next((row["error"] for row in self.journal.rows if "error" in row), "the budget was too short")
 
     def _leave_out(self, candidate: Candidate, tasks: Sequence[Task], why: str) -> None:
-        kinds = {PROBE: "{bucket}", GENERATION: "{steps} steps of {bucket} as a whole"}
+        kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} steps of {bucket} as a whole"}
         named = ", ".join(kinds[task.what].format(bucket=task.bucket, steps=task.steps) for task in tasks)
         self._left_out.append(f"{candidate.label}: {named}: {why}")
         self._say(f"{self._clock()} not measured: {self._left_out[-1]}")
