@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+import structlog
 from PIL import Image
 
 from easyanim.v1 import video_pb2 as pb
@@ -20,6 +21,13 @@ from tests.servers import RunningServer, settings
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Stub = video_pb2_grpc.VideoServiceStub
+
+
+@pytest.fixture(autouse=True)
+def default_logging() -> Iterator[None]:
+    """A command that a test runs in this process configures logging for the whole process; undone afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,23 @@
-"""All settings in one frozen object, read once: flags, then `EASYANIM_*`, then a TOML file, then defaults."""
+"""All settings in one frozen object, read once: flags, `EASYANIM_*`, a TOML file, a tuning file, then defaults."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from easyanim_server import tuning
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket
 
@@ -49,6 +51,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    found_by_tuning: ClassVar[Mapping[str, str]] = {}
+    """What stands below all other sources; see `load`."""
+
     model: str = DEFAULT_MODEL
     """What to serve: a Hugging Face id, a local diffusers folder, builtin:tiny, synthetic:7b or synthetic:12b."""
     revision: str | None = None
@@ -80,6 +85,8 @@ class Settings(BaseSettings):
     """The attention kernel; auto measures all that are installed, for every bucket."""
     guidance_batch: Literal["auto", "1", "2"] = "auto"
     """Predictions made at once where guidance needs two; auto measures on CUDA and is 1 on the CPU."""
+    tuned: Path | None = None
+    """A file of `easyanim-server tune`, whose settings stand below all others; refused on another card or model."""
     cache_dir: Path | None = None
     """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
     buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
@@ -145,16 +152,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags win over the environment, which wins over the file named by `load`."""
+        """Flags win over the environment, which wins over the file named by `load`, which wins over a tuning."""
         file = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
-        return init_settings, env_settings, file
+        tuned = InitSettingsSource(settings_cls, dict(getattr(settings_cls, "found_by_tuning", {})))
+        return init_settings, env_settings, file, tuned
 
     @classmethod
     def load(cls, flags: dict[str, Any] | None = None, file: Path | None = None) -> Settings:
-        """Read flags, environment and `file`.
+        """Read flags, environment and `file`, and then the tuning file if one of these names it.
 
         Raises:
-            ConfigurationError: a value is not allowed, a name is not known, or the file cannot be read.
+            ConfigurationError: a value is not allowed, a name is not known, a file cannot be read, or the tuning was
+                measured with another model.
         """
         unknown = unknown_environment(os.environ)
         if unknown:
@@ -163,16 +172,26 @@ class Settings(BaseSettings):
         if file is not None and not file.is_file():
             raise ConfigurationError(f"settings file {str(file)!r} does not exist")
 
-        class FromFile(cls):  # type: ignore[valid-type, misc]
+        loaded = cls._read(flags or {}, file, {})
+        if loaded.tuned is not None:
+            found = tuning.read(loaded.tuned)
+            loaded = cls._read(flags or {}, file, found.settings)
+            found.require_model(loaded.model, loaded.tuned or Path())
+        return cls.model_construct(**dict(loaded))
+
+    @classmethod
+    def _read(cls, flags: dict[str, Any], file: Path | None, tuned: Mapping[str, str]) -> Settings:
+        class FromFiles(cls):  # type: ignore[valid-type, misc]
             model_config = SettingsConfigDict(toml_file=file)
+            found_by_tuning = tuned
 
         try:
-            loaded = FromFile(**(flags or {})) if file else cls(**(flags or {}))
+            read: Settings = FromFiles(**flags)
         except ValidationError as error:
             raise ConfigurationError("; ".join(_sentence(item) for item in error.errors())) from error
         except ValueError as error:
             raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
-        return cls.model_construct(**dict(loaded))
+        return read
 
 
 def unknown_environment(environment: Iterable[str]) -> list[str]:

@@ -42,6 +42,20 @@ class Choice:
         return any(item.tiled for item in self.estimates if (item.bucket.height, item.bucket.width) == (height, width))
 
 
+Asked = tuple[str, str, str]
+"""Placement, backend and precision, as settings name them."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a bucket is predicted to take under settings that were not tried."""
+
+    asked: Asked
+    estimate: Estimate
+    fits: bool
+    """Whether the card has room for it."""
+
+
 def choose(
     outline: Outline,
     buckets: Sequence[Bucket],
@@ -165,11 +179,10 @@ def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype)
         UnsupportedModel: there is no such model.
     """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
         made = choose(
             Outline.of(checkpoint.outline(settings.model, settings.revision), dtype),
             settings.catalogue,
-            capacity(total, free, settings.vram_limit_gib),
+            room(settings, device),
             placement=settings.placement,
             backend="inductor" if settings.backend == "auto" else settings.backend,
             precision=resolve_precision(settings.precision, settings.placement.endswith(QFLOAT8), device),
@@ -180,6 +193,37 @@ def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype)
     if settings.placement == "auto":
         return Choice("full", (), "the CPU has all weights in its own memory")
     return Choice(settings.placement, (), f"{settings.placement} as configured")
+
+
+def room(settings: Settings, device: torch.device) -> int:
+    """Bytes of a CUDA device that a process with these settings may plan with now."""
+    free, total = torch.cuda.mem_get_info(device)
+    return capacity(total, free, settings.vram_limit_gib)
+
+
+def predicted(settings: Settings, device: torch.device, dtype: torch.dtype, asked: Sequence[Asked]) -> list[Forecast]:
+    """What candidates for tuning are predicted to take, bucket by bucket; nothing on the CPU, where nothing is short.
+
+    Args:
+        settings: Model, buckets, tiling and limits count.
+        device: What they would run on.
+        dtype: The compute type.
+        asked: Placement, backend and precision of each.
+    """
+    if device.type != "cuda":
+        return []
+    outline = Outline.of(checkpoint.outline(settings.model, settings.revision), dtype)
+    card = room(settings, device)
+    forecasts = []
+    for placement, backend, precision in asked:
+        runs = precision if not placement.endswith(QFLOAT8) else resolve_precision(precision, True, device)
+        for bucket in settings.catalogue:
+            for tiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.vae_tiling]:
+                item = estimate(outline, bucket, placement, backend, runs, tiled=tiled)
+                if item.least_card <= card:
+                    break
+            forecasts.append(Forecast((placement, backend, precision), item, item.least_card <= card))
+    return forecasts
 
 
 def capacity(total: int, free: int, limit_gib: float | None) -> int:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from easyanim_server import tuning
 from easyanim_server.engine import cache, checkpoint
 from easyanim_server.engine.block import AttentionMode
 from easyanim_server.engine.choice import Choice, find_placement
@@ -147,13 +148,19 @@ class Engine:
         """Load the model that `settings` name, onto the device that they name.
 
         Raises:
-            ConfigurationError: there is no such device, or not enough memory for a bucket.
+            ConfigurationError: there is no such device, not enough memory for a bucket, or another device than the
+                settings were tuned on.
             UnsupportedModel: this engine cannot run the model.
         """
         device = resolve_device(settings.device)
         dtype = resolve_dtype(settings.dtype, device)
+        found = tuning.read(settings.tuned) if settings.tuned else None
+        if found is not None and settings.tuned is not None:
+            found.require_device(device_name(device), settings.tuned)
         limit_memory(device, settings.vram_limit_gib)
         choice = find_placement(settings, device, dtype)
+        if found is not None:
+            choice = replace(choice, reason=f"{choice.reason}; {found.source}")
         precision = resolve_precision(settings.precision, choice.placement.endswith(QFLOAT8), device)
         log.info("placement %s: %s", choice.placement, choice.reason)
         if settings.backend != "eager":

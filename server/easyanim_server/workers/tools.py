@@ -14,11 +14,12 @@ from pathlib import Path
 
 import huggingface_hub
 
+from easyanim_server import tuning
 from easyanim_server.engine import cache, cachefit, checkpoint
 from easyanim_server.engine.cachefit import Fit
 from easyanim_server.engine.checkpoint import like_published
 from easyanim_server.engine.choice import find_placement
-from easyanim_server.engine.devices import describe_devices, resolve_device, resolve_dtype
+from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.errors import ConfigurationError, EasyAnimError
 from easyanim_server.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
@@ -109,6 +110,7 @@ def examine(settings: Settings) -> list[Finding]:
         _memory(),
         _model(settings),
         _placement(settings),
+        *_tuned(settings),
         *_served_before(settings),
         _codecs(),
         _spool(),
@@ -165,6 +167,19 @@ def _model(settings: Settings) -> Finding:
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     return Finding("model", f"{name} is not on this machine; serve downloads it ({free / GIB:.0f} GiB free for it)")
+
+
+def _tuned(settings: Settings) -> list[Finding]:
+    """Where tuned settings come from, and whether they are this machine's."""
+    if settings.tuned is None:
+        return []
+    try:
+        found = tuning.read(settings.tuned)
+        found.require_device(device_name(resolve_device(settings.device)), settings.tuned)
+    except EasyAnimError as error:
+        return [Finding("tuning", str(error), fatal=True)]
+    values = ", ".join(f"{name} {found.settings[name]}" for name in tuning.TUNABLE if name in found.settings)
+    return [Finding("tuning", f"{found.source}: {values}")]
 
 
 def _served_before(settings: Settings) -> list[Finding]:
