@@ -50,6 +50,7 @@ class LocalWorker:
         self._engine_path = engine_path
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._sending = threading.Lock()
         self._reader: threading.Thread | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
 
@@ -131,7 +132,9 @@ class LocalWorker:
     def _send(self, message: ToWorker) -> None:
         if self._connection is None:
             raise OSError("there is no worker process")
-        self._connection.send(message)
+        # A job is sent from a thread and its cancel from the event loop: two messages must not mix in the pipe.
+        with self._sending:
+            self._connection.send(message)
 
     async def _lost(self, when: str) -> WorkerLost:
         code = None

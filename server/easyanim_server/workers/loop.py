@@ -111,14 +111,18 @@ class Inbox:
 
     def receive(self) -> None:
         """Take messages until `Stop`, or until the pipe closes because the front died; then end the process."""
-        with suppress(EOFError, OSError):
-            while not isinstance(message := self._connection.recv(), Stop):
-                if isinstance(message, Run):
-                    self.jobs.put(message.job)
-                elif isinstance(message, Cancel):
-                    self._cancelled = message.job_id
-        # At once, in the middle of a step too: a normal exit would wait for the main thread.
-        os._exit(0)
+        code = 1  # a worker that cannot hear any more must not stay: the front would wait for it for ever
+        try:
+            with suppress(EOFError, OSError):
+                while not isinstance(message := self._connection.recv(), Stop):
+                    if isinstance(message, Run):
+                        self.jobs.put(message.job)
+                    elif isinstance(message, Cancel):
+                        self._cancelled = message.job_id
+            code = 0
+        finally:
+            # At once, in the middle of a step too: a normal exit would wait for the main thread.
+            os._exit(code)
 
     def check(self, job: Job) -> None:
         """Raise `JobCancelled` where the front has asked for it."""
