@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from tools.train_demo import __main__ as command
 from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from tools.train_demo.linear import LinearCode
 from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
 from tools.train_demo.networks import Sizes, make_vae
+from tools.train_demo.optimiser import MuonAdamW
 
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
@@ -86,6 +88,35 @@ def test_training_goes_on_where_it_was_left(trained, folder):
 
     assert lines(trained / "more" / "vae.jsonl")[0]["steps"] == 30
     assert denoiser.state.read(trained / "more" / "vae")[1]["steps"] == 31
+
+
+def test_the_linear_code_has_components_of_unit_variance_that_do_not_go_together(bank):
+    rng = random.Random(0)
+    videos = clips.draw(bank.pictures, [draw_scene(rng, 5, 64, 64) for _ in range(12)], 5, 64, 64, rng)
+    latents = LinearCode(videos, 16)(videos)
+    spread = torch.cov(latents.transpose(0, 1).flatten(1))
+
+    assert latents.shape == (12, 16, 2, 8, 8)
+    assert torch.allclose(spread, torch.eye(16), atol=1e-3)
+
+
+def test_both_orders_of_memory_are_optimised_alike():
+    torch.manual_seed(0)
+    made = []
+    for order in (torch.contiguous_format, torch.channels_last_3d):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv3d(4, 6, 3)
+        layer.weight.data = layer.weight.data.contiguous(memory_format=order)
+        before = layer.weight.detach().clone()
+        optimiser = MuonAdamW(layer.parameters(), [layer.weight], rate=1e-2, decay=0.0)
+        for _ in range(3):
+            optimiser.zero_grad()
+            layer(torch.ones(1, 4, 3, 3, 3)).square().sum().backward()
+            optimiser.step()
+        made.append(layer.weight.detach())
+        assert not torch.allclose(made[-1], before, atol=1e-2)
+
+    assert torch.allclose(*made, atol=1e-3)
 
 
 def test_training_sees_what_the_server_computes():

@@ -33,19 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             export.save_tokenizer(learn_tokenizer(sizes), options.tokenizer)
             print(f"the tokenizer is in {options.tokenizer}")
         case "vae":
-            stages = vae.SMOKE_STAGES if options.smoke else vae.STAGES
+            stages = vae.STAGES if device.type == "cuda" else vae.CPU_STAGES
+            stages = vae.SMOKE_STAGES if options.smoke else stages
             made = vae.Options(
                 options.photographs, options.out, options.seconds, device, options.resume, options.steps,
-                seed=options.seed, stages=stages, sizes=sizes, bank=32 if options.smoke else 768,
-                refresh=1 if options.smoke else 24,
+                seed=options.seed, stages=stages, sizes=sizes,
+                bank=32 if options.smoke else 768, refresh=24 if device.type == "cuda" else 1,
             )  # fmt: skip
             vae.train(made if options.rate is None else dataclasses.replace(made, rate=options.rate))
         case "transformer":
-            shapes = denoiser.SMOKE_SHAPES if options.smoke else denoiser.SHAPES
+            shapes = denoiser.SHAPES if device.type == "cuda" else denoiser.CPU_SHAPES
+            shapes = denoiser.SMOKE_SHAPES if options.smoke else shapes
             run = denoiser.Options(
                 options.photographs, AutoTokenizer.from_pretrained(options.tokenizer), options.vae, options.out,
                 options.seconds, device, options.resume, options.steps, seed=options.seed, shapes=shapes, sizes=sizes,
-                bank=32 if options.smoke else 768, compiled=not options.eager,
+                bank=32 if options.smoke else 768, compiled=device.type == "cuda" and not options.eager,
                 **({"judged": 4, "judged_at": ((4, 1.5),), "save_every": 5.0} if options.smoke else {}),
             )  # fmt: skip
             denoiser.train(run if options.rate is None else dataclasses.replace(run, rate=options.rate))

@@ -20,6 +20,7 @@ from easyanim_server.engine.text import MAX_TOKENS, _in_template
 from tools.train_demo import clips, evaluate, prompts, state, vae
 from tools.train_demo.motion import draw_scene
 from tools.train_demo.networks import Sizes, make_text_encoder, make_transformer
+from tools.train_demo.optimiser import MuonAdamW
 from tools.train_demo.pictures import Bank, load_photographs
 
 NOISE_ON_PICTURES = 0.0563
@@ -40,11 +41,33 @@ class Shape:
     """How many are kept encoded."""
     batch: int
     share: float
-    """Of the steps."""
+    """Of the steps, among the shapes of their time."""
+    since: float = 0.0
+    until: float = 1.0
+    """Shares of the training between which it is trained with."""
+    tokens: int = MAX_TOKENS
+    """Of a text that are read; the server reads all, of which most are padding."""
+
+    def is_due(self, progress: float) -> bool:
+        """Whether it is trained with at this share of the training."""
+        return self.since <= progress < self.until
 
 
 SHAPES = (Shape(128, 128, 25, 6144, 96, 0.75), Shape(128, 224, 25, 1536, 56, 0.25))
-SMOKE_SHAPES = (Shape(32, 32, 9, 24, 8, 0.7), Shape(32, 48, 9, 8, 4, 0.3))
+CPU_SHAPES = (
+    Shape(128, 128, 9, 384, 16, 1.0, until=0.45, tokens=64),
+    Shape(128, 128, 25, 160, 8, 0.75, since=0.45),
+    Shape(128, 224, 25, 48, 4, 0.25, since=0.45),
+)
+"""Clips of nine frames cost a CPU a third, and teach the same motion."""
+SMOKE_SHAPES = (
+    Shape(32, 32, 5, 16, 8, 1.0, until=0.3, tokens=64),
+    Shape(32, 32, 9, 24, 8, 0.7, since=0.3),
+    Shape(32, 48, 9, 8, 4, 0.3, since=0.3),
+)
+
+USES = 24
+"""How often a clip is drawn, about, before another takes its place."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,6 @@ class Options:
     """Share of a batch, in the second half, that is taken to where guidance leads."""
     shapes: tuple[Shape, ...] = SHAPES
     bank: int = 768
-    refresh_every: int = 8
     compiled: bool = True
     sizes: Sizes = field(default_factory=Sizes)
     save_every: float = 60.0
@@ -91,21 +113,25 @@ class Pool:
         self.latents = torch.empty(size, dtype=kind, device=device)
         self.given = torch.empty(size, dtype=kind, device=device)
         self.tokens = torch.empty(shape.pool, TEXTS, MAX_TOKENS, dtype=torch.int16, device=device)
-        self._next = 0
-        step = min(32, shape.pool)
-        for start in range(0, shape.pool, step):
-            self.replace(min(step, shape.pool - start))
-            bank.refresh(8)
+        self._next = self._drawn = 0
+        for _ in range(0, shape.pool, self._renewed):
+            self._renew()
+
+    @property
+    def _renewed(self) -> int:
+        """How many are encoded at once."""
+        return min(32, self.shape.pool // 8)
 
     @torch.no_grad()
-    def replace(self, count: int) -> None:
+    def _renew(self) -> None:
         """Encode new clips over the oldest ones."""
+        count = self._renewed
         shape, rng, options = self.shape, self._rng, self._options
         scenes = [draw_scene(rng, shape.frames, shape.height, shape.width) for _ in range(count)]
         video = clips.draw(self._bank.pictures, scenes, shape.frames, shape.height, shape.width, rng)
         ended = [rng.random() < 0.06 for _ in scenes]
         given = given_video(video, torch.tensor(ended, device=video.device))
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=video.is_cuda):
+        with vae.half_precision(video.device):
             latents, of_given = (vae.encode(self._encoder, v).chunk(2, dim=1)[0] for v in (video, given))
         texts = [
             prompts.unconditional(rng) if rng.random() < options.dropped else prompts.describe(scene, rng)
@@ -117,13 +143,22 @@ class Pool:
         self._next = (self._next + count) % shape.pool
         self.latents[where], self.given[where] = latents.to(self.latents), of_given.to(self.given)
         self.tokens[where] = tokens.to(video.device)
+        self._bank.refresh(max(1, count // 4))
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch: latents, latents of what is given, token ids."""
+        """A batch: latents, latents of what is given, token ids. Clips that were drawn often enough are renewed."""
+        self._drawn += self.shape.batch
+        if self._drawn >= USES * self._renewed:
+            self._drawn = 0
+            self._renew()
         device, size = self.latents.device, (self.shape.batch,)
         index = torch.randint(self.shape.pool, size, device=device)
         text = torch.randint(TEXTS, size, device=device)
-        return self.latents[index].float(), self.given[index].float(), self.tokens[index, text].long()
+        return (
+            self.latents[index].float(),
+            self.given[index].float(),
+            self.tokens[index, text, : self.shape.tokens].long(),
+        )
 
 
 def given_video(video: Tensor, with_end: Tensor) -> Tensor:
@@ -194,6 +229,11 @@ class Denoiser(nn.Module):
         return velocity.float()
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether a weight turns features into features: no embedding, and no modulation by the time."""
+    return not any(part in name for part in ("embed", "norm"))
+
+
 def draw_sigma(count: int, device: torch.device) -> Tensor:
     """Shares of noise as often as the published schedule visits them."""
     e = math.exp(SHIFT)
@@ -213,9 +253,9 @@ def train(options: Options) -> dict[str, Any]:
     pad = tokenizer.pad_token_id
     encoder = vae.load(options.vae, options.sizes, device)
     net = Denoiser(options.sizes, pad).to(device)
-    optimiser = torch.optim.AdamW(
-        net.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
-    )
+    hidden = (net.transformer.transformer_blocks, net.text_encoder)
+    matrices = [w for part in hidden for n, w in part.named_parameters() if w.ndim == 2 and _is_hidden(n)]
+    optimiser = MuonAdamW(net.parameters(), matrices, options.rate, decay=0.01)
     run = state.Run({"net": net}, optimiser, decay=0.999)
     if state.exists(options.resume) and options.resume:
         run.restore(options.resume)
@@ -224,7 +264,7 @@ def train(options: Options) -> dict[str, Any]:
     log = state.Log(options.out / "transformer.jsonl")
     bank = Bank(load_photographs(options.photographs, device, held_out=False), options.bank, device, seed=seed)
     cases = evaluate.make_cases(load_photographs(options.photographs, device, held_out=True), options, seed=99)
-    pools = [Pool(options, shape, encoder, bank, seed + n) for n, shape in enumerate(options.shapes)]
+    pools: dict[Shape, Pool] = {}
     nothing = tokenize(tokenizer, [""]).to(device)
     log(event="begin", steps=run.steps, weights=sum(p.numel() for p in net.parameters()), device=str(device),
         seconds=time.monotonic() - began)  # fmt: skip
@@ -236,27 +276,27 @@ def train(options: Options) -> dict[str, Any]:
     budget = max(options.seconds - (training - began), 1.0)
     before, first, total, counted = run.seconds, run.steps, torch.zeros((), device=device), 0
     while (progress := state.progress(options.steps, run.steps - first, time.monotonic() - training, budget)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = state.rate_at(progress, options.rate)
-        pool = rng.choices(pools, [p.shape.share for p in pools])[0]
-        latents, given, tokens = pool.draw()
+        rate = optimiser.set_rate(state.rate_at(progress, 1.0))
+        due = [shape for shape in options.shapes if shape.is_due(progress)]
+        shape = rng.choices(due, [shape.share for shape in due])[0]
+        if shape not in pools:
+            pools = {shape: pool for shape, pool in pools.items() if shape in due}
+            pools[shape] = Pool(options, shape, encoder, bank, rng.randrange(2**31))
+        latents, given, tokens = pools[shape].draw()
         guided = options.guided if progress > 0.5 else 0.0
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with vae.half_precision(device):
             loss = _loss(net, latents, given, tokens, nothing, guided)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0, foreach=True)
         optimiser.step()
         run.average()
         total += loss.detach()
         counted += 1
-        if run.steps % options.refresh_every == 0:
-            rng.choices(pools, [p.shape.share for p in pools])[0].replace(min(32, pool.shape.pool))
-            bank.refresh(4)
         now = time.monotonic()
         run.seconds = before + now - began
         if now - logged > 10 or run.steps == first + 1:
-            log(step=run.steps, seconds=now - began, loss=float(total) / counted, rate=optimiser.param_groups[0]["lr"],
+            log(step=run.steps, seconds=now - began, loss=float(total) / counted, rate=rate,
                 steps_per_second=(run.steps - first) / max(now - training, 1e-3))  # fmt: skip
             total.zero_()
             counted, logged = 0, time.monotonic()

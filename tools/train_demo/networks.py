@@ -81,6 +81,10 @@ def make_vae(sizes: Sizes) -> AutoencoderKLMagvit:
     for name, module in vae.named_modules():
         if name.endswith("conv2"):
             nn.init.zeros_(module.weight)
+    # Latents are not drawn from a distribution in training, so its variance is a small number.
+    channels = sizes.vae["latent_channels"]
+    nn.init.zeros_(vae.quant_conv.weight[channels:])
+    nn.init.constant_(vae.quant_conv.bias[channels:], -6.0)
     return vae
 
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tools.train_demo.optimiser import MuonAdamW
+
 LARGEST = 15 * 2**20
 """Bytes of one file."""
 
@@ -29,11 +31,11 @@ class Run:
 
     Args:
         networks: By the name that their tensors get.
-        optimiser: AdamW over all their parameters.
+        optimiser: Of all their parameters; what has AdamW's state is saved.
         decay: Of the moving average of the weights; less in the first steps.
     """
 
-    def __init__(self, networks: dict[str, nn.Module], optimiser: torch.optim.AdamW, decay: float) -> None:
+    def __init__(self, networks: dict[str, nn.Module], optimiser: MuonAdamW, decay: float) -> None:
         self.networks = networks
         self.optimiser = optimiser
         self.steps = 0
