@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from easyanim_server.errors import WorkerLost
 from easyanim_server.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
 from easyanim_server.promptlint import PromptWarning
 
@@ -413,7 +414,14 @@ class Worker(Protocol):
         """
 
     def cancel(self, job: Job) -> None:
-        """Ask the worker to leave this job; `run` ends as soon as it has."""
+        """Ask the worker to leave this job; `run` ends as soon as it has. Never waits."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the worker is there, as far as is known."""
+
+    async def lost(self) -> WorkerLost:
+        """Wait until the worker is not there any more; returns how it ended."""
 
     async def stop(self) -> None:
         """End the worker and everything it holds, at once."""

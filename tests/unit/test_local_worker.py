@@ -119,6 +119,22 @@ async def test_a_process_that_cannot_be_spawned_is_a_lost_worker() -> None:
         await worker.stop()
 
 
+async def test_a_death_in_idle_time_is_noticed() -> None:
+    worker = LocalWorker(settings(), SIMULATED)
+    await worker.start(lambda detail: None)
+    lost = asyncio.create_task(worker.lost())
+    try:
+        await asyncio.sleep(0.05)
+        assert worker.up
+        assert not lost.done()
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        assert "killed by signal 9" in str(await asyncio.wait_for(lost, PATIENCE))
+        assert not worker.up
+    finally:
+        lost.cancel()
+        await worker.stop()
+
+
 async def in_time(events: AsyncIterator[object]) -> AsyncIterator[object]:
     """The events, as long as none takes ten seconds to come."""
     while True:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from easyanim_server.errors import WorkerLost
 from easyanim_server.job import Bucket, Chunk, Completed, Job, ModelInfo, Progress, PromptTokenizer, Queued, Served
 from easyanim_server.jobs import scheduler as scheduling
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
@@ -23,6 +24,11 @@ class SimulatedWorker:
 
     def __init__(self) -> None:
         self._jobs: asyncio.Queue[None] = asyncio.Queue()
+
+    up = True
+
+    async def lost(self) -> WorkerLost:
+        return await asyncio.Future()
 
     async def start(self, report: Callable[[str], None]) -> Served:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")

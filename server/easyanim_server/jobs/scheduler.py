@@ -224,9 +224,17 @@ class Scheduler:
                 return
 
     async def _next(self) -> Ticket:
-        while not self._waiting:
-            self._work.clear()
-            await self._work.wait()
+        """Wait for a job; a worker that dies meanwhile is noticed before it costs one."""
+        lost = asyncio.create_task(self._worker.lost())
+        lost.add_done_callback(lambda _: self._work.set())
+        try:
+            while not self._waiting and not lost.done():
+                self._work.clear()
+                await self._work.wait()
+            if not self._worker.up:
+                raise await lost
+        finally:
+            lost.cancel()
         self._running = self._waiting.popleft()
         self._running_eta = self._estimator.whole(self._running.job)
         self._announce()

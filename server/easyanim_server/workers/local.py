@@ -64,11 +64,17 @@ class LocalWorker:
         self._engine_path = engine_path
         self._spawned: Spawned | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        self._closed = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
         """The process's id while there is one."""
         return self._spawned.process.pid if self._spawned else None
+
+    @property
+    def up(self) -> bool:
+        """Whether the process is there, as far as is known. See `job.Worker`."""
+        return self._spawned is not None and not self._closed.is_set()
 
     async def start(self, report: Callable[[str], None]) -> Served:
         """Spawn the process and wait until it is warm. See `job.Worker`."""
@@ -104,6 +110,11 @@ class LocalWorker:
         """Ask the worker to leave this job. See `job.Worker`."""
         self._send(Cancel(job.id))
 
+    async def lost(self) -> WorkerLost:
+        """Wait until the process is gone. See `job.Worker`."""
+        await self._closed.wait()
+        return await self._lost("while it waited for a job")
+
     async def stop(self) -> None:
         """Tell the process to end, kill it if it does not, and reap it."""
         spawned, self._spawned = self._spawned, None
@@ -123,7 +134,13 @@ class LocalWorker:
                 raise await self._lost("while it was starting")
 
     def _spawn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._messages = messages = asyncio.Queue()
+        self._messages, self._closed = messages, closed = asyncio.Queue(), asyncio.Event()
+
+        def on_message(message: FromWorker | None) -> None:
+            messages.put_nowait(message)
+            if message is None:
+                closed.set()
+
         # Spawned, never forked: a fork would carry over gRPC's threads and could not use CUDA.
         context = multiprocessing.get_context("spawn")
         try:
@@ -140,14 +157,14 @@ class LocalWorker:
             raise WorkerLost(f"the worker process cannot be spawned: {error}") from error
         outbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         writer = threading.Thread(target=_write, args=(ours, outbox), name="worker-writer", daemon=True)
-        reader = threading.Thread(target=_read, args=(ours, loop, messages), name="worker-reader", daemon=True)
+        reader = threading.Thread(target=_read, args=(ours, loop, on_message), name="worker-reader", daemon=True)
         self._spawned = Spawned(process, ours, outbox, writer, reader)
         writer.start()
         reader.start()
 
     def _send(self, message: ToWorker) -> None:
-        # Never waits, for pictures are megabytes. What a lost worker does not get is missed by nobody: `run` hears of
-        # its end from the reader.
+        # Never waits, for pictures are megabytes. What a lost worker does not get is missed by nobody: `run` and
+        # `lost` hear of its end from the reader.
         if self._spawned is not None:
             self._spawned.outbox.put(message)
 
@@ -177,14 +194,14 @@ def _write(connection: Connection, outbox: queue.SimpleQueue[ToWorker]) -> None:
 
 
 def _read(
-    connection: Connection, loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[FromWorker | None]
+    connection: Connection, loop: asyncio.AbstractEventLoop, on_message: Callable[[FromWorker | None], None]
 ) -> None:
     with suppress(RuntimeError):  # the event loop was closed before the worker: nobody is left to tell
         try:
             while True:
-                loop.call_soon_threadsafe(messages.put_nowait, connection.recv())
+                loop.call_soon_threadsafe(on_message, connection.recv())
         except (EOFError, OSError):
-            loop.call_soon_threadsafe(messages.put_nowait, None)
+            loop.call_soon_threadsafe(on_message, None)
 
 
 def _end(spawned: Spawned) -> None:
