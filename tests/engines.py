@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from easyanim_server.errors import UnsupportedModel
+from easyanim_server.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness, Work
 from easyanim_server.settings import Settings
 
@@ -31,8 +31,8 @@ class SimulatedSampling:
 class SimulatedEngine:
     """No network: sleeps for every unit of work and draws noise from the seed.
 
-    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``die in PHASE`` ends the
-    process there as a crash of the driver would.
+    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``die in PHASE`` ends the process there as a crash of the driver would. While a
+    file stands where `cache_dir` should be, loading is refused.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,6 +47,8 @@ class SimulatedEngine:
             raise UnsupportedModel("simulated:unsupported is never supported; use simulated:fine")
         if settings.model == "simulated:dies":
             os._exit(9)
+        if settings.cache_dir is not None and settings.cache_dir.is_file():
+            raise ConfigurationError(f"cache_dir {str(settings.cache_dir)!r} cannot be written")
         return cls(settings.model)
 
     def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[Readiness, ...]:

@@ -120,6 +120,24 @@ def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out() ->
         assert list(Stub(channel).Generate(request()))[-1].HasField("completed")
 
 
+def test_a_worker_that_is_refused_after_it_was_served_once_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with (
+        RunningServer(settings(cache_dir=str(folder)), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        folder.touch()  # what the first worker could use is not there for the second one
+        doomed = Stub(channel).Generate(request("slow die in DENOISE"))
+        next(doomed)
+        waiting = Stub(channel).Generate(request())
+        next(waiting)
+        with pytest.raises(grpc.RpcError):
+            list(doomed)
+        eventually(lambda: "cannot be written" in server.app.scheduler.detail)
+        folder.unlink()
+        assert list(waiting)[-1].HasField("completed")
+
+
 def test_a_model_that_is_refused_ends_the_server_with_the_reason() -> None:
     server = RunningServer(settings(model="simulated:unsupported"), SIMULATED, wait=False)
     with server:

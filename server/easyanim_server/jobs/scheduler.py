@@ -208,9 +208,11 @@ class Scheduler:
         while True:
             try:
                 served = await self._worker.start(lambda detail: self._change(self._state, detail))
-            except WorkerLost as error:
+            except EasyAnimError as error:
                 failures += 1
-                if self.served is None and failures == FIRST_START_TRIES:
+                # What was served once can be again: the card's memory may still be held by the worker that died.
+                hopeless = not isinstance(error, WorkerLost) or failures == FIRST_START_TRIES
+                if self.served is None and hopeless:
                     raise
                 pause = min(2.0 ** (failures - 1), MAX_BACKOFF_SECONDS)
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)
