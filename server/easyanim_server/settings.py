@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)
     """Longest silence on a stream."""
     drain_seconds: float = Field(default=900.0, ge=0.0)
-    """After SIGTERM, how long running and waiting jobs may take to finish."""
+    """After SIGTERM, how long running and waiting jobs may take to finish, and their callers to read them."""
     start_timeout_seconds: float = Field(default=3600.0, gt=0.0)
     """How long a worker may take to load and warm up before it is started again."""
     cpu_threads: int = Field(default=0, ge=0)

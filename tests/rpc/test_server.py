@@ -111,6 +111,20 @@ def test_a_drain_can_be_cut_short(second_stop: bool) -> None:
         assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_drain_waits_for_a_caller_that_has_not_read_its_video_yet() -> None:
+    with (
+        RunningServer(settings(buckets="256x256"), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        # Noise in a lossless format: more bytes than the transport's windows hold.
+        call = Stub(channel).Generate(request(output_mime_type="video/x-matroska"))
+        next(call)
+        eventually(lambda: server.app.scheduler.job_count == 0)
+        server.stop()
+        time.sleep(GOODBYE_SECONDS + 1)
+        assert list(call)[-1].HasField("completed")
+
+
 def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out() -> None:
     with RunningServer(settings(), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
         before = server.worker.pid

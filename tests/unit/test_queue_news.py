@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from easyanim_server.errors import WorkerLost
+from easyanim_server.errors import ShuttingDown, WorkerLost
 from easyanim_server.job import Bucket, Chunk, Completed, Job, ModelInfo, Progress, PromptTokenizer, Queued, Served
 from easyanim_server.jobs import scheduler as scheduling
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
@@ -123,6 +123,23 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
 
     # Without a limit each of 200 ends would tell all who wait: 60,000 messages. Two rounds may always be due.
     assert told <= 800 + scheduling.ANNOUNCEMENTS_PER_SECOND * spent
+
+
+async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:
+    class BrokenWorker(SimulatedWorker):
+        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+            raise RuntimeError("a fault that was asked for")
+            yield
+
+    scheduler = Scheduler(BrokenWorker(), queue_size=8)
+    running = asyncio.create_task(scheduler.run())
+    while scheduler.served is None:
+        await asyncio.sleep(0.001)
+    tickets = [submit(scheduler, number) for number in range(3)]
+    with pytest.raises(RuntimeError):
+        await running
+
+    assert all(isinstance(ticket.spool.failure, ShuttingDown) for ticket in tickets)
 
 
 async def test_a_thousand_waiting_jobs_hold_no_file(scheduler: Scheduler) -> None:
