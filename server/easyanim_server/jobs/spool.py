@@ -84,8 +84,10 @@ class Spool:
             if self._file is None:  # unnamed: the system removes it with its last handle, after a crash too
                 keep_freed_memory()
                 self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
-            os.pwrite(self._file.fileno(), event.data, event.offset)
-            self._size = event.offset + len(event.data)
+            rest, self._size = memoryview(event.data), event.offset
+            while rest:  # a disk that fills up takes a part, and is an error with the next byte
+                written = os.pwrite(self._file.fileno(), rest, self._size)
+                rest, self._size = rest[written:], self._size + written
         elif isinstance(event, Completed):
             self._end = event
         else:
