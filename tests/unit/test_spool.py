@@ -104,6 +104,18 @@ async def test_silence_repeats_the_latest_news_with_fresh_times(spool: Spool) ->
     await reader.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_reader_that_is_cancelled_as_news_arrives_leaves(spool: Spool) -> None:
+    reader = asyncio.create_task(read_all(spool))
+    await asyncio.sleep(0.01)
+    spool.put(Queued(0, None))
+    reader.cancel()
+
+    done, _ = await asyncio.wait([reader], timeout=1.0)
+    reader.cancel()
+    assert done, "the cancel was swallowed, and with it the end of the job's work"
+    assert reader.cancelled()
+
+
 def test_a_disk_that_is_full_in_mid_chunk_is_an_error(spool: Spool) -> None:
     spool.put(Chunk(0, bytes(600)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

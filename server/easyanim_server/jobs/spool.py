@@ -134,8 +134,14 @@ class Spool:
             elif self._end is not None:
                 yield self._end
                 return
-            else:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), heartbeat)
-                except asyncio.TimeoutError:
-                    seen, repeating = max(0, self._news_count - 1), True  # say the latest news again
+            elif not await self._changes_within(heartbeat):
+                seen, repeating = max(0, self._news_count - 1), True  # say the latest news again
+
+    async def _changes_within(self, seconds: float) -> bool:
+        # Not `wait_for`: before Python 3.12 it swallows a cancel that comes at the same moment as the change.
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            done, _ = await asyncio.wait([change], timeout=seconds)
+        finally:
+            change.cancel()
+        return bool(done)
