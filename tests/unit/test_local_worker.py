@@ -18,6 +18,7 @@ from easyanim_server.errors import WorkerLost
 from easyanim_server.job import Bucket, Completed, Job, Picture
 from easyanim_server.workers import local
 from easyanim_server.workers.local import LocalWorker
+from easyanim_server.workers.protocol import Ready
 from tests.engines import SIMULATED
 from tests.servers import settings
 
@@ -105,6 +106,22 @@ async def test_a_start_that_is_cut_off_leaves_no_process() -> None:
 
     await asyncio.sleep(0.5)  # what a thread had still begun would be there now
     assert set(multiprocessing.active_children()) == before
+
+
+async def test_a_start_that_is_cut_off_as_the_worker_gets_ready_is_cut_off() -> None:
+    worker = LocalWorker(settings(), SIMULATED)
+    served = await worker.start(lambda detail: None)
+    starting = asyncio.create_task(worker.start(lambda detail: None))
+    before = worker.pid
+    while worker.pid in (None, before):
+        await asyncio.sleep(0.001)
+    worker._messages.put_nowait(Ready(served))
+    starting.cancel()
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    finally:
+        await worker.stop()
 
 
 async def test_a_process_that_cannot_be_spawned_is_a_lost_worker() -> None:

@@ -81,14 +81,16 @@ class LocalWorker:
         await self.stop()
         # Not on a thread: a cancel would leave it behind, and the process that it then spawns.
         self._spawn(asyncio.get_running_loop())
+        ready = asyncio.create_task(self._await_ready(report))
+        limit = self._settings.start_timeout_seconds
         try:
-            return await asyncio.wait_for(self._await_ready(report), self._settings.start_timeout_seconds)
-        except asyncio.TimeoutError:
-            await self.stop()
-            raise WorkerLost(
-                f"the worker was not ready after {self._settings.start_timeout_seconds:g} s (start_timeout_seconds)"
-            ) from None
+            # Not `wait_for`: before Python 3.12 it swallows a cancel that comes at the same moment as `Ready`.
+            done, _ = await asyncio.wait([ready], timeout=limit)
+            if not done:
+                raise WorkerLost(f"the worker was not ready after {limit:g} s (start_timeout_seconds)")
+            return ready.result()
         except BaseException:
+            ready.cancel()
             await self.stop()
             raise
 
