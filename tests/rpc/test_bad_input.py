@@ -48,6 +48,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "end without start": ({"end_image": PNG}, "end_image", ["start_image"]),
     "unknown bucket": ({"bucket": "384x672"}, "bucket", ["384x672", "nearest", "64x96"]),
     "garbled bucket": ({"bucket": "large"}, "bucket", ["large", "64x96"]),
+    "bucket beyond all numbers": ({"bucket": "9" * 400 + "x16"}, "bucket", ["999"]),
     "aspect of zero": ({"aspect_ratio": 0.0}, "aspect_ratio", ["0.0", "0.1 to 10"]),
     "aspect NaN": ({"aspect_ratio": float("nan")}, "aspect_ratio", ["nan", "0.1 to 10"]),
     "frames not 4k+1": ({"frame_count": 10}, "frame_count", ["10", "4k+1"]),

@@ -199,13 +199,12 @@ def _choose_bucket(
 def _unknown_bucket(name: str, catalogue: Sequence[Bucket]) -> str:
     names = list(dict.fromkeys(bucket.name for bucket in catalogue))
     try:
-        height, width = (int(part) for part in name.lower().split("x"))
-        target = Bucket(max(height, 1), max(width, 1), jobs.MAX_FRAMES)
+        height, width = (math.log(max(int(part), 1)) for part in name.lower().split("x"))
     except ValueError:
         return f"is {name!r}; must be one of {', '.join(names)}"
 
     def distance(bucket: Bucket) -> float:
-        return math.hypot(math.log(bucket.height / target.height), math.log(bucket.width / target.width))
+        return math.hypot(math.log(bucket.height) - height, math.log(bucket.width) - width)
 
     nearest = list(dict.fromkeys(bucket.name for bucket in sorted(catalogue, key=distance)))[:NEAREST_BUCKETS]
     return f"is {name!r}, which this server does not offer; the nearest are {', '.join(nearest)}"
