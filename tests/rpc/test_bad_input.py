@@ -130,6 +130,14 @@ def test_a_huge_wrong_value_does_not_make_the_status_too_large_for_trailers(stub
     assert set(violations(refused.value)) == {"bucket", "output_mime_type"}
 
 
+def test_a_huge_wrong_value_of_wide_characters_does_not_either(stub: Stub) -> None:
+    wide = "\N{CLAPPER BOARD}" * 25_000
+    fields = {"bucket": wide, "output_mime_type": wide, "profile": wide, "step_count": 0, "frame_rate_fps": 0}
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(**fields, seed=-1, guidance_scale=0.0, fit_policy=9)))
+    assert set(violations(refused.value)) == {*fields, "seed", "guidance_scale", "fit_policy"}
+
+
 def test_a_message_over_the_limit_is_refused_by_grpc_itself(stub: Stub) -> None:
     limit = stub.GetServerInfo(pb.GetServerInfoRequest()).limits.max_request_bytes
     with pytest.raises(grpc.RpcError) as refused:
