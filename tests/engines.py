@@ -31,7 +31,8 @@ class SimulatedSampling:
 class SimulatedEngine:
     """No network: sleeps for every unit of work and draws noise from the seed.
 
-    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``die in PHASE`` ends the process there as a crash of the driver would. While a
+    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``misconfigured in PHASE``
+    raises what a missing codec does, ``die in PHASE`` ends the process there as a crash of the driver would. While a
     file stands where `cache_dir` should be, loading is refused.
     """
 
@@ -97,6 +98,8 @@ class SimulatedEngine:
     def _work(self, job: Job, phase: Phase) -> None:
         if f"fail in {phase.value}" in job.prompt:
             raise RuntimeError("a fault that was asked for")
+        if f"misconfigured in {phase.value}" in job.prompt:
+            raise ConfigurationError("video/webm needs the encoder libvpx-vp9")
         if f"die in {phase.value}" in job.prompt:
             os._exit(9)
         if "instant" not in job.prompt:

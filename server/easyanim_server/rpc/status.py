@@ -27,6 +27,8 @@ CODES: dict[type[EasyAnimError], int] = {
     errors.DeadlineExpired: code_pb2.DEADLINE_EXCEEDED,
     errors.JobCancelled: code_pb2.CANCELLED,
     errors.GenerationFailed: code_pb2.INTERNAL,
+    errors.UnsupportedModel: code_pb2.FAILED_PRECONDITION,
+    errors.ConfigurationError: code_pb2.FAILED_PRECONDITION,
 }
 
 
