@@ -32,8 +32,8 @@ class SimulatedEngine:
     """No network: sleeps for every unit of work and draws noise from the seed.
 
     Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``misconfigured in PHASE``
-    raises what a missing codec does, ``die in PHASE`` ends the process there as a crash of the driver would. While a
-    file stands where `cache_dir` should be, loading is refused.
+    raises what a missing codec does, ``die in PHASE`` ends the process there as a crash of the driver would, and after
+    ``break in PHASE`` all work fails. While a file stands where `cache_dir` should be, loading is refused.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,6 +41,7 @@ class SimulatedEngine:
         self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
         self.device_uuids: tuple[str, ...] = ()
         self.prompts_seen: list[str] = []
+        self.broken = False
 
     @classmethod
     def load(cls, settings: Settings) -> SimulatedEngine:
@@ -95,7 +96,13 @@ class SimulatedEngine:
         misses = len(set(self.prompts_seen))
         return Lookups(text_hits=len(self.prompts_seen) - misses, text_misses=misses, compile_misses=1)
 
+    def probe(self) -> None:
+        if self.broken:
+            raise RuntimeError("the simulated device is broken")
+
     def _work(self, job: Job, phase: Phase) -> None:
+        self.broken |= f"break in {phase.value}" in job.prompt
+        self.probe()
         if f"fail in {phase.value}" in job.prompt:
             raise RuntimeError("a fault that was asked for")
         if f"misconfigured in {phase.value}" in job.prompt:

@@ -394,6 +394,9 @@ class Engine(Protocol):
     def lookups(self) -> Lookups:
         """What caches gave since the process began."""
 
+    def probe(self) -> None:
+        """Wait for the device; raises where it is broken for as long as this process lives."""
+
 
 class Worker(Protocol):
     """A place where jobs run, one at a time, seen from the front's event loop."""

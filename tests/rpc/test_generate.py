@@ -237,6 +237,16 @@ def test_the_workers_death_fails_its_job_and_the_next_one_finds_a_new_worker(
     assert simulated.worker.pid != before
 
 
+def test_a_device_that_is_broken_for_good_costs_one_job_and_its_process(simulated: RunningServer, stub: Stub) -> None:
+    before = simulated.worker.pid
+    with pytest.raises(grpc.RpcError) as lost:
+        list(stub.Generate(request("instant break in DENOISE")))
+
+    assert detail(lost.value, error_details_pb2.ErrorInfo).reason == "WORKER_LOST"
+    assert list(stub.Generate(request()))[-1].HasField("completed")
+    assert simulated.worker.pid != before
+
+
 def test_every_failure_has_a_code() -> None:
     named = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EasyAnimError)}
     assert set(CODES) == named - {EasyAnimError}
