@@ -118,6 +118,13 @@ def test_bad_input_is_refused_by_field_value_and_what_is_allowed(
     assert simulated.worker.pid == worker
 
 
+@pytest.mark.parametrize("message", [b"\x1a\x02\xff\xfe", b"\x1a\x7f"], ids=["prompt not in UTF-8", "cut short"])
+def test_bytes_that_are_no_request_are_refused_as_such(simulated: RunningServer, message: bytes) -> None:
+    with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        list(channel.unary_stream("/easyanim.v1.VideoService/Generate")(message))
+    assert "UTF-8" in violations(refused.value)["request"]
+
+
 def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request("", step_count=0, seed=-1, start_image=b"?")))
