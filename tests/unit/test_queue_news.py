@@ -142,6 +142,39 @@ async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:
     assert all(isinstance(ticket.spool.failure, ShuttingDown) for ticket in tickets)
 
 
+async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LateWorker(SimulatedWorker):
+        tries = 0
+
+        async def start(self, report: Callable[[str], None]) -> Served:
+            self.tries += 1
+            if 1 < self.tries < 1100:
+                raise WorkerLost("not yet")
+            return await super().start(report)
+
+        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+            raise WorkerLost("gone")
+            yield
+
+    async def no_pause(seconds: float) -> None:
+        await pause(0)
+
+    pause = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", no_pause)
+    worker = LateWorker()
+    scheduler = Scheduler(worker, queue_size=8)
+    running = asyncio.create_task(scheduler.run())
+    while scheduler.served is None:
+        await pause(0.001)
+    submit(scheduler, 1)
+    while worker.tries < 1100:
+        assert not running.done(), running
+        await pause(0.001)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 async def test_a_thousand_waiting_jobs_hold_no_file(scheduler: Scheduler) -> None:
     process = psutil.Process()
     before = process.num_fds()

@@ -213,7 +213,7 @@ class Scheduler:
             ticket.spool.fail(ShuttingDown())
 
     async def _start_worker(self) -> None:
-        failures = 0
+        failures, pause = 0, 1.0
         while True:
             try:
                 served = await self._worker.start(lambda detail: self._change(self._state, detail))
@@ -223,10 +223,10 @@ class Scheduler:
                 hopeless = not isinstance(error, WorkerLost) or failures == FIRST_START_TRIES
                 if self.served is None and hopeless:
                     raise
-                pause = min(2.0 ** (failures - 1), MAX_BACKOFF_SECONDS)
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)
                 self._change(State.STARTING, f"{error}; next try in {pause:g} s")
                 await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             else:
                 self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
                 self.served = served
