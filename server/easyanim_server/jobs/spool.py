@@ -117,7 +117,7 @@ class Spool:
             EasyAnimError: the job ended without a video.
         """
         yield self._accepted
-        seen, offset, repeating = 0, 0, False
+        seen, offset, repeating = 0, 0, False  # the number of the last news, bytes so far, whether news are old ones
         while True:
             self._changed.clear()
             if fresh := [news for news in self._news.values() if news.number > seen]:
@@ -135,7 +135,7 @@ class Spool:
                 yield self._end
                 return
             elif not await self._changes_within(heartbeat):
-                seen, repeating = max(0, self._news_count - 1), True  # say the latest news again
+                seen, repeating = max(0, self._news_count - 1), True  # the latest news counts as not seen, once more
 
     async def _changes_within(self, seconds: float) -> bool:
         # Not `wait_for`: before Python 3.12 it swallows a cancel that comes at the same moment as the change.

@@ -136,7 +136,8 @@ class LocalWorker:
                 raise await self._lost("while it was starting")
 
     def _spawn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._messages, self._closed = messages, closed = asyncio.Queue(), asyncio.Event()
+        self._messages, self._closed = asyncio.Queue(), asyncio.Event()
+        messages, closed = self._messages, self._closed  # this process's own, also when there is another one
 
         def on_message(message: FromWorker | None) -> None:
             messages.put_nowait(message)
