@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 
+from easyanim_server.errors import WorkerLost
 from easyanim_server.job import (
     CHUNK_BYTES,
     Chunk,
@@ -40,6 +41,11 @@ class SimulatedWorker:
             digest.update(self._chunk)
         self._digest = digest.digest()
         self._model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
+
+    up = True
+
+    async def lost(self) -> WorkerLost:
+        return await asyncio.Future()
 
     async def start(self, report: Callable[[str], None]) -> Served:
         return Served(self._model, PromptTokenizer(word_tokenizer(), "", "", max_tokens=256))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from easyanim_server.errors import UnsupportedModel
+from easyanim_server.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness, Work
 from easyanim_server.settings import Settings
 
@@ -31,8 +31,9 @@ class SimulatedSampling:
 class SimulatedEngine:
     """No network: sleeps for every unit of work and draws noise from the seed.
 
-    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``die in PHASE`` ends the
-    process there as a crash of the driver would.
+    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``misconfigured in PHASE``
+    raises what a missing codec does, ``die in PHASE`` ends the process there as a crash of the driver would, and after
+    ``break in PHASE`` all work fails. While a file stands where `cache_dir` should be, loading is refused.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,6 +41,7 @@ class SimulatedEngine:
         self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
         self.device_uuids: tuple[str, ...] = ()
         self.prompts_seen: list[str] = []
+        self.broken = False
 
     @classmethod
     def load(cls, settings: Settings) -> SimulatedEngine:
@@ -47,6 +49,8 @@ class SimulatedEngine:
             raise UnsupportedModel("simulated:unsupported is never supported; use simulated:fine")
         if settings.model == "simulated:dies":
             os._exit(9)
+        if settings.cache_dir is not None and settings.cache_dir.is_file():
+            raise ConfigurationError(f"cache_dir {str(settings.cache_dir)!r} cannot be written")
         return cls(settings.model)
 
     def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[Readiness, ...]:
@@ -92,9 +96,17 @@ class SimulatedEngine:
         misses = len(set(self.prompts_seen))
         return Lookups(text_hits=len(self.prompts_seen) - misses, text_misses=misses, compile_misses=1)
 
+    def probe(self) -> None:
+        if self.broken:
+            raise RuntimeError("the simulated device is broken")
+
     def _work(self, job: Job, phase: Phase) -> None:
+        self.broken |= f"break in {phase.value}" in job.prompt
+        self.probe()
         if f"fail in {phase.value}" in job.prompt:
             raise RuntimeError("a fault that was asked for")
+        if f"misconfigured in {phase.value}" in job.prompt:
+            raise ConfigurationError("video/webm needs the encoder libvpx-vp9")
         if f"die in {phase.value}" in job.prompt:
             os._exit(9)
         if "instant" not in job.prompt:

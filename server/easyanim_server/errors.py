@@ -11,7 +11,7 @@ EasyAnimError
 ├── OutOfDeviceMemory    the device cannot hold this generation
 ├── GenerationFailed     anything else that broke inside a generation
 ├── UnsupportedModel     a checkpoint that this server cannot run (at start)
-└── ConfigurationError   settings that contradict each other or the machine (at start)
+└── ConfigurationError   settings that contradict each other or the machine (at start; a missing codec, with its job)
 """
 
 from __future__ import annotations

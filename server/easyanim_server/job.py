@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from easyanim_server.errors import WorkerLost
 from easyanim_server.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
 from easyanim_server.promptlint import PromptWarning
 
@@ -393,6 +394,9 @@ class Engine(Protocol):
     def lookups(self) -> Lookups:
         """What caches gave since the process began."""
 
+    def probe(self) -> None:
+        """Wait for the device; raises where it is broken for as long as this process lives."""
+
 
 class Worker(Protocol):
     """A place where jobs run, one at a time, seen from the front's event loop."""
@@ -413,7 +417,14 @@ class Worker(Protocol):
         """
 
     def cancel(self, job: Job) -> None:
-        """Ask the worker to leave this job; `run` ends as soon as it has."""
+        """Ask the worker to leave this job; `run` ends as soon as it has. Never waits."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the worker is there, as far as is known."""
+
+    async def lost(self) -> WorkerLost:
+        """Wait until the worker is not there any more; returns how it ended."""
 
     async def stop(self) -> None:
         """End the worker and everything it holds, at once."""

@@ -209,7 +209,7 @@ def _wanted_and_avoided(prompt: str, negative_prompt: str) -> list[PromptWarning
     lowered = prompt.lower()
     found = []
     for term in dict.fromkeys(term.strip().lower() for term in _TERMS.split(negative_prompt)):
-        if len(term) < 2:
+        if len(term) < 2 or term not in lowered:  # patterns are slow to make, and callers choose how many
             continue
         whole = re.escape(term) if _HAN.search(term) else rf"\b{re.escape(term)}\b"
         if re.search(whole, lowered):

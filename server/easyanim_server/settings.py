@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)
     """Longest silence on a stream."""
     drain_seconds: float = Field(default=900.0, ge=0.0)
-    """After SIGTERM, how long running and waiting jobs may take to finish."""
+    """After SIGTERM, how long running and waiting jobs may take to finish, and their callers to read them."""
     start_timeout_seconds: float = Field(default=3600.0, gt=0.0)
     """How long a worker may take to load and warm up before it is started again."""
     cpu_threads: int = Field(default=0, ge=0)
@@ -129,6 +129,8 @@ class Settings(BaseSettings):
     def _parse_buckets(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [part for part in value.replace(" ", "").split(",") if part]
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be text or a list, such as 384x672,512x512x25")
         parsed = [item if isinstance(item, Bucket) else Bucket.parse(str(item)) for item in value]
         twice = {str(item) for item in parsed if parsed.count(item) > 1}
         if twice:
@@ -189,7 +191,7 @@ class Settings(BaseSettings):
             read: Settings = FromFiles(**flags)
         except ValidationError as error:
             raise ConfigurationError("; ".join(_sentence(item) for item in error.errors())) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
         return read
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -122,3 +124,29 @@ def test_a_cache_reuses_the_same_steps_where_weights_come_and_go(eager: Engine, 
 
     assert moved.reused == resident.reused > 0
     assert torch.equal(moved.latents, resident.latents)
+
+
+def test_a_probe_tells_a_broken_device_from_a_job_that_failed() -> None:
+    # In a process of its own: the fault is for good.
+    script = """
+import torch
+from easyanim_server.engine import checkpoint
+from easyanim_server.engine.engine import Engine
+
+engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))
+try:
+    torch.ones(1, device="cuda") @ torch.ones(2, device="cuda")
+except RuntimeError:
+    engine.probe()
+    print("a wrong shape is no broken device")
+try:
+    print(torch.arange(4, device="cuda")[torch.tensor([9], device="cuda")].tolist())
+except RuntimeError:
+    pass
+try:
+    engine.probe()
+except RuntimeError:
+    print("an index out of bounds is one")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert ended.stdout.splitlines() == ["a wrong shape is no broken device", "an index out of bounds is one"], ended

@@ -48,6 +48,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "end without start": ({"end_image": PNG}, "end_image", ["start_image"]),
     "unknown bucket": ({"bucket": "384x672"}, "bucket", ["384x672", "nearest", "64x96"]),
     "garbled bucket": ({"bucket": "large"}, "bucket", ["large", "64x96"]),
+    "bucket beyond all numbers": ({"bucket": "9" * 400 + "x16"}, "bucket", ["999"]),
     "aspect of zero": ({"aspect_ratio": 0.0}, "aspect_ratio", ["0.0", "0.1 to 10"]),
     "aspect NaN": ({"aspect_ratio": float("nan")}, "aspect_ratio", ["nan", "0.1 to 10"]),
     "frames not 4k+1": ({"frame_count": 10}, "frame_count", ["10", "4k+1"]),
@@ -117,6 +118,13 @@ def test_bad_input_is_refused_by_field_value_and_what_is_allowed(
     assert simulated.worker.pid == worker
 
 
+@pytest.mark.parametrize("message", [b"\x1a\x02\xff\xfe", b"\x1a\x7f"], ids=["prompt not in UTF-8", "cut short"])
+def test_bytes_that_are_no_request_are_refused_as_such(simulated: RunningServer, message: bytes) -> None:
+    with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        list(channel.unary_stream("/easyanim.v1.VideoService/Generate")(message))
+    assert "UTF-8" in violations(refused.value)["request"]
+
+
 def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request("", step_count=0, seed=-1, start_image=b"?")))
@@ -127,6 +135,14 @@ def test_a_huge_wrong_value_does_not_make_the_status_too_large_for_trailers(stub
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request(bucket="x" * 100_000, output_mime_type="y" * 100_000)))
     assert set(violations(refused.value)) == {"bucket", "output_mime_type"}
+
+
+def test_a_huge_wrong_value_of_wide_characters_does_not_either(stub: Stub) -> None:
+    wide = "\N{CLAPPER BOARD}" * 25_000
+    fields = {"bucket": wide, "output_mime_type": wide, "profile": wide, "step_count": 0, "frame_rate_fps": 0}
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(**fields, seed=-1, guidance_scale=0.0, fit_policy=9)))
+    assert set(violations(refused.value)) == {*fields, "seed", "guidance_scale", "fit_policy"}
 
 
 def test_a_message_over_the_limit_is_refused_by_grpc_itself(stub: Stub) -> None:

@@ -12,6 +12,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from easyanim.v1 import video_pb2 as pb
+from easyanim_server import errors
+from easyanim_server.errors import EasyAnimError
+from easyanim_server.rpc.status import CODES
 from tests import video_reader
 from tests.conftest import Stub, kinds, request
 from tests.engines import SIMULATED
@@ -232,6 +235,30 @@ def test_the_workers_death_fails_its_job_and_the_next_one_finds_a_new_worker(
     assert detail(lost.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
     assert list(waiting)[-1].HasField("completed"), "a job that waited is not lost with the worker"
     assert simulated.worker.pid != before
+
+
+def test_a_device_that_is_broken_for_good_costs_one_job_and_its_process(simulated: RunningServer, stub: Stub) -> None:
+    before = simulated.worker.pid
+    with pytest.raises(grpc.RpcError) as lost:
+        list(stub.Generate(request("instant break in DENOISE")))
+
+    assert detail(lost.value, error_details_pb2.ErrorInfo).reason == "WORKER_LOST"
+    assert list(stub.Generate(request()))[-1].HasField("completed")
+    assert simulated.worker.pid != before
+
+
+def test_every_failure_has_a_code() -> None:
+    named = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EasyAnimError)}
+    assert set(CODES) == named - {EasyAnimError}
+
+
+def test_a_fault_of_the_configuration_that_a_job_brings_to_light_has_its_name(stub: Stub) -> None:
+    with pytest.raises(grpc.RpcError) as failed:
+        list(stub.Generate(request("instant misconfigured in DECODE")))
+
+    assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert detail(failed.value, error_details_pb2.ErrorInfo).reason == "CONFIGURATION"
+    assert "libvpx-vp9" in (failed.value.details() or "")
 
 
 def test_a_reader_that_stops_never_stalls_the_worker(stub: Stub) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,7 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.errors import ConfigurationError, UnsupportedModel, WorkerLost
+from easyanim_server.rpc.app import GOODBYE_SECONDS
 from tests.conftest import Stub, request
+from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
 from tests.servers import RunningServer, settings
 
@@ -104,6 +109,47 @@ def test_a_drain_can_be_cut_short(second_stop: bool) -> None:
         with pytest.raises(grpc.RpcError) as cut:
             list(endless)
         assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_drain_waits_for_a_caller_that_has_not_read_its_video_yet() -> None:
+    with (
+        RunningServer(settings(buckets="256x256"), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        # Noise in a lossless format: more bytes than the transport's windows hold.
+        call = Stub(channel).Generate(request(output_mime_type="video/x-matroska"))
+        next(call)
+        eventually(lambda: server.app.scheduler.job_count == 0)
+        server.stop()
+        time.sleep(GOODBYE_SECONDS + 1)
+        assert list(call)[-1].HasField("completed")
+
+
+def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out() -> None:
+    with RunningServer(settings(), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
+        before = server.worker.pid
+        os.kill(before or 0, signal.SIGKILL)
+        eventually(lambda: server.worker.pid not in (None, before))
+        assert health(server.address) == NOT_SERVING
+        assert list(Stub(channel).Generate(request()))[-1].HasField("completed")
+
+
+def test_a_worker_that_is_refused_after_it_was_served_once_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with (
+        RunningServer(settings(cache_dir=str(folder)), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        folder.touch()  # what the first worker could use is not there for the second one
+        doomed = Stub(channel).Generate(request("slow die in DENOISE"))
+        next(doomed)
+        waiting = Stub(channel).Generate(request())
+        next(waiting)
+        with pytest.raises(grpc.RpcError):
+            list(doomed)
+        eventually(lambda: "cannot be written" in server.app.scheduler.detail)
+        folder.unlink()
+        assert list(waiting)[-1].HasField("completed")
 
 
 def test_a_model_that_is_refused_ends_the_server_with_the_reason() -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from easyanim_server.errors import ShuttingDown, WorkerLost
 from easyanim_server.job import Bucket, Chunk, Completed, Job, ModelInfo, Progress, PromptTokenizer, Queued, Served
 from easyanim_server.jobs import scheduler as scheduling
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
@@ -23,6 +24,11 @@ class SimulatedWorker:
 
     def __init__(self) -> None:
         self._jobs: asyncio.Queue[None] = asyncio.Queue()
+
+    up = True
+
+    async def lost(self) -> WorkerLost:
+        return await asyncio.Future()
 
     async def start(self, report: Callable[[str], None]) -> Served:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
@@ -117,6 +123,56 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
 
     # Without a limit each of 200 ends would tell all who wait: 60,000 messages. Two rounds may always be due.
     assert told <= 800 + scheduling.ANNOUNCEMENTS_PER_SECOND * spent
+
+
+async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:
+    class BrokenWorker(SimulatedWorker):
+        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+            raise RuntimeError("a fault that was asked for")
+            yield
+
+    scheduler = Scheduler(BrokenWorker(), queue_size=8)
+    running = asyncio.create_task(scheduler.run())
+    while scheduler.served is None:
+        await asyncio.sleep(0.001)
+    tickets = [submit(scheduler, number) for number in range(3)]
+    with pytest.raises(RuntimeError):
+        await running
+
+    assert all(isinstance(ticket.spool.failure, ShuttingDown) for ticket in tickets)
+
+
+async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LateWorker(SimulatedWorker):
+        tries = 0
+
+        async def start(self, report: Callable[[str], None]) -> Served:
+            self.tries += 1
+            if 1 < self.tries < 1100:
+                raise WorkerLost("not yet")
+            return await super().start(report)
+
+        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+            raise WorkerLost("gone")
+            yield
+
+    async def no_pause(seconds: float) -> None:
+        await pause(0)
+
+    pause = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", no_pause)
+    worker = LateWorker()
+    scheduler = Scheduler(worker, queue_size=8)
+    running = asyncio.create_task(scheduler.run())
+    while scheduler.served is None:
+        await pause(0.001)
+    submit(scheduler, 1)
+    while worker.tries < 1100:
+        assert not running.done(), running
+        await pause(0.001)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
 
 
 async def test_a_thousand_waiting_jobs_hold_no_file(scheduler: Scheduler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,6 +102,29 @@ async def test_silence_repeats_the_latest_news_with_fresh_times(spool: Spool) ->
     assert 2.1 <= repeated[-1].elapsed < 3.0
     assert repeated[-1].eta == pytest.approx(6.0 - repeated[-1].elapsed)
     await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_reader_that_is_cancelled_as_news_arrives_leaves(spool: Spool) -> None:
+    reader = asyncio.create_task(read_all(spool))
+    await asyncio.sleep(0.01)
+    spool.put(Queued(0, None))
+    reader.cancel()
+
+    done, _ = await asyncio.wait([reader], timeout=1.0)
+    reader.cancel()
+    assert done, "the cancel was swallowed, and with it the end of the job's work"
+    assert reader.cancelled()
+
+
+def test_a_disk_that_is_full_in_mid_chunk_is_an_error(spool: Spool) -> None:
+    spool.put(Chunk(0, bytes(600)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the next write is cut, as on a disk that fills up
+    try:
+        with pytest.raises(OSError, match="too large"):
+            spool.put(Chunk(600, bytes(600)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_the_file_is_gone_with_its_spool(spool: Spool) -> None:

@@ -386,6 +386,16 @@ class Engine:
         compiled = cache.lookups()
         return Lookups(self._prompts.hits, self._prompts.misses, compiled.hits, compiled.misses)
 
+    def probe(self) -> None:
+        """Wait for the device.
+
+        Raises:
+            RuntimeError: it is broken for good. CUDA answers every call of a process alike once a kernel has touched
+                memory that is not there.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
 
 @contextmanager
 def _shortage_named(device: torch.device) -> Iterator[None]:

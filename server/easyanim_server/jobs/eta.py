@@ -19,6 +19,7 @@ class Estimator:
 
     def __init__(self) -> None:
         self._means: dict[tuple[Bucket, bool, float, Phase], float] = {}
+        """By shape, whether there is guidance, the step cache's threshold, and phase."""
 
     def learn(self, job: Job, completed: Completed) -> None:
         """Take in what a finished job measured."""

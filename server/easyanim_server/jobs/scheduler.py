@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -82,6 +83,8 @@ class Scheduler:
         self._detail = "the worker process is being started"
         self._waiting: deque[Ticket] = deque()
         self._running: Ticket | None = None
+        self._open: set[Ticket] = set()
+        """Those whose callers are there: they wait, run, or are read."""
         self._running_eta: float | None = None
         self._next_announcement = 0.0
         self._announcement: asyncio.TimerHandle | None = None
@@ -141,6 +144,7 @@ class Scheduler:
             job, Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings)), time.monotonic()
         )
         self._waiting.append(ticket)
+        self._open.add(ticket)
         self._idle.clear()
         self._work.set()
         self._observer.queued(job)
@@ -171,8 +175,9 @@ class Scheduler:
             self._observer.ended(ticket.job, ticket.spool.failure or JobCancelled())
             log.info("job cancelled while it waited", job_id=ticket.job.id)
             self._announce()
-            self._note_idle()
         ticket.spool.close()
+        self._open.discard(ticket)
+        self._note_idle()
 
     async def run(self) -> None:
         """Keep the worker up and the jobs going until cancelled.
@@ -191,31 +196,37 @@ class Scheduler:
                     self._observer.worker_lost()
                     self._change(State.STARTING, f"{error}; it is being started again")
         finally:
+            self._cut_off()
             await self._worker.stop()
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new jobs and wait until the others are done, at most so many seconds."""
+        """Refuse new jobs and wait until the others are done and read, at most so many seconds."""
         self._change(State.DRAINING, "the server is shutting down")
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        except asyncio.TimeoutError:
-            log.warning("jobs cut off by the shutdown", jobs=self.job_count)
-            for ticket in [*self._waiting, *([self._running] if self._running else [])]:
-                ticket.spool.fail(ShuttingDown())
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        if self._open:
+            log.warning("jobs cut off by the shutdown", jobs=len(self._open))
+        for ticket in self._open:
+            ticket.spool.fail(ShuttingDown())
 
     async def _start_worker(self) -> None:
-        failures = 0
+        failures, pause = 0, 1.0
         while True:
             try:
                 served = await self._worker.start(lambda detail: self._change(self._state, detail))
-            except WorkerLost as error:
+            except EasyAnimError as error:
                 failures += 1
-                if self.served is None and failures == FIRST_START_TRIES:
+                # What was served once can be again: the card's memory may still be held by the worker that died.
+                hopeless = not isinstance(error, WorkerLost) or failures == FIRST_START_TRIES
+                if self.served is None and hopeless:
                     raise
-                pause = min(2.0 ** (failures - 1), MAX_BACKOFF_SECONDS)
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)
                 self._change(State.STARTING, f"{error}; next try in {pause:g} s")
                 await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             else:
                 self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
                 self.served = served
@@ -224,9 +235,17 @@ class Scheduler:
                 return
 
     async def _next(self) -> Ticket:
-        while not self._waiting:
-            self._work.clear()
-            await self._work.wait()
+        """Wait for a job; a worker that dies meanwhile is noticed before it costs one."""
+        lost = asyncio.create_task(self._worker.lost())
+        lost.add_done_callback(lambda _: self._work.set())
+        try:
+            while not self._waiting and not lost.done():
+                self._work.clear()
+                await self._work.wait()
+            if not self._worker.up:
+                raise await lost
+        finally:
+            lost.cancel()
         self._running = self._waiting.popleft()
         self._running_eta = self._estimator.whole(self._running.job)
         self._announce()
@@ -294,7 +313,7 @@ class Scheduler:
             ahead += 1
 
     def _note_idle(self) -> None:
-        if self._running is None and not self._waiting:
+        if self._running is None and not self._open:
             self._idle.set()
 
     def _change(self, state: State, detail: str) -> None:

@@ -84,8 +84,10 @@ class Spool:
             if self._file is None:  # unnamed: the system removes it with its last handle, after a crash too
                 keep_freed_memory()
                 self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
-            os.pwrite(self._file.fileno(), event.data, event.offset)
-            self._size = event.offset + len(event.data)
+            rest, self._size = memoryview(event.data), event.offset
+            while rest:  # a disk that fills up takes a part, and is an error with the next byte
+                written = os.pwrite(self._file.fileno(), rest, self._size)
+                rest, self._size = rest[written:], self._size + written
         elif isinstance(event, Completed):
             self._end = event
         else:
@@ -115,7 +117,7 @@ class Spool:
             EasyAnimError: the job ended without a video.
         """
         yield self._accepted
-        seen, offset, repeating = 0, 0, False
+        seen, offset, repeating = 0, 0, False  # the number of the last news, bytes so far, whether news are old ones
         while True:
             self._changed.clear()
             if fresh := [news for news in self._news.values() if news.number > seen]:
@@ -132,8 +134,14 @@ class Spool:
             elif self._end is not None:
                 yield self._end
                 return
-            else:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), heartbeat)
-                except asyncio.TimeoutError:
-                    seen, repeating = max(0, self._news_count - 1), True  # say the latest news again
+            elif not await self._changes_within(heartbeat):
+                seen, repeating = max(0, self._news_count - 1), True  # the latest news counts as not seen, once more
+
+    async def _changes_within(self, seconds: float) -> bool:
+        # Not `wait_for`: before Python 3.12 it swallows a cancel that comes at the same moment as the change.
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            done, _ = await asyncio.wait([change], timeout=seconds)
+        finally:
+            change.cancel()
+        return bool(done)

@@ -14,8 +14,11 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
+from easyanim_server.errors import InvalidArgument, Violation
 from easyanim_server.job import Job
+from easyanim_server.rpc.status import to_status
 from easyanim_server.telemetry.telemetry import Telemetry
 
 REQUEST_ID = "x-request-id"
@@ -34,7 +37,7 @@ def in_this_call(job: Job) -> Job:
 
 
 class CallObserver(grpc.aio.ServerInterceptor):
-    """Watches the calls of one service; others, health and reflection, pass unseen."""
+    """Watches the calls of one service, none of which streams requests; others, health and reflection, pass unseen."""
 
     def __init__(self, service: str, telemetry: Telemetry) -> None:
         self._prefix = f"/{service}/"
@@ -49,28 +52,31 @@ class CallObserver(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method.removeprefix(self._prefix)
         metadata = {key: value for key, value in handler_call_details.invocation_metadata if isinstance(value, str)}
-        serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        serve = handler.unary_unary or handler.unary_stream
 
-        async def answer(request: Any, context: Any) -> Any:
+        async def parsed(data: bytes, context: Any) -> Any:
+            # Here, since gRPC itself would answer UNKNOWN and log a traceback.
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                refusal = InvalidArgument([Violation("request", f"cannot be read, strings must be UTF-8 ({error})")])
+                await context.abort_with_status(to_status(refusal))
+
+        async def answer(data: bytes, context: Any) -> Any:
             with self._observed(method, metadata, context) as request_id:
                 await context.send_initial_metadata(((REQUEST_ID, request_id),))
-                return await serve(request, context)
+                return await serve(await parsed(data, context), context)
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def stream(data: bytes, context: Any) -> AsyncIterator[Any]:
             with self._observed(method, metadata, context) as request_id:
                 await context.send_initial_metadata(((REQUEST_ID, request_id),))
-                async with aclosing(serve(request, context)) as responses:
+                async with aclosing(serve(await parsed(data, context), context)) as responses:
                     async for response in responses:
                         yield response
 
-        wrap = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        wrapped: Any = stream if handler.response_streaming else answer
-        return wrap(wrapped, handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
     @contextmanager
     def _observed(self, method: str, metadata: Mapping[str, str], context: Any) -> Iterator[str]:

@@ -29,11 +29,17 @@ NEAREST_BUCKETS = 3
 
 
 async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
-    """Check a request and resolve its defaults; pictures are decoded on a thread.
+    """Check a request and resolve its defaults.
 
     Raises:
         InvalidArgument: with every wrong field, not only the first.
     """
+    # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
+    # one step and the next. So there are as many as threads at most.
+    return await asyncio.to_thread(_to_job, request, settings)
+
+
+def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     wrong: list[Violation] = []
     wrong += _check_prompts(request, settings.max_prompt_chars)
     wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
@@ -44,7 +50,7 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     wrong += _check_fit(request)
     name, profile, bad_profile = _profile(request, settings.default_profile)
     wrong += bad_profile
-    start, end, bad_pictures = await asyncio.to_thread(_load_pictures, request, settings.max_image_pixels)
+    start, end, bad_pictures = _load_pictures(request, settings.max_image_pixels)
     wrong += bad_pictures
     bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
     wrong += bad_size
@@ -63,8 +69,8 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
         output=OutputFormat(request.output_mime_type or OutputFormat.MP4.value),
-        start=await asyncio.to_thread(_fit, start, request.start_image, bucket, fit) if start else None,
-        end=await asyncio.to_thread(_fit, end, request.end_image, bucket, fit) if end else None,
+        start=_fit(start, request.start_image, bucket, fit) if start else None,
+        end=_fit(end, request.end_image, bucket, fit) if end else None,
         fit=fit,
         embed_prompt=request.embed_prompt,
         profile=name,
@@ -199,13 +205,12 @@ def _choose_bucket(
 def _unknown_bucket(name: str, catalogue: Sequence[Bucket]) -> str:
     names = list(dict.fromkeys(bucket.name for bucket in catalogue))
     try:
-        height, width = (int(part) for part in name.lower().split("x"))
-        target = Bucket(max(height, 1), max(width, 1), jobs.MAX_FRAMES)
+        height, width = (math.log(max(int(part), 1)) for part in name.lower().split("x"))
     except ValueError:
         return f"is {name!r}; must be one of {', '.join(names)}"
 
     def distance(bucket: Bucket) -> float:
-        return math.hypot(math.log(bucket.height / target.height), math.log(bucket.width / target.width))
+        return math.hypot(math.log(bucket.height) - height, math.log(bucket.width) - width)
 
     nearest = list(dict.fromkeys(bucket.name for bucket in sorted(catalogue, key=distance)))[:NEAREST_BUCKETS]
     return f"is {name!r}, which this server does not offer; the nearest are {', '.join(nearest)}"

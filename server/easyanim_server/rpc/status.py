@@ -12,8 +12,9 @@ from easyanim_server.errors import EasyAnimError
 
 DOMAIN = "easyanim"
 
-MAX_MESSAGE_CHARS = 1000
-"""With `MAX_VIOLATIONS` it keeps a status far under the 8 KB that HTTP/2 peers accept as trailers."""
+MAX_MESSAGE_BYTES = 1000
+"""In UTF-8. With `MAX_VIOLATIONS` it keeps a status under the 8 KB that HTTP/2 peers accept as trailers, also where no
+character is ASCII: such a message takes three times its bytes there."""
 MAX_VIOLATIONS = 8
 
 CODES: dict[type[EasyAnimError], int] = {
@@ -26,6 +27,8 @@ CODES: dict[type[EasyAnimError], int] = {
     errors.DeadlineExpired: code_pb2.DEADLINE_EXCEEDED,
     errors.JobCancelled: code_pb2.CANCELLED,
     errors.GenerationFailed: code_pb2.INTERNAL,
+    errors.UnsupportedModel: code_pb2.FAILED_PRECONDITION,
+    errors.ConfigurationError: code_pb2.FAILED_PRECONDITION,
 }
 
 
@@ -38,7 +41,7 @@ def to_status(error: EasyAnimError) -> grpc.Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=item.field, description=_short(item.description, MAX_MESSAGE_CHARS // 4)
+                        field=item.field, description=_short(item.description, MAX_MESSAGE_BYTES // 4)
                     )
                     for item in error.violations[:MAX_VIOLATIONS]
                 ]
@@ -51,7 +54,7 @@ def to_status(error: EasyAnimError) -> grpc.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(retry_after * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=CODES[type(error)], message=_short(str(error), MAX_MESSAGE_CHARS))
+    status = status_pb2.Status(code=CODES[type(error)], message=_short(str(error), MAX_MESSAGE_BYTES))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -59,5 +62,6 @@ def to_status(error: EasyAnimError) -> grpc.Status:
     return rpc_status.to_status(status)
 
 
-def _short(text: str, chars: int) -> str:
-    return text if len(text) <= chars else text[: chars - 1] + "…"
+def _short(text: str, most: int) -> str:
+    data = text.encode()
+    return text if len(data) <= most else data[: most - len("…".encode())].decode(errors="ignore") + "…"

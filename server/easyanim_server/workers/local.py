@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import queue
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -36,6 +38,18 @@ STOP_SECONDS = 5.0
 """How long a worker may take to end before it is killed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process with its pipe, and the two threads of the front at this end of it."""
+
+    process: BaseProcess
+    connection: Connection
+    outbox: queue.SimpleQueue[ToWorker]
+    """What the writer sends, one after another: two writers' messages would mix in the pipe."""
+    writer: threading.Thread
+    reader: threading.Thread
+
+
 class LocalWorker:
     """One spawned process that owns one device. Implements `job.Worker`; may be started again after it died."""
 
@@ -48,39 +62,41 @@ class LocalWorker:
         """
         self._settings = settings
         self._engine_path = engine_path
-        self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
-        self._sending = threading.Lock()
-        self._reader: threading.Thread | None = None
+        self._spawned: Spawned | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        self._closed = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
         """The process's id while there is one."""
-        return self._process.pid if self._process else None
+        return self._spawned.process.pid if self._spawned else None
+
+    @property
+    def up(self) -> bool:
+        """Whether the process is there, as far as is known. See `job.Worker`."""
+        return self._spawned is not None and not self._closed.is_set()
 
     async def start(self, report: Callable[[str], None]) -> Served:
         """Spawn the process and wait until it is warm. See `job.Worker`."""
         await self.stop()
-        self._messages = asyncio.Queue()
-        await asyncio.to_thread(self._spawn, asyncio.get_running_loop())
+        # Not on a thread: a cancel would leave it behind, and the process that it then spawns.
+        self._spawn(asyncio.get_running_loop())
+        ready = asyncio.create_task(self._await_ready(report))
+        limit = self._settings.start_timeout_seconds
         try:
-            return await asyncio.wait_for(self._await_ready(report), self._settings.start_timeout_seconds)
-        except asyncio.TimeoutError:
-            await self.stop()
-            raise WorkerLost(
-                f"the worker was not ready after {self._settings.start_timeout_seconds:g} s (start_timeout_seconds)"
-            ) from None
+            # Not `wait_for`: before Python 3.12 it swallows a cancel that comes at the same moment as `Ready`.
+            done, _ = await asyncio.wait([ready], timeout=limit)
+            if not done:
+                raise WorkerLost(f"the worker was not ready after {limit:g} s (start_timeout_seconds)")
+            return ready.result()
         except BaseException:
+            ready.cancel()
             await self.stop()
             raise
 
     async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
         """Run one job to its end. See `job.Worker`."""
-        try:
-            await asyncio.to_thread(self._send, Run(job))  # pictures are megabytes: not on the event loop
-        except OSError:
-            raise await self._lost("before it took the job") from None
+        self._send(Run(job))
         while True:
             message = await self._messages.get()
             if isinstance(message, Said):
@@ -94,15 +110,18 @@ class LocalWorker:
 
     def cancel(self, job: Job) -> None:
         """Ask the worker to leave this job. See `job.Worker`."""
-        with suppress(OSError):  # a worker that is gone has left the job already; `run` says so
-            self._send(Cancel(job.id))
+        self._send(Cancel(job.id))
+
+    async def lost(self) -> WorkerLost:
+        """Wait until the process is gone. See `job.Worker`."""
+        await self._closed.wait()
+        return await self._lost("while it waited for a job")
 
     async def stop(self) -> None:
         """Tell the process to end, kill it if it does not, and reap it."""
-        process, connection, reader = self._process, self._connection, self._reader
-        self._process = self._connection = self._reader = None
-        if process is not None and connection is not None and reader is not None:
-            await asyncio.to_thread(_end, process, connection, reader)
+        spawned, self._spawned = self._spawned, None
+        if spawned is not None:
+            await asyncio.to_thread(_end, spawned)
 
     async def _await_ready(self, report: Callable[[str], None]) -> Served:
         while True:
@@ -117,30 +136,46 @@ class LocalWorker:
                 raise await self._lost("while it was starting")
 
     def _spawn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._messages, self._closed = asyncio.Queue(), asyncio.Event()
+        messages, closed = self._messages, self._closed  # this process's own, also when there is another one
+
+        def on_message(message: FromWorker | None) -> None:
+            messages.put_nowait(message)
+            if message is None:
+                closed.set()
+
         # Spawned, never forked: a fork would carry over gRPC's threads and could not use CUDA.
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_run_loop, args=(theirs, self._settings, self._engine_path), name="easyanim-worker", daemon=True
-        )
-        process.start()
-        theirs.close()
-        reader = threading.Thread(target=_receive, args=(ours, loop, self._messages), name="worker-reader", daemon=True)
+        try:
+            ours, theirs = context.Pipe()
+            with theirs:
+                process = context.Process(
+                    target=_run_loop,
+                    args=(theirs, self._settings, self._engine_path),
+                    name="easyanim-worker",
+                    daemon=True,
+                )
+                process.start()
+        except OSError as error:
+            raise WorkerLost(f"the worker process cannot be spawned: {error}") from error
+        outbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        writer = threading.Thread(target=_write, args=(ours, outbox), name="worker-writer", daemon=True)
+        reader = threading.Thread(target=_read, args=(ours, loop, on_message), name="worker-reader", daemon=True)
+        self._spawned = Spawned(process, ours, outbox, writer, reader)
+        writer.start()
         reader.start()
-        self._process, self._connection, self._reader = process, ours, reader
 
     def _send(self, message: ToWorker) -> None:
-        if self._connection is None:
-            raise OSError("there is no worker process")
-        # A job is sent from a thread and its cancel from the event loop: two messages must not mix in the pipe.
-        with self._sending:
-            self._connection.send(message)
+        # Never waits, for pictures are megabytes. What a lost worker does not get is missed by nobody: `run` and
+        # `lost` hear of its end from the reader.
+        if self._spawned is not None:
+            self._spawned.outbox.put(message)
 
     async def _lost(self, when: str) -> WorkerLost:
         code = None
-        if (process := self._process) is not None:
-            await asyncio.to_thread(process.join, STOP_SECONDS)  # its pipe is closed, so it is ending
-            code = process.exitcode
+        if (spawned := self._spawned) is not None:
+            await asyncio.to_thread(spawned.process.join, STOP_SECONDS)  # its pipe is closed, so it is ending
+            code = spawned.process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return WorkerLost(f"the worker process ended {when} ({how})")
 
@@ -152,26 +187,36 @@ def _run_loop(connection: Connection, settings: Settings, engine_path: str) -> N
     loop.main(connection, settings, engine_path)
 
 
-def _receive(
-    connection: Connection, loop: asyncio.AbstractEventLoop, messages: asyncio.Queue[FromWorker | None]
+def _write(connection: Connection, outbox: queue.SimpleQueue[ToWorker]) -> None:
+    with suppress(OSError):  # the process is gone, which the reader tells
+        while True:
+            message = outbox.get()
+            connection.send(message)
+            if isinstance(message, Stop):
+                return
+
+
+def _read(
+    connection: Connection, loop: asyncio.AbstractEventLoop, on_message: Callable[[FromWorker | None], None]
 ) -> None:
     with suppress(RuntimeError):  # the event loop was closed before the worker: nobody is left to tell
         try:
             while True:
-                loop.call_soon_threadsafe(messages.put_nowait, connection.recv())
+                loop.call_soon_threadsafe(on_message, connection.recv())
         except (EOFError, OSError):
-            loop.call_soon_threadsafe(messages.put_nowait, None)
+            loop.call_soon_threadsafe(on_message, None)
 
 
-def _end(process: BaseProcess, connection: Connection, reader: threading.Thread) -> None:
+def _end(spawned: Spawned) -> None:
     # A message, not a closed pipe: a close has no effect on the other end while our reader waits in it.
-    with suppress(OSError):
-        connection.send(Stop())
+    spawned.outbox.put(Stop())
+    process = spawned.process
     process.join(STOP_SECONDS)
     if process.is_alive():
         log.warning("worker did not end by itself; killing it", pid=process.pid)
         process.kill()
         process.join()
-    reader.join()
-    connection.close()
+    spawned.writer.join()
+    spawned.reader.join()
+    spawned.connection.close()
     process.close()

@@ -97,8 +97,18 @@ def run(engine: Engine, job: Job, inbox: Inbox, connection: Connection) -> EasyA
         except Exception as error:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
             log.exception("generation failed", error_id=failure.error_id, error=repr(error))
+            end_if_broken(engine)
             return failure
     return None
+
+
+def end_if_broken(engine: Engine) -> None:
+    """End the process where its device is lost to it: the next jobs would all fail, and a new process may do them."""
+    try:
+        engine.probe()
+    except Exception as error:
+        log.critical("the device is broken for this process; it ends", error=repr(error))
+        os._exit(1)  # at once: an orderly end would ask the device
 
 
 class Inbox:
