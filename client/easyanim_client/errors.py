@@ -150,6 +150,13 @@ _BY_CODE: dict[grpc.StatusCode, type[EasyAnimError]] = {
 _REFUSED_AS_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 
+def told(error: Exception) -> str:
+    """What an error says to people: of the file system's the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn gRPC's errors into `EasyAnimError`; the only place that does."""

@@ -93,10 +93,28 @@ def test_an_unknown_format_or_suffix_or_fit_is_refused_with_the_known_ones(tmp_p
         build_request("a cat", fit="squeeze")
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 2**31}, {"seed": 2**63}, {"prompt": "\ud800"}])
-def test_values_that_the_contract_cannot_hold_are_invalid(arguments):
-    with pytest.raises(InvalidRequest, match="cannot be encoded"):
+@pytest.mark.parametrize(
+    ("arguments", "field", "said"),
+    [
+        ({"steps": 2**31}, "step_count", "is 2147483648; must be an integer of at most 32 bits"),
+        ({"seed": 2**63}, "seed", "is 9223372036854775808; must be an integer of at most 64 bits"),
+        ({"prompt": "\ud800"}, "prompt", "is '\\ud800'; must be Unicode"),
+        ({"solver": "\ud800"}, "acceleration.solver", "is '\\ud800'; must be Unicode"),
+    ],
+)
+def test_a_value_that_the_contract_cannot_hold_is_named_with_its_field(arguments, field, said):
+    with pytest.raises(InvalidRequest) as caught:
         build_request(**{"prompt": "a cat", **arguments})
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert violation.description.startswith(said)
+    assert str(caught.value) == f"{field}: {violation.description}"
+
+
+def test_all_values_that_the_contract_cannot_hold_are_named_at_once():
+    with pytest.raises(InvalidRequest) as caught:
+        build_request("a cat", steps=2**40, fps=-(2**40))
+    assert [item.field for item in caught.value.violations] == ["step_count", "frame_rate_fps"]
 
 
 def test_a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not():
