@@ -22,6 +22,7 @@ except ModuleNotFoundError as missing:
     raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
 
 EXIT_USAGE = 2
+EXIT_FAILED = 1
 
 app = typer.Typer(
     help="EasyAnimate V5.1 behind a streaming gRPC call.",
@@ -29,6 +30,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -132,6 +148,7 @@ def fit_cache(
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
     if prompts and not lines:
         raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     found = tools.fit_cache(settings, lines, generations, steps, lambda detail: typer.echo(detail, err=True))
     found.write(out)
     least, most = found.change_range
@@ -248,7 +265,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; failures that have a name end in one sentence and exit code 2."""
+    """Run the command line; wrong settings end in one sentence and exit code 2, other failures with a name in 1."""
     try:
         app(prog_name="easyanim-server")
     except ConfigurationError as error:
@@ -256,7 +273,12 @@ def main() -> None:
         raise SystemExit(EXIT_USAGE) from None
     except EasyAnimError as error:
         print(f"easyanim-server: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(EXIT_FAILED) from None
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        print(f"easyanim-server: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
 
 
 if __name__ == "__main__":
