@@ -28,6 +28,8 @@ def main() -> None:
             raise
         print(f"easyanim-client needs {error.name}: pip install 'easyanim[cli]'", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     # An exception, unlike the default action, lets the generation be cancelled and its partial file be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
