@@ -157,6 +157,13 @@ def told(error: Exception) -> str:
     return str(error)
 
 
+_WORDS_OF_GRPC = (
+    ("Deadline Exceeded", "the timeout passed before the answer was complete"),
+    ("Locally cancelled by application!", "the call was cancelled"),
+)
+"""What gRPC says of ends that come from this side, and what people are told."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn gRPC's errors into `EasyAnimError`; the only place that does."""
@@ -177,6 +184,7 @@ def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         size, limit = too_large.groups()
         return MessageTooLarge(int(size), int(limit))
+    message = next((words for said, words in _WORDS_OF_GRPC if said in message), message)
     details = _details(error)
     kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerFailed)
     return kind(message or code.name, details)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.errors import Details, InvalidRequest, MessageTooLarge, Violation
 
@@ -20,6 +22,14 @@ MessageT = TypeVar("MessageT", pb.GenerateRequest, pb.LintPromptRequest, pb.Acce
 
 MEDIA_TYPES: dict[str, str] = {"mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
 """Media types by format, which is also the file's suffix."""
+
+_TYPES = {
+    FieldDescriptor.CPPTYPE_INT32: "an integer",
+    FieldDescriptor.CPPTYPE_INT64: "an integer",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_STRING: "a string",
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+}
 
 DEFAULT_MAX_REQUEST_BYTES = 32 * 2**20
 """What servers take unless they were configured otherwise."""
@@ -95,22 +105,25 @@ def _message(kind: type[MessageT], fields: Mapping[str, Any], within: str = "") 
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         return kind(**given)
-    except ValueError:
-        found = {within + name: why for name, value in given.items() if (why := _unfit(kind, name, value))}
+    except (ValueError, TypeError):
+        found = {within + name: why for name, value in given.items() if (why := _unfit(kind, name, value, within))}
         wrong = tuple(Violation(name, why) for name, why in found.items())
         message = "; ".join(f"{name}: {why}" for name, why in found.items())
         raise InvalidRequest(message, Details(violations=wrong)) from None
 
 
-def _unfit(kind: type[MessageT], name: str, value: Any) -> str:
-    """Why a field cannot hold a value; empty where it can."""
+def _unfit(kind: type[MessageT], name: str, value: Any, within: str) -> str:
+    """Why a field cannot hold a value of its type; empty where it can."""
     try:
         kind(**{name: value})
+    except TypeError:
+        allowed = _TYPES.get(kind.DESCRIPTOR.fields_by_name[name].cpp_type, "of the contract's type")
+        raise TypeError(f"{within}{name} is {value!r}; must be {allowed}") from None
     except ValueError:
         if isinstance(value, int):
             bits = 64 if name == "seed" else 32
             return f"is {value}; must be an integer of at most {bits} bits"
-        return f"is {value!r}; must be Unicode, and it has half of a surrogate pair"
+        return f"is {value!r}; must be Unicode, without halves of surrogate pairs"
     return ""
 
 

@@ -111,6 +111,24 @@ def test_a_value_that_the_contract_cannot_hold_is_named_with_its_field(arguments
     assert str(caught.value) == f"{field}: {violation.description}"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"steps": "many"}, "step_count is 'many'; must be an integer"),
+        ({"steps": 2**40, "seed": 1.5}, "seed is 1.5; must be an integer"),
+        ({"frames": True}, "frame_count is True; must be an integer"),
+        ({"guidance": "high"}, "guidance_scale is 'high'; must be a number"),
+        ({"bucket": 384}, "bucket is 384; must be a string"),
+        ({"embed_prompt": "yes"}, "embed_prompt is 'yes'; must be True or False"),
+        ({"solver": 3}, "acceleration.solver is 3; must be a string"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_field(arguments, said):
+    with pytest.raises(TypeError) as caught:
+        build_request("a cat", **arguments)
+    assert str(caught.value) == said
+
+
 def test_all_values_that_the_contract_cannot_hold_are_named_at_once():
     with pytest.raises(InvalidRequest) as caught:
         build_request("a cat", steps=2**40, fps=-(2**40))
