@@ -159,9 +159,10 @@ def told(error: Exception) -> str:
 
 _WORDS_OF_GRPC = (
     ("Deadline Exceeded", "the timeout passed before the answer was complete"),
+    ("Socket closed", "the connection to the server was lost"),
     ("Locally cancelled by application!", "the call was cancelled"),
 )
-"""What gRPC says of ends that come from this side, and what people are told."""
+"""What gRPC says of ends that no server names, and what people are told."""
 
 
 @contextmanager

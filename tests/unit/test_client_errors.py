@@ -49,11 +49,12 @@ def test_details_that_do_not_belong_to_the_status_are_ignored(details):
     [
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "the timeout passed before the answer was complete"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Stream removed (Deadline Exceeded)", "the timeout passed before"),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", "the connection to the server was lost"),
         (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", "the call was cancelled"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "the proxy waited for 60 s", "the proxy waited for 60 s"),
     ],
 )
-def test_what_ends_on_this_side_is_told_in_words_of_our_own(code, said, told):
+def test_ends_that_no_server_names_are_told_in_words_of_our_own(code, said, told):
     assert str(from_rpc_error(Failed(code, said))).startswith(told)
 
 
