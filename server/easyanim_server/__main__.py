@@ -296,6 +296,9 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line; wrong settings end in one sentence and exit code 2, other failures with a name in 1."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
         app(prog_name="easyanim-server")
     except ConfigurationError as error:

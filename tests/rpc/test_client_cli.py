@@ -257,6 +257,16 @@ def test_info_counts_parameters_in_a_unit_that_suits_the_model(run, scripted, co
     assert f"          {shown} parameters, float32, original attention, on cpu" in run("info").stdout.splitlines()
 
 
+def test_a_terminal_without_unicode_gets_what_it_can_show(scripted):
+    scripted.info = pb.GetServerInfoResponse(model=pb.Model(name="modèle"), state=pb.STATE_SERVING)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    command = [sys.executable, "-c", MAIN, "top", "--once", "--address", scripted.address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "mod\\xe8le" in shown.stdout
+
+
 def test_health_exits_with_0_while_serving_and_with_3_otherwise(run, scripted):
     assert (run("health").exit_code, run("health").stdout) == (0, "serving\n")
 
