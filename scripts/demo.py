@@ -28,6 +28,8 @@ def main() -> int:
             subprocess.run([*client, "generate", prompt, *options], check=True)
         except subprocess.CalledProcessError as failed:
             return failed.returncode
+        except KeyboardInterrupt:
+            return 130
         finally:
             server.terminate()
             server.wait(timeout=30)

@@ -79,7 +79,12 @@ class Assembly:
                 # Moving the file into place would replace a device such as /dev/null by it.
                 raise FileExistsError(errno.EEXIST, "exists and is not a regular file", str(self._target))
             self._partial = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex[:8]}.part")
-            self._file = self._partial.open("xb")
+            try:
+                self._file = self._partial.open("xb")
+            except OSError as error:  # of the file that was asked for, not of the hidden one beside it
+                missing = error.errno == errno.ENOENT
+                why = "the folder does not exist" if missing else error.strerror
+                raise OSError(error.errno, why, str(self._target)) from error
         return self
 
     def __exit__(

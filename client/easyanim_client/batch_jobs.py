@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from easyanim_client.errors import EasyAnimError, InvalidRequest
+from easyanim_client.errors import EasyAnimError, InvalidRequest, told
 from easyanim_client.request import MEDIA_TYPES, build_request
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -39,7 +39,9 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 """Keys of a line, named like the arguments of `Client.generate`."""
 
 _PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
-_ID = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
+_ID = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff.][^/\\\x00-\x1f\ud800-\udfff]*")
+MAX_ID_BYTES = 200
+"""Of a job's name; file systems take 255, with suffixes and those of a file that is not complete yet."""
 MAX_PROBLEMS = 20
 """Said at once."""
 
@@ -89,7 +91,7 @@ def read_jobs(source: Path, defaults: Mapping[str, Any]) -> list[BatchJob]:
         try:
             jobs.append(_job(index, fields(), defaults))
         except (EasyAnimError, OSError, ValueError) as error:
-            problems.append(f"{place}: {error}")
+            problems.append(f"{place}: {told(error)}")
     twice = [name for name, count in Counter(job.id for job in jobs).items() if count > 1]
     problems += [f'id "{name}" is given more than once; ids must be unique' for name in twice]
     if problems:
@@ -107,8 +109,10 @@ def _job(index: int, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     if sizes & fields.keys():  # a job's own size takes the place of the default in either form
         arguments = {name: value for name, value in arguments.items() if name not in sizes - fields.keys()}
     name = fields.get("id", f"{index:04}")
-    if not _ID.fullmatch(name):
-        raise ValueError(f"id {name!r} cannot be a file's name: no slash, no dot at its start, at most 200 characters")
+    if not _ID.fullmatch(name) or len(name.encode()) > MAX_ID_BYTES:
+        raise ValueError(
+            f"id {name!r} cannot be a file's name: no slash, no dot at its start, at most {MAX_ID_BYTES} bytes of UTF-8"
+        )
     if not str(arguments.get("prompt", "")).strip():
         raise ValueError("there is no prompt; give it in the job, in a text file beside the picture, or by --prompt")
     request = build_request(**arguments)
@@ -127,6 +131,8 @@ def _fields(line: bytes, folder: Path) -> dict[str, Any]:
         return _checked(json.loads(line), folder)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: byte {line[error.start]:#04x} at place {error.start + 1}") from error
 
 
 def _checked(fields: object, folder: Path) -> dict[str, Any]:
@@ -153,5 +159,8 @@ def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any
 def _beside(picture: Path, name: str) -> dict[str, Any]:
     """The job of a picture, with the prompt of the text file beside it."""
     text = picture.with_suffix(".txt")
-    prompt = {"prompt": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}
+    try:
+        prompt = {"prompt": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{text.name} is not UTF-8: {error.reason} at byte {error.start + 1}") from error
     return {"id": name, "start_image": picture, **prompt}

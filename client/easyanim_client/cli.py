@@ -28,8 +28,13 @@ def main() -> None:
             raise
         print(f"easyanim-client needs {error.name}: pip install 'easyanim[cli]'", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     # An exception, unlike the default action, lets the generation be cancelled and its partial file be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     app()
 
 

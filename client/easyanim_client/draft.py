@@ -27,10 +27,12 @@ def draft_arguments(
         bucket: The draft's bucket by name. Default: of those nearest to the final's aspect, the smallest.
 
     Raises:
-        InvalidRequest: there is no such bucket, or the final's aspect cannot be told.
+        InvalidRequest: there is no such bucket, the final's aspect cannot be told, or the server would refuse the
+            final for what the draft does not share with it: nobody shall wait for a draft to learn that.
         OSError: the picture cannot be read.
     """
     named = {item.name: item for item in served.buckets}
+    _check_final(arguments, served)
     if bucket is None:
         size = _smallest_nearest(_log_aspect(arguments, served), served)
     elif bucket in named:
@@ -44,13 +46,25 @@ def draft_arguments(
     return {**arguments, **chosen}
 
 
+def _check_final(arguments: Mapping[str, Any], served: ServerInfo) -> None:
+    name, frames, steps = (arguments.get(field) for field in ("bucket", "frames", "steps"))
+    named = {item.name: item for item in served.buckets}
+    if name is not None and name not in named:
+        raise InvalidRequest.of_field("bucket", f"is {name!r}; must be one of {', '.join(named)}")
+    offered = [named[name]] if name is not None else served.buckets
+    counts = sorted({count for item in offered for count in item.frame_counts})
+    if frames is not None and frames not in counts:
+        raise InvalidRequest.of_field("frame_count", f"is {frames}; must be one of {', '.join(map(str, counts))}")
+    most = served.limits.max_steps
+    if steps is not None and most and not 1 <= steps <= most:
+        raise InvalidRequest.of_field("step_count", f"is {steps}; must be from 1 to {most}")
+
+
 def _log_aspect(arguments: Mapping[str, Any], served: ServerInfo) -> float:
     """Logarithm of width over height that the final video will have, as the server will choose its bucket."""
     if (name := arguments.get("bucket")) is not None:
-        height, _, width = name.partition("x")
-        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-            raise InvalidRequest.of_field("bucket", f"{name!r} must look like 384x672")
-        return math.log(int(width) / int(height))
+        chosen = next(item for item in served.buckets if item.name == name)
+        return math.log(chosen.width / chosen.height)
     if (aspect := arguments.get("aspect_ratio")) is not None:
         value = ratio(aspect)
         if not (math.isfinite(value) and value > 0):

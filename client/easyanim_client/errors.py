@@ -150,6 +150,21 @@ _BY_CODE: dict[grpc.StatusCode, type[EasyAnimError]] = {
 _REFUSED_AS_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 
+def told(error: Exception) -> str:
+    """What an error says to people: of the file system's the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+_WORDS_OF_GRPC = (
+    ("Deadline Exceeded", "the timeout passed before the answer was complete"),
+    ("Socket closed", "the connection to the server was lost"),
+    ("Locally cancelled by application!", "the call was cancelled"),
+)
+"""What gRPC says of ends that no server names, and what people are told."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn gRPC's errors into `EasyAnimError`; the only place that does."""
@@ -170,6 +185,7 @@ def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         size, limit = too_large.groups()
         return MessageTooLarge(int(size), int(limit))
+    message = next((words for said, words in _WORDS_OF_GRPC if said in message), message)
     details = _details(error)
     kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerFailed)
     return kind(message or code.name, details)

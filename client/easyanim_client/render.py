@@ -17,6 +17,7 @@ from easyanim_client.results import (
     Accepted,
     Chunk,
     Event,
+    Model,
     Phase,
     Profile,
     Progress,
@@ -131,7 +132,7 @@ def warning_lines(warnings: Iterable[PromptWarning]) -> Iterator[str]:
 def video_summary(video: Video) -> str:
     """One line on a saved video."""
     made = video.receipt.parameters
-    return f"{video.path}: {decimal(video.size)}, {video.timings.total_seconds:.1f} s, seed {made.seed}"
+    return f"{video.path or 'stdout'}: {decimal(video.size)}, {video.timings.total_seconds:.1f} s, seed {made.seed}"
 
 
 def profile_line(profile: Profile) -> str:
@@ -145,6 +146,15 @@ def profile_line(profile: Profile) -> str:
     return ", ".join(parts) + (" (default)" if profile.is_default else "")
 
 
+def _loaded(model: Model) -> str:
+    """The model in a few words; servers know the most of it once it was loaded."""
+    if not model.device:
+        return "not loaded yet"
+    count = model.transformer_parameters
+    size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+    return f"{size} parameters, {model.dtype}, {model.attention_mode} attention, on {model.device}"
+
+
 def info_summary(info: ServerInfo) -> str:
     """A few lines on what a server serves."""
     model, limits = info.model, info.limits
@@ -152,8 +162,7 @@ def info_summary(info: ServerInfo) -> str:
     lines = [
         f"easyanim  {info.version}, {state}, {info.jobs} of {limits.max_queued} places in the queue taken",
         f"model     {model.name}",
-        f"          {model.transformer_parameters / 1e9:.2f} B parameters, {model.dtype}, "
-        f"{model.attention_mode} attention, on {model.device}",
+        f"          {_loaded(model)}",
         f"limits    {limits.max_steps} steps, {limits.max_prompt_chars} characters, "
         f"{limits.max_image_pixels / 1e6:g} megapixels, {decimal(limits.max_request_bytes)} a request",
     ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.errors import InvalidRequest, MessageTooLarge
+from easyanim_client.errors import Details, InvalidRequest, MessageTooLarge, Violation
 
 Picture = bytes | str | os.PathLike[str] | BinaryIO
 """A PNG, JPEG or WebP file: its bytes, its path, or a file opened in binary mode."""
@@ -15,9 +18,18 @@ Fit = Literal["crop", "pad", "stretch"]
 Format = Literal["mp4", "webm", "mkv"]
 Interval = str | tuple[float, float]
 """Start and end as shares of all steps, such as ``(0.1, 0.8)`` or ``"0.1:0.8"``."""
+MessageT = TypeVar("MessageT", pb.GenerateRequest, pb.LintPromptRequest, pb.Acceleration)
 
 MEDIA_TYPES: dict[str, str] = {"mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
 """Media types by format, which is also the file's suffix."""
+
+_TYPES = {
+    FieldDescriptor.CPPTYPE_INT32: "an integer",
+    FieldDescriptor.CPPTYPE_INT64: "an integer",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_STRING: "a string",
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+}
 
 DEFAULT_MAX_REQUEST_BYTES = 32 * 2**20
 """What servers take unless they were configured otherwise."""
@@ -74,12 +86,9 @@ def build_request(
         "output_mime_type": _media_type(format, save_to),
         "embed_prompt": embed_prompt,
         "profile": profile,
+        "acceleration": _acceleration(solver, cache_threshold, guidance_interval),
     }
-    try:
-        fields["acceleration"] = _acceleration(solver, cache_threshold, guidance_interval)
-        return pb.GenerateRequest(**{name: value for name, value in fields.items() if value is not None})
-    except ValueError as error:  # an integer too wide for its field, or text that is not Unicode
-        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+    return _message(pb.GenerateRequest, fields)
 
 
 def build_lint_request(prompt: str, negative_prompt: str | None) -> pb.LintPromptRequest:
@@ -88,10 +97,34 @@ def build_lint_request(prompt: str, negative_prompt: str | None) -> pb.LintPromp
     Raises:
         InvalidRequest: a text is not Unicode.
     """
+    return _message(pb.LintPromptRequest, {"prompt": prompt, "negative_prompt": negative_prompt})
+
+
+def _message(kind: type[MessageT], fields: Mapping[str, Any], within: str = "") -> MessageT:
+    """A message of the fields that are not None; protobuf itself does not say which one it cannot take."""
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        return pb.LintPromptRequest(prompt=prompt, negative_prompt=negative_prompt)
-    except ValueError as error:
-        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+        return kind(**given)
+    except (ValueError, TypeError):
+        found = {within + name: why for name, value in given.items() if (why := _unfit(kind, name, value, within))}
+        wrong = tuple(Violation(name, why) for name, why in found.items())
+        message = "; ".join(f"{name}: {why}" for name, why in found.items())
+        raise InvalidRequest(message, Details(violations=wrong)) from None
+
+
+def _unfit(kind: type[MessageT], name: str, value: Any, within: str) -> str:
+    """Why a field cannot hold a value of its type; empty where it can."""
+    try:
+        kind(**{name: value})
+    except TypeError:
+        allowed = _TYPES.get(kind.DESCRIPTOR.fields_by_name[name].cpp_type, "of the contract's type")
+        raise TypeError(f"{within}{name} is {value!r}; must be {allowed}") from None
+    except ValueError:
+        if isinstance(value, int):
+            bits = 64 if name == "seed" else 32
+            return f"is {value}; must be an integer of at most {bits} bits"
+        return f"is {value!r}; must be Unicode, without halves of surrogate pairs"
+    return ""
 
 
 def check_size(request: pb.GenerateRequest, limit: int) -> None:
@@ -117,7 +150,10 @@ def read_picture(field: str, picture: Picture | None) -> bytes | None:
         return None
     data: object = picture
     if isinstance(picture, (str, os.PathLike)):
-        data = Path(picture).read_bytes()
+        try:
+            data = Path(picture).read_bytes()
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} ({field})", str(picture)) from error
     elif not isinstance(picture, bytes) and hasattr(picture, "read"):
         data = picture.read()
     if not isinstance(data, bytes):
@@ -146,7 +182,8 @@ def _acceleration(
     start, end = (None, None) if interval is None else shares(interval)
     if solver is None and cache_threshold is None and interval is None:
         return None
-    return pb.Acceleration(solver=solver, cache_threshold=cache_threshold, guidance_start=start, guidance_end=end)
+    fields = {"solver": solver, "cache_threshold": cache_threshold, "guidance_start": start, "guidance_end": end}
+    return _message(pb.Acceleration, fields, "acceleration.")
 
 
 def shares(interval: Interval) -> tuple[float, float]:

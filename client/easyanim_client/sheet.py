@@ -10,37 +10,65 @@ from rich.text import Text
 
 FRAMES = 4
 """On a sheet, spread evenly from the first to the last."""
+IN_A_ROW = (4, 2)
+"""Of them, as the terminal allows: what makes them larger is taken."""
 GAP = 1
+OTHER_LINES = 4
+"""Of the terminal: what stands above and below the sheet."""
 
 
 def print_sheet(file: Path, console: Console) -> bool:
-    """Print a few frames of a video side by side, as wide as the terminal.
+    """Print a few frames of a video side by side, or in two rows where that makes them larger, as the terminal allows.
 
     Returns:
         Whether that was possible: the terminal shows colours, PyAV is installed and reads the file.
     """
     if console.color_system is None:
         return False
-    pictures = _pictures(file, (console.width - GAP * (FRAMES - 1)) // FRAMES)
-    for row in range(min((len(picture) for picture in pictures), default=0)):
-        console.print(Text(" " * GAP).join(picture[row] for picture in pictures), soft_wrap=True)
+    pictures, in_a_row = _pictures(file, console)
+    for start in range(0, len(pictures), in_a_row):
+        if start:
+            console.print()
+        for lines in zip(*pictures[start : start + in_a_row], strict=True):
+            console.print(Text(" " * GAP).join(lines), soft_wrap=True)
     return bool(pictures)
 
 
-def _pictures(file: Path, columns: int) -> list[list[Text]]:
-    """Frames as rows of characters; empty where they cannot be had."""
+def layout(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """How many frames stand in a row, and how many characters wide each is.
+
+    Args:
+        width: Of the terminal, in characters.
+        height: Of the terminal, in lines, each as high as two pixels.
+        aspect: Of a frame, width over height.
+    """
+    found = []
+    for in_a_row in IN_A_ROW:
+        rows = -(-FRAMES // in_a_row)
+        lines = max((height - OTHER_LINES - (rows - 1)) // rows, 1)
+        columns = min((width - GAP * (in_a_row - 1)) // in_a_row, int(2 * lines * aspect))
+        found.append((max(columns, 1), in_a_row))
+    columns, in_a_row = max(found)
+    return in_a_row, columns
+
+
+def _pictures(file: Path, console: Console) -> tuple[list[list[Text]], int]:
+    """Frames as rows of characters, and how many stand side by side; none where they cannot be had."""
     try:
         import av
     except ImportError:  # decoding is no part of a thin client
-        return []
+        return [], FRAMES
     try:
         with av.open(file) as container:
             count = sum(1 for _ in container.decode(video=0))
+            picture = container.streams.video[0]
+            in_a_row, columns = layout(console.width, console.height, picture.width / picture.height)
         wanted = {round(index * (count - 1) / (FRAMES - 1)) for index in range(FRAMES)}
         with av.open(file) as container:
-            return [_rows(frame, columns) for index, frame in enumerate(container.decode(video=0)) if index in wanted]
+            shown = [_rows(frame, columns) for index, frame in enumerate(container.decode(video=0)) if index in wanted]
+            return shown, in_a_row
     except av.error.FFmpegError:
-        return []
+        return [], FRAMES
 
 
 def _rows(frame: object, columns: int) -> list[Text]:

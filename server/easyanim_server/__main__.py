@@ -15,13 +15,14 @@ try:
     from easyanim_server import __version__, doctor
     from easyanim_server.errors import ConfigurationError, EasyAnimError
     from easyanim_server.rpc.app import serve as serve_app
-    from easyanim_server.settings import ENV_PREFIX, Settings
+    from easyanim_server.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.telemetry.log import configure_logging
     from easyanim_server.workers.local import LocalWorker
 except ModuleNotFoundError as missing:
     raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
 
 EXIT_USAGE = 2
+EXIT_FAILED = 1
 
 app = typer.Typer(
     help="EasyAnimate V5.1 behind a streaming gRPC call.",
@@ -31,12 +32,29 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of no command."""
+
+
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     """A setting as a command-line flag: text, so that `Settings` alone decides what it means."""
     default = field.get_default(call_default_factory=True)
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     flag = f"--{name.replace('_', '-')}"
-    option = typer.Option(flag, help=field.description, show_default=str(shown) if shown not in (None, "") else False)
+    # In the text: what typer shows of a default that is no value of the flag stands in brackets and is cut off.
+    note = "" if shown in (None, "") else f" Default: {str(shown).lower() if shown is True else shown}."
+    option = typer.Option(flag, help=f"{field.description}{note}", show_default=False)
     return _parameter(name, Annotated[str | None, option])
 
 
@@ -60,7 +78,23 @@ def _with_settings(command: Any) -> Any:
     return wrapped
 
 
-@app.command(epilog=f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file.")
+SOURCES = f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file."
+
+
+def _examples(*lines: str, before: str = "") -> str:
+    """The end of a command's help: examples, one a line."""
+    return "\n".join([*([before, ""] if before else []), "Examples:", *lines])
+
+
+@app.command(
+    epilog=_examples(
+        f"easyanim-server serve       {DEFAULT_MODEL}",
+        "easyanim-server serve --model builtin:tiny       on any machine",
+        "easyanim-server serve --buckets 384x672,672x384 --listen 0.0.0.0:50051",
+        "easyanim-server serve --config easyanim.toml --log-format json",
+        before=SOURCES,
+    )
+)
 @_with_settings
 def serve(settings: Settings) -> None:
     """Load the model, warm every bucket, serve until SIGTERM."""
@@ -71,14 +105,14 @@ def serve(settings: Settings) -> None:
     )
 
 
-@app.command(name="doctor")
+@app.command(name="doctor", epilog=_examples("easyanim-server doctor --config easyanim.toml", before=SOURCES))
 @_with_settings
 def doctor_command(settings: Settings) -> None:
     """Say what this machine can do and what is missing for these settings."""
     raise typer.Exit(doctor.report(settings))
 
 
-@app.command()
+@app.command(epilog=_examples("easyanim-server warm --buckets 384x672 --cache-dir /var/cache/easyanim", before=SOURCES))
 @_with_settings
 def warm(settings: Settings) -> None:
     """Build every bucket, so that later starts find compiled code in the cache."""
@@ -89,7 +123,9 @@ def warm(settings: Settings) -> None:
         typer.echo(line)
 
 
-@app.command()
+@app.command(
+    epilog=_examples("easyanim-server plan --vram 24GB", "easyanim-server plan --vram 12GiB --buckets 384x672,576x1008")
+)
 def plan(
     vram: Annotated[str, typer.Option(help="The card's memory: 24GiB, 24GB, 24564MiB.")],
     model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
@@ -108,7 +144,7 @@ def plan(
     memoryplan.show(memoryplan.plan(settings, vram))
 
 
-@app.command(name="fit-cache")
+@app.command(name="fit-cache", epilog=_examples("easyanim-server fit-cache --model my/finetune --out fit.json"))
 def fit_cache(
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="File to write, for the setting cache_coefficients.")
@@ -132,6 +168,7 @@ def fit_cache(
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
     if prompts and not lines:
         raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     found = tools.fit_cache(settings, lines, generations, steps, lambda detail: typer.echo(detail, err=True))
     found.write(out)
     least, most = found.change_range
@@ -149,7 +186,7 @@ CacheDir = Annotated[str | None, typer.Option(help=Settings.model_fields["cache_
 Device = Annotated[str, typer.Option(help=Settings.model_fields["device"].description)]
 
 
-@cache_app.command("export")
+@cache_app.command("export", epilog=_examples("easyanim-server cache export compiled.tar.gz"))
 def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Pack what was compiled for this device and version into one file."""
     from easyanim_server.workers import tools
@@ -158,7 +195,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
     typer.echo(f"packed {count} files into {file}")
 
 
-@cache_app.command("import")
+@cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
 def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Unpack a cache that was made for this device and version."""
     from easyanim_server.workers import tools
@@ -167,7 +204,7 @@ def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto"
     typer.echo(f"unpacked {count} files from {file}")
 
 
-@app.command()
+@app.command(epilog=_examples("easyanim-server export ./tiny", "easyanim-server serve --model ./tiny"))
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write; must be empty or new.")],
     model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
@@ -179,7 +216,12 @@ def export(
     typer.echo(f"wrote {model} to {folder}")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "easyanim-server bench --buckets 384x672 --precisions bf16",
+        "easyanim-server bench --device cpu --buckets 96x160x13 --backends eager --steps 4",
+    )
+)
 def bench(
     model: Annotated[str | None, typer.Option(help="Default: synthetic:7b, on the CPU builtin:tiny.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -204,7 +246,12 @@ def bench(
     speedtable.show(run.rows)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "easyanim-server tune --budget 20m --image cup.jpg --prompt 'steam rises from the cup'",
+        "easyanim-server serve --tuned tuning/tuned.json",
+    )
+)
 def tune(
     model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
     buckets: Annotated[str | None, typer.Option(help=Settings.model_fields["buckets"].description)] = None,
@@ -248,7 +295,10 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; failures that have a name end in one sentence and exit code 2."""
+    """Run the command line; wrong settings end in one sentence and exit code 2, other failures with a name in 1."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
         app(prog_name="easyanim-server")
     except ConfigurationError as error:
@@ -256,7 +306,12 @@ def main() -> None:
         raise SystemExit(EXIT_USAGE) from None
     except EasyAnimError as error:
         print(f"easyanim-server: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(EXIT_FAILED) from None
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        print(f"easyanim-server: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
 
 
 if __name__ == "__main__":

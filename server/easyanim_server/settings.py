@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -41,6 +41,8 @@ PUBLISHED_BUCKETS = (
     "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
 )  # fmt: skip
 """The sizes that the model's authors publish times for; 49 frames each."""
+
+MAX_PORT = 65535
 
 TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
 """Sizes for `builtin:tiny`, quick on a laptop's CPU."""
@@ -137,6 +139,17 @@ class Settings(BaseSettings):
             raise ValueError(f"named more than once: {', '.join(sorted(twice))}")
         return tuple(parsed)
 
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        # What is below would take 70000 for 4464, and a bare port for one of all addresses.
+        _, colon, port = value.rpartition(":")
+        if value.startswith("unix:") if info.field_name == "listen" else not value:
+            return value
+        if not colon or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, such as 127.0.0.1:50051")
+        return value
+
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
         """The buckets to serve, in order of preference."""
@@ -172,7 +185,7 @@ class Settings(BaseSettings):
             known = ", ".join(sorted(ENV_PREFIX + name.upper() for name in cls.model_fields))
             raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}; known are {known}")
         if file is not None and not file.is_file():
-            raise ConfigurationError(f"settings file {str(file)!r} does not exist")
+            raise ConfigurationError(f"settings file {str(file)!r} is not a file")
 
         loaded = cls._read(flags or {}, file, {})
         if loaded.tuned is not None:

@@ -41,7 +41,7 @@ def test_a_warmed_cache_spares_the_next_start_all_compilation_and_moves_in_one_f
     ("arguments", "words"),
     [
         (["export"], "there is no cache in"),
-        (["import"], "is not a packed cache"),
+        (["import"], "is not a file"),
     ],
     ids=["nothing to export", "not a cache"],
 )

@@ -12,17 +12,32 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from easyanim_client.commands import app
+from easyanim_client.commands import EPILOG, app
+from easyanim_server.__main__ import app as server_app
 from tests.e2e.processes import BIN, ROOT, ServerCommand, client
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 _BLOCK = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = {"", "sh", "sh no-test", "console", "python", "text", "json", "proto", "toml", "yaml", "mermaid", "promql"}
+
+
+OTHER_PROGRAMS: frozenset[str] = frozenset()
+"""Options in the text of pages that are not of our commands."""
+
+
+def _commands(typed: typer.Typer) -> dict[str, Any]:
+    """Every command by its name, those of groups by both words."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_group(typed).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {word}": one for word, one in inner.items()}
+    return found
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -61,10 +76,20 @@ def test_every_block_is_of_a_known_kind(page: Path) -> None:
     assert kinds <= KINDS, "a shell block is `sh` (run by a test) or `sh no-test`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        assert "://" in target or (page.parent / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            file = page.parent / target if target else page
+            assert file.exists(), target
+            assert not heading or heading in headings(file), f"{target}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """What links to the page's headings end in."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in found}
 
 
 def test_the_examples_of_the_help_use_options_that_exist() -> None:
@@ -77,6 +102,47 @@ def test_the_examples_of_the_help_use_options_that_exist() -> None:
         words = shlex.split(line.partition("|")[0].partition("&&")[0])
         known = {option for parameter in commands[words[1]].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
+
+
+OPTIONS = {
+    program: {
+        name: {"--help", *(option for one in command.params for option in one.opts)} for name, command in found.items()
+    }
+    for program, found in (("easyanim-client", _commands(app)), ("easyanim-server", _commands(server_app)))
+}
+"""Options by program and command."""
+
+
+def named_commands(page: Path) -> Iterator[list[str]]:
+    """The words of every command of ours, or option, that a page names in a block or within its text."""
+    text = page.read_text(encoding="utf-8")
+    shell = "".join(found["text"] for found in _BLOCK.finditer(text) if found["info"].startswith("sh"))
+    lines = shell.replace("\\\n", " ").splitlines() + re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text))
+    for line in lines:
+        if re.match(r"\S*easyanim-(client|server) |--[a-z]|[a-z-]+ --", line):
+            yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_command_and_option_that_a_page_names_is_there(page: Path) -> None:
+    for words in named_commands(page):
+        program = words[0].rpartition("/")[2]
+        known = {name: options for found in OPTIONS.values() for name, options in found.items()}
+        if program in OPTIONS:  # easyanim-server cache export FILE
+            known, words = OPTIONS[program], words[1:]
+        given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        name = next((name for name in known if words[: name.count(" ") + 1] == name.split()), None)
+        assert name or program not in OPTIONS or words[0].startswith("--"), words
+        if name or program.startswith("--"):
+            allowed = known[name] if name else set().union(*known.values())
+            assert given <= allowed, f"{words}: {given - allowed}"
+
+
+def test_the_exit_codes_of_the_help_are_documented() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+
+    assert [f"{code:4} {words}" for code, words in documented] == EPILOG.splitlines()[1:]
 
 
 def test_the_changelog_has_the_version_that_is_built() -> None:

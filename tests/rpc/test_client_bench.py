@@ -69,13 +69,15 @@ def test_a_full_queue_is_an_outcome_and_no_error(scripted):
     assert "queue_seconds" not in report["metrics"]
 
 
-@pytest.mark.parametrize(("failure", "outcome"), [(BROKEN, "server_failed"), (INVALID, "invalid_request")])
-def test_any_other_failure_is_shown_and_ends_with_6(scripted, failure, outcome):
+@pytest.mark.parametrize(
+    ("failure", "outcome", "code"), [(BROKEN, "server_failed", 6), (INVALID, "invalid_request", 2)]
+)
+def test_any_other_failure_is_shown_and_ends_with_its_code(scripted, failure, outcome, code):
     scripted.script = [ACCEPTED, failure]
 
     result = bench(scripted.address, "--requests", "2")
 
-    assert result.exit_code == 6
+    assert result.exit_code == code
     assert f"2 {outcome}" in result.stdout
     assert f"unexpected: {outcome}: {failure.message}" in result.stdout.replace("\n", " ")
 

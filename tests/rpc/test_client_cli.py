@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -165,11 +166,32 @@ def test_field_violations_are_printed_one_per_line(run, scripted):
         pytest.param(["--steps", "99999999999"], id="too-wide"),
         pytest.param(["--out", "missing/cat.mp4"], id="no-folder"),
         pytest.param(["--unheard-of"], id="option"),
+        pytest.param(["--timeout", "0"], id="no-time"),
+        pytest.param(["--receipt", "missing/cat.json"], id="no-folder-for-the-receipt"),
+        pytest.param(["--out", "-", "--json"], id="two-things-on-stdout"),
+        pytest.param(["--out", "-", "--receipt", "cat.json"], id="receipt-of-stdout"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_sends_nothing(run, scripted, words):
     assert run("generate", "a cat", *words).exit_code == 2
     assert scripted.requests == []
+
+
+def test_a_folder_that_is_not_there_is_said_of_the_file_that_was_asked_for(run):
+    result = run("generate", "a cat", "--out", "missing/cat.mp4", "--quiet")
+
+    assert result.stderr == "Error: missing/cat.mp4: the folder does not exist\n"
+
+
+def test_with_a_dash_the_video_alone_goes_to_stdout(run, scripted):
+    scripted.script = success(DATA)
+
+    result = run("generate", "a cat", "--out", "-")
+
+    assert (result.exit_code, result.stdout_bytes) == (0, DATA)
+    assert result.stderr.splitlines()[-1] == "stdout: 4.3 kB, 50.0 s, seed 42"
+    assert scripted.requests[0].output_mime_type in ("", "video/mp4")
+    assert os.listdir() == []
 
 
 def test_the_timeout_ends_the_work_on_the_server(run, scripted):
@@ -211,7 +233,7 @@ def test_a_signal_cancels_on_the_server_and_leaves_no_file(scripted, tmp_path, n
 def test_info_is_told_in_lines_or_as_json(run, scripted):
     scripted.info = pb.GetServerInfoResponse(
         version="0.1.0",
-        model=pb.Model(name="builtin:tiny", transformer_parameter_count=7_100_000_000, dtype="bfloat16"),
+        model=pb.Model(name="builtin:tiny"),
         buckets=[pb.Bucket(name="96x160", width_px=160, height_px=96, frame_counts=[13, 25])],
         limits=pb.Limits(max_queued_count=8),
         state=pb.STATE_STARTING,
@@ -219,11 +241,30 @@ def test_info_is_told_in_lines_or_as_json(run, scripted):
     )
 
     lines = run("info").stdout.splitlines()
+    assert lines[1:3] == ["model     builtin:tiny", "          not loaded yet"]
     assert lines[0] == "easyanim  0.1.0, starting (loading the model), 0 of 8 places in the queue taken"
     assert lines[-1] == "bucket    96x160, frames 13, 25"
 
     told = json.loads(run("info", "--json").stdout)
     assert (told["state"], told["buckets"][0]["frame_counts"]) == ("starting", [13, 25])
+
+
+@pytest.mark.parametrize(("count", "shown"), [(7_100_000_000, "7.10 B"), (3_050_000, "3.05 M")])
+def test_info_counts_parameters_in_a_unit_that_suits_the_model(run, scripted, count, shown):
+    model = pb.Model(transformer_parameter_count=count, dtype="float32", attention_mode="original", device="cpu")
+    scripted.info = pb.GetServerInfoResponse(model=model)
+
+    assert f"          {shown} parameters, float32, original attention, on cpu" in run("info").stdout.splitlines()
+
+
+def test_a_terminal_without_unicode_gets_what_it_can_show(scripted):
+    scripted.info = pb.GetServerInfoResponse(model=pb.Model(name="modèle"), state=pb.STATE_SERVING)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    command = [sys.executable, "-c", MAIN, "top", "--once", "--address", scripted.address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "mod\\xe8le" in shown.stdout
 
 
 def test_health_exits_with_0_while_serving_and_with_3_otherwise(run, scripted):
@@ -247,6 +288,21 @@ def test_a_server_that_is_not_there_gives_exit_code_3():
         result = CliRunner().invoke(app, [*words, "--address", gone.address])
         assert result.exit_code == 3
         assert result.stderr.startswith("Error: ")
+        assert "easyanim-server serve starts one; --address or EASYANIM_CLIENT_ADDRESS says where" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "http://localhost:50051"])
+def test_an_address_that_is_none_is_refused_before_anybody_is_asked(address):
+    result = CliRunner().invoke(app, ["info", "--address", address], env={"COLUMNS": "200"})
+
+    assert result.exit_code == 2
+    assert f"{address!r} must be HOST:PORT, such as localhost:50051" in result.stderr
+
+
+def test_the_version_is_an_option():
+    result = CliRunner().invoke(app, ["--version"])
+
+    assert (result.exit_code, result.stdout) == (0, f"{version('easyanim')}\n")
 
 
 def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():

@@ -85,7 +85,9 @@ def test_the_drafts_size_and_the_given_seed_are_taken(run, scripted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "files"), [("y", 0, ["out.draft.mp4", "out.mp4"]), ("n", 8, ["out.draft.mp4"])]
+    ("answer", "code", "files"),
+    [("y\n", 0, ["out.draft.mp4", "out.mp4"]), ("n\n", 8, ["out.draft.mp4"]), ("\x04", 8, ["out.draft.mp4"])],
+    ids=["yes", "no", "end of input"],
 )
 def test_on_a_terminal_the_answer_decides(
     run, scripted, tmp_path: Path, answer: str, code: int, files: list[str]
@@ -99,7 +101,7 @@ def test_on_a_terminal_the_answer_decides(
         shown = b""
         while b"Make the final video?" not in shown:
             shown += os.read(terminal, 4096)
-        os.write(terminal, f"{answer}\n".encode())
+        os.write(terminal, answer.encode())
         assert process.wait(PATIENCE) == code
     os.close(terminal)
     assert sorted(os.listdir(tmp_path)) == files

@@ -168,10 +168,8 @@ def test_metrics_are_off_unless_they_are_asked_for(simulated: RunningServer) -> 
     assert simulated.app.metrics_port is None
 
 
-@pytest.mark.parametrize("address", ["taken", "127.0.0.1", "127.0.0.1:metrics", "127.0.0.1:99999"])
-def test_an_address_that_cannot_be_had_ends_the_server_with_its_name(metered: Metered, address: str) -> None:
-    if address == "taken":
-        address = f"127.0.0.1:{metered.server.app.metrics_port}"
+def test_an_address_that_cannot_be_had_ends_the_server_with_its_name(metered: Metered) -> None:
+    address = f"127.0.0.1:{metered.server.app.metrics_port}"
     server = RunningServer(settings(metrics_listen=address), SIMULATED, wait=False)
     with server:
         server._thread.join(30)

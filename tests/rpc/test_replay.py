@@ -59,8 +59,14 @@ def test_without_its_prompt_it_says_what_to_give_and_checks_what_is_given(run) -
 
     lacking = run("replay", "cat.mp4")
     assert lacking.exit_code == 2
-    for field in ("prompt", "negative_prompt", "start_image"):
-        assert f"  {field}: is not in the file" in lacking.stderr
+    for line, field, option in zip(
+        lacking.stderr.splitlines()[1:],
+        ["prompt", "negative_prompt", "start_image"],
+        ["(--prompt, or --receipt)", "(--negative, or --receipt)", "(--image)"],
+        strict=True,
+    ):
+        assert line.startswith(f"  {field}: is not in the file")
+        assert line.endswith(option)
 
     Path("dog.png").write_bytes(Path("cat.png").read_bytes() + b"\0")
     wrong = run("replay", "cat.mp4", "--prompt", "instant dog", "--negative", "my own words", "--image", "dog.png")

@@ -71,10 +71,11 @@ def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:
         ({"prompt": " "}, ["there is no prompt"]),
         ({"prompt": "a", "id": "../a"}, ["id '../a' cannot be a file's name"]),
         ({"prompt": "a", "id": ".hidden"}, ["cannot be a file's name"]),
-        ({"prompt": "a", "start_image": "no.jpg"}, ["No such file", "no.jpg"]),
+        ({"prompt": "a", "id": "杯" * 67}, ["cannot be a file's name", "at most 200 bytes"]),
+        ({"prompt": "a", "start_image": "no.jpg"}, ["no.jpg: No such file or directory (start_image)"]),
         ({"prompt": "a", "fit": "squeeze"}, ["fit_policy", "crop, pad, stretch"]),
         ({"prompt": "a", "format": "avi"}, ["'avi' is none of mp4, webm, mkv"]),
-        ({"prompt": "a", "seed": 2**64}, ["cannot be encoded"]),
+        ({"prompt": "a", "seed": 2**64}, ["seed: is 18446744073709551616; must be"]),
         (["a"], ["must be a JSON object"]),
         ("nonsense", ["is not JSON"]),
     ],
@@ -86,6 +87,18 @@ def test_a_wrong_line_is_named_with_what_is_allowed(tmp_path: Path, job: object,
 
     for word in ["line 2: ", *words]:
         assert word in str(caught.value)
+
+
+def test_texts_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.jsonl"
+    file.write_bytes(b'{"prompt": "a caf\xe9"}\n')
+    with pytest.raises(InvalidRequest, match="line 1: is not UTF-8: byte 0xe9 at place 18"):
+        read_jobs(file, {})
+
+    (tmp_path / "one.png").write_bytes(b"picture")
+    (tmp_path / "one.txt").write_bytes(b"a caf\xe9")
+    with pytest.raises(InvalidRequest, match=r"one\.png: one\.txt is not UTF-8: .* at byte 6"):
+        read_jobs(tmp_path, {})
 
 
 def test_everything_that_is_wrong_is_said_at_once_and_in_order(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_the_output_ends_in_tables(measured: tuple[dict[str, Any], str]) -> None
         ({"buckets": "100x100"}, "multiple of 16"),
         ({"backends": "eager,tpu"}, "backend 'tpu' must be one or more of eager, inductor"),
         ({"precisions": ""}, "must be one or more of bf16, fp8"),
-        ({"steps": "x"}, "invalid literal"),
+        ({"steps": "2,x"}, "steps '2,x' must be numbers, separated by commas"),
         ({"steps": "0"}, "at least 1"),
         ({"repeats": 0}, "at least 1"),
         ({"device": "cuda:99"}, "cuda:99"),

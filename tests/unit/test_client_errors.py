@@ -44,6 +44,20 @@ def test_details_that_do_not_belong_to_the_status_are_ignored(details):
     assert (str(error), error.reason, error.retry_after) == ("a proxy gave up", "", None)
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "the timeout passed before the answer was complete"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Stream removed (Deadline Exceeded)", "the timeout passed before"),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", "the connection to the server was lost"),
+        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", "the call was cancelled"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "the proxy waited for 60 s", "the proxy waited for 60 s"),
+    ],
+)
+def test_ends_that_no_server_names_are_told_in_words_of_our_own(code, said, told):
+    assert str(from_rpc_error(Failed(code, said))).startswith(told)
+
+
 def test_a_failure_without_words_is_named_after_its_code():
     assert str(from_rpc_error(Failed(grpc.StatusCode.DATA_LOSS, None))) == "DATA_LOSS"
 

@@ -93,10 +93,46 @@ def test_an_unknown_format_or_suffix_or_fit_is_refused_with_the_known_ones(tmp_p
         build_request("a cat", fit="squeeze")
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 2**31}, {"seed": 2**63}, {"prompt": "\ud800"}])
-def test_values_that_the_contract_cannot_hold_are_invalid(arguments):
-    with pytest.raises(InvalidRequest, match="cannot be encoded"):
+@pytest.mark.parametrize(
+    ("arguments", "field", "said"),
+    [
+        ({"steps": 2**31}, "step_count", "is 2147483648; must be an integer of at most 32 bits"),
+        ({"seed": 2**63}, "seed", "is 9223372036854775808; must be an integer of at most 64 bits"),
+        ({"prompt": "\ud800"}, "prompt", "is '\\ud800'; must be Unicode"),
+        ({"solver": "\ud800"}, "acceleration.solver", "is '\\ud800'; must be Unicode"),
+    ],
+)
+def test_a_value_that_the_contract_cannot_hold_is_named_with_its_field(arguments, field, said):
+    with pytest.raises(InvalidRequest) as caught:
         build_request(**{"prompt": "a cat", **arguments})
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert violation.description.startswith(said)
+    assert str(caught.value) == f"{field}: {violation.description}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"steps": "many"}, "step_count is 'many'; must be an integer"),
+        ({"steps": 2**40, "seed": 1.5}, "seed is 1.5; must be an integer"),
+        ({"frames": True}, "frame_count is True; must be an integer"),
+        ({"guidance": "high"}, "guidance_scale is 'high'; must be a number"),
+        ({"bucket": 384}, "bucket is 384; must be a string"),
+        ({"embed_prompt": "yes"}, "embed_prompt is 'yes'; must be True or False"),
+        ({"solver": 3}, "acceleration.solver is 3; must be a string"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_field(arguments, said):
+    with pytest.raises(TypeError) as caught:
+        build_request("a cat", **arguments)
+    assert str(caught.value) == said
+
+
+def test_all_values_that_the_contract_cannot_hold_are_named_at_once():
+    with pytest.raises(InvalidRequest) as caught:
+        build_request("a cat", steps=2**40, fps=-(2**40))
+    assert [item.field for item in caught.value.violations] == ["step_count", "frame_rate_fps"]
 
 
 def test_a_request_of_exactly_the_limit_passes_and_one_byte_more_does_not():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from easyanim.v1 import video_pb2 as pb
@@ -10,14 +12,15 @@ from easyanim_client.assembly import server_info
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from tests.conftest import encode_picture
 
-NAMES = ["768x1344", "384x672", "672x384", "512x512", "576x1008"]
+NAMES = ["768x1344", "1344x768", "384x672", "672x384", "512x512", "576x1008"]
 
 
 def served(*names: str, counts: tuple[int, ...] = (25, 49)):
     sizes = [(name, *map(int, name.split("x"))) for name in names]
     return server_info(
         pb.GetServerInfoResponse(
-            buckets=[pb.Bucket(name=name, width_px=w, height_px=h, frame_counts=counts) for name, h, w in sizes]
+            buckets=[pb.Bucket(name=name, width_px=w, height_px=h, frame_counts=counts) for name, h, w in sizes],
+            limits=pb.Limits(max_step_count=200),
         )
     )
 
@@ -51,26 +54,30 @@ def test_a_server_with_one_bucket_drafts_in_it_with_fewer_steps() -> None:
 
 @pytest.mark.parametrize(("asked", "drafted"), [(None, None), (49, 49), (25, 25), (13, 25)])
 def test_a_draft_is_as_long_as_the_video_or_the_nearest_to_it(asked: int | None, drafted: int | None) -> None:
-    assert draft_arguments({"frames": asked}, served("384x672"))["frames"] == drafted
+    buckets = (Bucket("768x1344", 1344, 768, (13, 25, 49)), Bucket("384x672", 672, 384, (25, 49)))
+    server = dataclasses.replace(served(*NAMES), buckets=buckets)
+
+    assert draft_arguments({"bucket": "768x1344", "frames": asked}, server)["frames"] == drafted
 
 
 def test_the_drafts_bucket_can_be_named() -> None:
     assert draft_arguments({"bucket": "512x512"}, served(*NAMES), bucket="576x1008")["bucket"] == "576x1008"
-    with pytest.raises(InvalidRequest, match="'1x1' of the draft is none of 768x1344, 384x672"):
+    with pytest.raises(InvalidRequest, match="'1x1' of the draft is none of 768x1344, 1344x768"):
         draft_arguments({}, served(*NAMES), bucket="1x1")
 
 
 @pytest.mark.parametrize(
     ("final", "words"),
     [
-        ({"bucket": "large"}, "'large' must look like 384x672"),
-        ({"bucket": "0x5"}, "'0x5' must look like"),
+        ({"bucket": "100x100"}, "bucket: is '100x100'; must be one of 768x1344, 1344x768"),
+        ({"frames": 13}, "frame_count: is 13; must be one of 25, 49"),
+        ({"steps": 0}, "step_count: is 0; must be from 1 to 200"),
         ({"aspect_ratio": "-1"}, "must be more than 0"),
         ({"start_image": b"GIF89a"}, "its size cannot be read"),
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_said(final: dict, words: str) -> None:
+def test_what_the_final_cannot_have_is_said_before_a_draft_is_made(final: dict, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         draft_arguments(final, served(*NAMES))
 

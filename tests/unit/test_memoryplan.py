@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from easyanim_server.__main__ import app
@@ -17,6 +19,7 @@ from easyanim_server.engine.memory import CONTEXT_BYTES, GIB
 from easyanim_server.errors import ConfigurationError, JobCancelled
 from easyanim_server.job import Completed, Phase, Progress
 from easyanim_server.settings import DEFAULT_MODEL, Settings
+from easyanim_server.workers import memoryplan
 from easyanim_server.workers.generation import Generation
 from easyanim_server.workers.memoryplan import parse_size
 from tests.models import make_job, make_modules, make_pipeline
@@ -31,6 +34,20 @@ def plan(*flags: str) -> str:
 def cells(output: str, bucket: str, placement: str) -> list[str]:
     (line,) = [line for line in output.splitlines() if line.split()[:2] == [bucket, placement]]
     return line.split()
+
+
+def test_plan_fits_a_narrow_terminal_and_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(memoryplan, "Console", lambda **options: drawn)
+
+    plan("--vram", "24GB", "--model", "synthetic:7b", "--buckets", "768x1344")
+
+    lines = drawn.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in drawn.file.getvalue()
+    (row,) = [line.split() for line in lines if line.split()[:2] == ["768x1344x49", "model_cpu_offload"]]
+    assert row[2:4] == ["bf16", "yes"]
+    assert [len(row), float(row[-2]) < float(row[-3]) < 24, int(row[-1]) > 0] == [7, True, True]
 
 
 def test_plan_prints_every_bucket_in_every_placement_without_a_gpu() -> None:

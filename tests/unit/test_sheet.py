@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from easyanim_client.sheet import print_sheet
+from easyanim_client.sheet import FRAMES, OTHER_LINES, layout, print_sheet
 from easyanim_server.job import OutputFormat
 from tests.unit.test_encoder import encode
 
 
-def screen(width: int = 83, **options: object) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width, **options)
+def screen(width: int = 83, height: int = 12) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width, height=height)
 
 
 @pytest.fixture
@@ -39,6 +39,32 @@ def test_four_frames_stand_side_by_side_from_the_first_to_the_last(fading: Path)
     first, *_, last = [part for part in drawn[0].split("▀") if "38;2" in part]
     assert "38;2;0;0;0" in first
     assert "38;2;255;255;255" in last
+
+
+def test_where_two_rows_make_them_larger_there_are_two(fading: Path) -> None:
+    console = screen(80, 24)
+
+    assert print_sheet(fading, console)
+
+    drawn = console.file.getvalue().splitlines()
+    assert [line.count("▀") for line in drawn] == [60] * 9 + [0] + [60] * 9
+    assert len(drawn) + OTHER_LINES <= 24
+    assert "38;2;0;0;0" in drawn[0]
+    assert "38;2;255;255;255" in drawn[-1]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50), (20, 5), (1, 1)])
+@pytest.mark.parametrize("aspect", [1.75, 1.0, 0.57])
+def test_a_sheet_fits_the_terminal(size: tuple[int, int], aspect: float) -> None:
+    width, height = size
+    in_a_row, columns = layout(width, height, aspect)
+
+    assert columns >= 1
+    if width >= 20:
+        assert in_a_row * columns + in_a_row - 1 <= width
+    if height >= 24:
+        rows = FRAMES // in_a_row
+        assert rows * columns / aspect / 2 + rows - 1 + OTHER_LINES <= height
 
 
 def test_without_colours_nothing_is_drawn(fading: Path) -> None:

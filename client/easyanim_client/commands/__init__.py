@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
 import typer
 
 from easyanim_client.commands.ask import health, info, lint_prompt
@@ -25,6 +28,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(installed_version("easyanim"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of no command."""
+
+
 app.command(
     epilog=epilog(
         'easyanim-client generate "steam rises from the cup" --image cup.jpg --out cup.mp4',
@@ -36,7 +55,7 @@ app.command(
 app.command(
     epilog=epilog(
         "easyanim-client batch pictures/ --prompt 'gentle wind moves the leaves' --out-dir videos",
-        "easyanim-client batch jobs.jsonl --concurrency 4      run it again to go on where it ended",
+        "easyanim-client batch jobs.jsonl --concurrency 4",
         before='A line of jobs.jsonl: {"prompt": "a cat blinks", "start_image": "cat.jpg", "steps": 25}\n\n',
     )
 )(batch)

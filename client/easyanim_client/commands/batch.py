@@ -25,25 +25,29 @@ def batch(
         "videos"
     ),
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs at the server at once.")] = 2,
-    prompt: Annotated[str | None, typer.Option(help="For jobs that have none.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What to avoid, for jobs that do not say it.")] = None,
-    bucket: Annotated[str | None, typer.Option(help="For jobs that name no size.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="Such as 16:9, for jobs that name no size.")] = None,
-    frames: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
-    steps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="For jobs that do not say it.")] = None,
-    fps: Annotated[int | None, typer.Option(help="For jobs that do not say it.")] = None,
-    fit: Annotated[str | None, typer.Option(help="crop, pad or stretch, for jobs that do not say it.")] = None,
-    format: Annotated[str | None, typer.Option(help="mp4, webm or mkv, for jobs that do not say it.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What happens in the videos.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames in a video. Default: the bucket's largest.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
+    fit: Annotated[str | None, typer.Option(help="Pictures of another aspect: crop (default), pad or stretch.")] = None,
+    format: Annotated[str | None, typer.Option(help="mp4 (default), webm or mkv.")] = None,
     embed_prompt: Annotated[
         bool, typer.Option("--embed-prompt", help="Keep the prompts in the files' metadata, for replay.")
     ] = False,
-    profile: Annotated[str | None, typer.Option(help="For jobs that do not say it: exact to draft.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="exact, balanced, fast or draft: quality for time. Default: the server's.")
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
     address: Address = "localhost:50051",
     tls: Tls = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that each job may take. Default: no limit.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="For each job. Default: no limit.")
+    ] = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -56,6 +60,10 @@ def batch(
     guidance_interval; and id, the video's name. Paths are relative to the file.
     Or JOBS is a folder in which each picture is a job, and NAME.txt
     beside NAME.jpg its prompt.
+
+    --prompt to --profile are for jobs that do not say it themselves. All jobs
+    are read first; where one is wrong, each such line is named, and none is
+    sent.
 
     results.jsonl gets a line for each job: index, id, status, seconds, path,
     receipt, or error. A second run skips what is done and unchanged, and tries

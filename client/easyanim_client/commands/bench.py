@@ -64,7 +64,8 @@ def bench(
     else:
         show(report, Console())
     if report.unexpected:
-        raise typer.Exit(6)
+        invalid = all(sample.outcome == "invalid_request" for sample in report.unexpected)
+        raise typer.Exit(2 if invalid else 6)
 
 
 async def _measure(address: str, tls: bool, load: Load) -> Report:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import NOT_CONFIRMED, Address, Json, Tls, reported
+from easyanim_client.commands.shared import NOT_CONFIRMED, Address, Json, Timeout, Tls, reported
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from easyanim_client.recording import save_receipt
 from easyanim_client.render import Show, event_json, progress, video_summary
@@ -22,6 +22,7 @@ from easyanim_client.request import Fit
 from easyanim_client.results import Video
 from easyanim_client.sheet import print_sheet
 
+STDOUT = Path("-")
 _OF_DRAFTS = ("draft_first", "draft_steps", "draft_bucket", "open_draft", "yes", "seed")
 
 
@@ -37,7 +38,10 @@ def generate(
         Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="Last frame; needs --image.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(dir_okay=False, help="File to write; its suffix .mp4, .webm or .mkv is the format.")
+        Path,
+        typer.Option(
+            dir_okay=False, help="File to write; its suffix .mp4, .webm or .mkv is the format. - is stdout, as MP4."
+        ),
     ] = Path("out.mp4"),
     bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
@@ -75,7 +79,7 @@ def generate(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft.")] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until the work is given up. Default: none.")] = None,
+    timeout: Timeout = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -109,8 +113,9 @@ def generate(
         "solver": solver,
         "cache_threshold": cache_threshold,
         "guidance_interval": guidance_interval,
-        "save_to": out,
+        "save_to": None if out == STDOUT else out,
     }
+    _check_out(out, receipt, json=json, draft_first=draft_first)
     shown = _shown(json=json, quiet=quiet)
     with reported(), Client(address, tls=tls, timeout=timeout) as client:
         if draft_first:
@@ -126,10 +131,25 @@ def generate(
                 )
                 raise typer.Exit(NOT_CONFIRMED)
         video = _run(client, arguments, shown)
+        if video.data is not None:
+            typer.get_binary_stream("stdout").write(video.data)
+        if not json and not (out == STDOUT and quiet):
+            typer.echo(video_summary(video), err=out == STDOUT)
         if receipt is not None:
             save_receipt(video, receipt)
-        if not json:
-            typer.echo(video_summary(video))
+
+
+def _check_out(out: Path, receipt: Path | None, *, json: bool, draft_first: bool) -> None:
+    """Refuse at once what would fail when the video is there."""
+    if receipt is not None and not receipt.parent.is_dir():
+        raise typer.BadParameter(f"the folder {str(receipt.parent)!r} does not exist", param_hint="--receipt")
+    if out != STDOUT:
+        return
+    others = {"--json": json, "--draft-first": draft_first, "--receipt": receipt is not None}
+    if taken := [name for name, given in others.items() if given]:
+        raise typer.BadParameter(f"- is not possible with {', '.join(taken)}; name a file", param_hint="--out")
+    if sys.stdout.isatty():
+        raise typer.BadParameter("- would fill the terminal; redirect it or name a file", param_hint="--out")
 
 
 def _shown(*, json: bool, quiet: bool) -> Callable[[], AbstractContextManager[Show]]:
@@ -159,7 +179,11 @@ def _present(video: Video, *, opened: bool, told: bool, quiet: bool) -> None:
 
 
 def _confirmed() -> bool:
-    return sys.stdin.isatty() and typer.confirm("Make the final video?", err=True)
+    try:
+        return sys.stdin.isatty() and typer.confirm("Make the final video?", err=True)
+    except typer.Abort:  # Ctrl-C or the end of the input is no answer either
+        typer.echo(err=True)
+        return False
 
 
 def _final_command(context: typer.Context, seed: int) -> str:

@@ -12,12 +12,20 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Json, Tls, reported
-from easyanim_client.errors import InvalidRequest
+from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Json, Timeout, Tls, reported
+from easyanim_client.errors import Details, InvalidRequest, Violation
 from easyanim_client.recording import SAME_NETWORK, Recording
 from easyanim_client.render import progress
 from easyanim_client.request import MEDIA_TYPES
 from easyanim_client.results import ServerInfo
+
+OPTIONS = {
+    "prompt": "--prompt, or --receipt",
+    "negative_prompt": "--negative, or --receipt",
+    "start_image": "--image",
+    "end_image": "--end-image",
+}
+"""What gives the fields of a request here."""
 
 
 def replay(
@@ -39,7 +47,7 @@ def replay(
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until the work is given up. Default: none.")] = None,
+    timeout: Timeout = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -59,9 +67,12 @@ def replay(
                 prompt = saved.receipt.parameters.prompt
             if negative is None and saved.has_negative_prompt:
                 negative = saved.receipt.parameters.negative_prompt
-        arguments = recording.arguments(
-            prompt=prompt, negative_prompt=negative, start_image=image, end_image=end_image, anyway=anyway
-        )
+        try:
+            arguments = recording.arguments(
+                prompt=prompt, negative_prompt=negative, start_image=image, end_image=end_image, anyway=anyway
+            )
+        except InvalidRequest as error:
+            raise InvalidRequest(str(error), Details(violations=tuple(map(_with_option, error.violations)))) from error
         if not anyway:
             _check_server(recording, client.info())
         suffix = arguments["format"] if arguments["format"] in MEDIA_TYPES else "mp4"
@@ -91,6 +102,10 @@ def replay(
         for name, (was, now) in differences.items():
             typer.echo(f"         {name} was {was}, is {now}")
     raise typer.Exit(0 if same_latents and same_bytes else REPLAY_DIFFERS)
+
+
+def _with_option(wrong: Violation) -> Violation:
+    return Violation(wrong.field, f"{wrong.description} ({OPTIONS[wrong.field]})")
 
 
 def _check_server(recording: Recording, served: ServerInfo) -> None:

@@ -15,6 +15,7 @@ from easyanim_client.errors import (
     RetryLater,
     ServerFailed,
     Unavailable,
+    told,
 )
 
 ADDRESS_VARIABLE = "EASYANIM_CLIENT_ADDRESS"
@@ -50,8 +51,21 @@ def epilog(*examples: str, before: str = "") -> str:
     return "\n".join(["Examples:", *examples, "", before + EPILOG])
 
 
-Address = Annotated[str, typer.Option(metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="The server.")]
+def _checked_address(value: str) -> str:
+    """Refuse what gRPC would take for the address of something else."""
+    if ":" not in value or value.startswith(("http:", "https:")):
+        raise typer.BadParameter(f"{value!r} must be HOST:PORT, such as localhost:50051")
+    return value
+
+
+Address = Annotated[
+    str,
+    typer.Option(metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, callback=_checked_address, help="Where the server is."),
+]
 Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS, trusting gRPC's own roots.")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0.001, help="Until the work is given up. Default: no limit.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
@@ -79,7 +93,9 @@ def explanation(error: EasyAnimError | OSError) -> Iterator[str]:
         for violation in error.violations:
             yield f"  {violation.field}: {violation.description}"
         return
-    yield f"Error: {error}"
+    yield f"Error: {told(error)}"
+    if isinstance(error, Unavailable) and not error.reason:  # nobody of ours answered
+        yield f"  is a server there? easyanim-server serve starts one; --address or {ADDRESS_VARIABLE} says where it is"
     if isinstance(error, RetryLater) and error.retry_after is not None:
         yield f"  try again in {error.retry_after:g} s"
     if isinstance(error, ServerFailed) and error.error_id not in str(error):

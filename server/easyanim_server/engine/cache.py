@@ -151,6 +151,8 @@ def unpack(folder: Path | None, device: torch.device, file: Path) -> int:
         ConfigurationError: the file is not a packed cache, or made for another device, torch or version of easyanim.
     """
     place = version_folder(folder or default_folder(), device)
+    if not file.is_file():
+        raise ConfigurationError(f"{str(file)!r} is not a file; `easyanim-server cache export` writes one")
     try:
         with tarfile.open(file, "r:gz") as archive:
             names = [member.name for member in archive.getmembers()]

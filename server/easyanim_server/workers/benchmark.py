@@ -80,9 +80,12 @@ class Plan:
         usual = ON_A_GPU if resolve_device(device).type == "cuda" else ON_THE_CPU
         try:
             shapes = {Bucket.parse(text) for text in _words(buckets or usual[1])}
-            counts = {int(text) for text in _words(steps)}
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
+        try:
+            counts = {int(text) for text in _words(steps)}
+        except ValueError:
+            raise ConfigurationError(f"steps {steps!r} must be numbers, separated by commas") from None
         if not shapes or min(counts, default=1) < 1 or repeats < 1:
             raise ConfigurationError("bench needs a bucket, and steps and repeats of at least 1")
         return cls(

@@ -26,6 +26,13 @@ GIB = 2**30
 FILE_WIDTH = 150
 """Characters in a line where the output is no terminal."""
 
+HEADINGS = (
+    "bucket", "placement", "precision", "fits", "card GiB", "peak GiB", "in phase", "host GiB", "seconds",
+)  # fmt: skip
+FULL_WIDTH = 122
+"""Characters that all columns need; a narrower terminal gets none of `LEFT_OUT`."""
+LEFT_OUT = ("in phase", "host GiB")
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -96,23 +103,19 @@ def show(made: MemoryPlan) -> None:
     """Print the table, what would be chosen, and what the numbers rest on."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
     title = f"{made.model} on a card with {made.card / GIB:.1f} GiB"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in (
-        "bucket",
-        "placement",
-        "precision",
-        "fits",
-        "card GiB",
-        "peak GiB",
-        "in phase",
-        "host GiB",
-        "seconds",
-    ):
-        table.add_column(heading, justify="right" if heading.endswith("GiB") or heading == "seconds" else "left")
+    narrow = console.width < FULL_WIDTH
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0 if narrow else 1))
+    shown = [heading for heading in HEADINGS if not (narrow and heading in LEFT_OUT)]
+    for heading in shown:
+        right = heading.endswith("GiB") or heading == "seconds"
+        width = len("sequential_cpu_offload") if narrow and heading == "placement" else None
+        name = heading.replace(" ", "\n") if narrow else heading
+        table.add_column(name, justify="right" if right else "left", overflow="fold", width=width)
     for bucket in made.buckets:
         for row in made.rows:
             if row.bucket == bucket:
-                table.add_row(*_cells(row, made.card))
+                cells = dict(zip(HEADINGS, _cells(row, made.card), strict=True))
+                table.add_row(*(cells[heading] for heading in shown))
         table.add_section()
     console.print(table)
     console.print(Text(made.auto))

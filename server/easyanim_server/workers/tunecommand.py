@@ -55,7 +55,7 @@ def _show(tables: Sequence[Table]) -> None:
     for table in tables:
         shown = RichTable(title=table.heading, box=box.SIMPLE_HEAD, title_justify="left")
         for name in table.columns:
-            shown.add_column(name)
+            shown.add_column(name, overflow="fold")
         for line in table.lines:
             shown.add_row(*(Text(cell, "bold" if line.best else "") for cell in line.cells))
         console.print(shown)

@@ -116,7 +116,7 @@ def _tiles(tables: Tables) -> str:
     if after and before:
         factor = f"{before.seconds / after.seconds:.1f} ×"
         tiles.append((factor, f"faster than {BEFORE.placement}, {BEFORE_STEPS} steps ({before.text} s)"))
-    if after and usual:
+    if after and usual and after.exact == usual.exact:  # a projection may not be held against what was run
         same = tables.chosen == plan.defaults
         factor = "defaults" if same else f"{usual.seconds / after.seconds:.2f} ×"
         tiles.append((factor, "are the best that was found" if same else f"faster than the defaults ({usual.text} s)"))
