@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -
     ]  # fmt: skip
     named = {"model": options.model, "backend": backend, "cache": cache, "buckets": options.buckets}
     log = folder / f"{cache}.log"
-    began = time.perf_counter()
+    clock, began = time.time(), time.perf_counter()
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:
             assert server.stdout is not None
@@ -102,11 +103,20 @@ def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -
     return [
         {
             "what": "start", **named, "seconds": round(seconds, 2), "served_by": plans,
-            "load_seconds": float(loaded[1]) if loaded else None,
+            "load_seconds": float(loaded[1]) if loaded else None, "timeline": timeline(text, clock),
             "found": int(found[1]) if found else None, "made": int(found[2]) if found else None,
         },
         {"what": "generation", **named, **video},
     ]  # fmt: skip
+
+
+def timeline(log: str, began: float) -> list[tuple[float, str]]:
+    """When the worker began with what, in seconds since the command."""
+    lines = re.findall(r"^(\S+)Z \[info *\] (starting|worker ready) .*?(?:detail=(.+))?$", log, re.MULTILINE)
+    return [
+        (round(datetime.fromisoformat(f"{stamp}+00:00").timestamp() - began, 2), detail.strip(" '\"") or event)
+        for stamp, event, detail in lines
+    ]
 
 
 def generate(client: Client, options: argparse.Namespace) -> Row:
