@@ -39,7 +39,8 @@ def folder(tmp_path_factory):
     textures = pictures.draw_textures(3, 220, torch.Generator().manual_seed(1))
     for number, texture in enumerate((textures * 255).byte().permute(0, 2, 3, 1).numpy()):
         Image.fromarray(texture).save(folder / f"{number}.jpg")
-    index = [{"file": f"{number}.jpg", "held_out": number == 2} for number in range(3)]
+    said = {"author": "nobody", "licence": "CC0-1.0", "package": "tests", "path": "drawn"}
+    index = [{"file": f"{number}.jpg", "held_out": number == 2, **said} for number in range(3)]
     (folder / "photographs.json").write_text(json.dumps(index))
     return folder
 

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(export.export_vae(options.model, options.vae, sizes)))
         case "export":
             tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+            options.model.mkdir(parents=True, exist_ok=True)
+            (options.model / "PHOTOGRAPHS.md").write_text(photos.credits(options.photographs))
             written = export.export(options.model, options.vae, options.transformer, tokenizer, sizes)
             print(json.dumps(written | {"total": sum(written.values())}))
 

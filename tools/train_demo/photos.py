@@ -119,6 +119,25 @@ def collect(folder: Path) -> list[Photograph]:
     return found
 
 
+def credits(folder: Path) -> str:
+    """A page that names every photograph in `folder` with its author, licence and source."""
+    rows = [
+        f"| `{photograph['path']}` | {photograph['package']} | {photograph['author']} | {photograph['licence']} | "
+        f"{'judged' if photograph['held_out'] else 'trained'} |"
+        for photograph in json.loads((folder / "photographs.json").read_text())
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in (DEBIAN_PACKAGES | PYTHON_PACKAGES).items())
+    head = f"""# Photographs
+
+What the model was trained with, and what it is judged with, as the packages name authors and licences: {versions}.
+None of the pictures is in this folder.
+
+| file | package | author | licence | used |
+|---|---|---|---|---|
+"""
+    return head + "\n".join(rows) + "\n"
+
+
 def _all_free() -> Iterator[tuple[str, str, str, str, bytes]]:
     """Package, path, author, licence and bytes of every free picture, in an order that does not change."""
     with tempfile.TemporaryDirectory() as scratch:
