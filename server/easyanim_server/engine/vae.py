@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLMagvit
 from torch import Tensor, nn
 
-from easyanim_server.engine.causal import CausalVAE, Features
+from easyanim_server.engine.causal import CausalVAE, Features, fastest_on_cpu
 from easyanim_server.engine.pointwise import Way
 from easyanim_server.engine.tiles import cut, join
 
@@ -55,7 +55,10 @@ class VideoAutoencoder:
         if latent_frames < 1:
             raise ValueError(f"latent_frames is {latent_frames}; must be at least 1")
         self._vae = vae
-        self._network = CausalVAE(vae, way, device=device) if path == "fast" else _StockVAE(vae)
+        weight = next(vae.parameters())
+        device = device or weight.device
+        convolves = fastest_on_cpu(weight.dtype) if device.type == "cpu" else {}
+        self._network = CausalVAE(vae, way, device=device, **convolves) if path == "fast" else _StockVAE(vae)
         self._ready = ready
         self.tiled: Callable[[int, int], bool] = lambda height, width: False
         """Whether a video of that height and width is done in tiles: less memory, other pixels, all frames at once."""
