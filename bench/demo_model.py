@@ -6,16 +6,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from tools.train_demo import export
 from tools.train_demo.__main__ import learn_tokenizer
 from tools.train_demo.denoiser import Denoiser
 from tools.train_demo.networks import Sizes, make_vae
 from tools.train_demo.state import Run
+from torch import nn
 
 DEVIATION = 0.05
-"""Of what is added to every weight: what training begins with is silent in places, and would hide what rounding does."""
+"""Of what is added to every weight: what training begins with is silent in places, and would hide rounding."""
 
 
 def write(folder: Path, sizes: Sizes | None = None, seed: int = 0) -> None:

@@ -235,7 +235,7 @@ def _conv_flat(conv: nn.Conv3d, z: Tensor) -> Tensor:
         part = F.conv2d(frames.flatten(0, 1), conv.weight[:, :, instant], bias, conv.stride[1:], conv.padding[1:])
         total = part if total is None else total.add_(part)
     assert total is not None  # kernels have an instant at least
-    return total.unflatten(0, (z.shape[0], -1)).transpose(1, 2)
+    return torch.unflatten(total, 0, (z.shape[0], -1)).transpose(1, 2)
 
 
 def _run_hooks(module: nn.Module, x: Tensor) -> None:

@@ -1,8 +1,9 @@
 """What lies between a block's products: norms and modulation, gates, rotation, GELU, rows in 8-bit floating point.
 
 Every function is bound by memory, so each makes few passes: on CUDA one, by a kernel in Triton, on the CPU by other
-torch operators than those that define it. All compute in float32 and round once, at the end. They are operators of their own, which
-compilers call and do not look into: what Inductor generates for the same takes up to four times as long.
+torch operators than those that define it. All compute in float32 and round once, at the end. They are operators of
+their own, which compilers call and do not look into: what Inductor generates for the same takes up to four times as
+long.
 """
 
 from __future__ import annotations

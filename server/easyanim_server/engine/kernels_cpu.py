@@ -1,7 +1,7 @@
-"""The functions of `kernels` for CPUs: the same results to float32's rounding, in fewer passes over memory.
+"""The functions of `kernels` for CPUs: the same bits as their definitions give, in fewer passes over memory.
 
 Text and video tokens are worked on apart, so that no table of what every token is modulated by is made; pairs of
-channels turn as complex numbers, which processors have vector instructions for; sums go where a temporary lies.
+channels turn as complex numbers, which processors have vector instructions for; results go where a temporary lies.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def norm_modulate(
     """See `kernels.norm_modulate`."""
     y = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
     for kind, tokens in _kinds(texts):
-        part, table = y[:, tokens], modulation[:, kind, :, None].float()
-        torch.addcmul(table[:, SHIFT], part, 1 + table[:, SCALE], out=part)
+        table = modulation[:, kind, :, None].float()
+        y[:, tokens].mul_(1 + table[:, SCALE]).add_(table[:, SHIFT])
     return list(_scaled(y)) if quantise else [y.to(x.dtype)]
 
 
@@ -29,9 +29,8 @@ def add_gate(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tens
     joint = branch[0] if len(branch) == 1 else torch.cat(branch, dim=1)
     total = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
     for kind, tokens in _kinds(texts):
-        gate = gates[:, kind, GATE, None].float()
-        torch.addcmul(x[:, tokens].float(), gate, joint[:, tokens].float(), out=total[:, tokens])
-    return total.to(x.dtype)
+        torch.mul(joint[:, tokens].float(), gates[:, kind, GATE, None].float(), out=total[:, tokens])
+    return total.add_(x).to(x.dtype)
 
 
 def add_gate_norm_modulate(
@@ -63,7 +62,7 @@ def qk_norm_rotate(
             for product, norm in zip(products, norms, strict=True)
         ]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        torch.view_as_complex(y.unflatten(-1, (-1, 2))).mul_(turn)
+        torch.view_as_complex(torch.unflatten(y, -1, (-1, 2))).mul_(turn)
         joint.append((y if factor == 1.0 else y.mul_(factor)).to(qkv[0].dtype))
     values = torch.cat([product[2] for product in products], dim=1)
     return [*joint, values.contiguous()]

@@ -55,7 +55,7 @@ def convolving_is_faster(dtype: torch.dtype) -> bool:
     seconds = [[_seconds(way, x) for way in ways] for _ in range(1 + MEASUREMENTS)]  # in turns; the first warms up
     by_product, by_convolution = (min(times) for times in zip(*seconds[1:], strict=True))
     log.info("a product takes %.2f ms, as a convolution %.2f ms", by_product * 1e3, by_convolution * 1e3)
-    return by_convolution < CLEARLY * by_product
+    return bool(by_convolution < CLEARLY * by_product)
 
 
 def _seconds(way: Callable[[Tensor], Tensor], x: Tensor) -> float:
