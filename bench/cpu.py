@@ -1,7 +1,8 @@
 """Measures a server on a CPU, with a model of the demo's sizes and random weights: its start, and videos over gRPC.
 
 Every round starts `easyanim-server serve` in a process of its own, with empty caches, and makes each video twice. Of
-several rounds the fastest counts, since other programs can only add to it.
+several rounds the fastest counts, since other programs can only add to it; the server's CPU time, of all its
+processes and threads, shows what they added.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from bench import demo_model
@@ -78,13 +80,23 @@ def measure(model: Path, cache: Path, flags: list[str]) -> list[Row]:
                     assert server.poll() is None, log.read_text()[-3000:]
                     time.sleep(0.02)
                 serving = time.perf_counter() - began
-                rows = [generate(client, bucket, number) for bucket in BUCKETS for number in range(1, VIDEOS + 1)]
+                spent = cpu_seconds(server.pid)
+                numbers = range(1, VIDEOS + 1)
+                rows = [generate(client, bucket, number, server.pid) for bucket in BUCKETS for number in numbers]
         finally:
             server.terminate()
             server.wait(timeout=60)
     text = log.read_text()
     parts = {name: _seconds(text, name) for name in ("load_seconds", "prepare_seconds")}
-    return [{"what": "start", "seconds": round(serving, 3), "listening_seconds": round(listening, 3), **parts}, *rows]
+    start = {"what": "start", "seconds": round(serving, 3), "cpu_seconds": round(spent, 3)}
+    return [{**start, "listening_seconds": round(listening, 3), **parts}, *rows]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process and those that it started have computed so far, on all cores together."""
+    server = psutil.Process(pid)
+    times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+    return float(sum(item.user + item.system for item in times))
 
 
 def _seconds(log: str, name: str) -> float | None:
@@ -92,11 +104,11 @@ def _seconds(log: str, name: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def generate(client: Client, bucket: str, number: int) -> Row:
+def generate(client: Client, bucket: str, number: int, pid: int) -> Row:
     """A video of the example's picture, as a client waits for it."""
     height, width, _ = bucket.split("x")
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        before, began = cpu_seconds(pid), time.perf_counter()
         video = client.generate(
             "steam rises from a cup of coffee", start_image=PICTURE, bucket=f"{height}x{width}", seed=number,
             steps=STEPS, guidance=GUIDANCE, save_to=Path(folder) / "video.mp4",
@@ -104,6 +116,7 @@ def generate(client: Client, bucket: str, number: int) -> Row:
         seconds = time.perf_counter() - began
     return {
         "what": "video", "bucket": bucket, "number": number, "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds(pid) - before, 3),
         "phases": {name: round(value, 3) for name, value in asdict(video.timings).items()},
         "frames": video.receipt.parameters.frames, "size_bytes": video.size, "backend": video.receipt.backend,
     }  # fmt: skip
