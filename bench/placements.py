@@ -24,6 +24,10 @@ def form(value: float | None, pattern: str) -> str:
     return "" if value is None else pattern.format(value)
 
 
+PHASES = ("image_encode", "denoise", "decode")
+"""Of a video, in the table of CPUs."""
+
+
 def start_tables(folder: Path = RESULTS) -> str:
     """Seconds from the command to the first healthy answer, for each card that was measured."""
     lines = []
@@ -40,6 +44,25 @@ def start_tables(folder: Path = RESULTS) -> str:
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
     return "\n".join(lines)
+
+
+def cpu_tables(folder: Path = RESULTS) -> str:
+    """Start and videos on a CPU, before torch's slow ways were left and now."""
+    files = [folder / "cpu-before.json", folder / "cpu.json"]
+    if not all(file.is_file() for file in files):
+        return ""
+    before, now = (json.loads(file.read_text()) for file in files)
+    lines = [f"**{now['header']['cpu']}, {now['header']['model']}** (torch {now['header']['versions']['torch']})", ""]
+    lines += ["| commit | what | s | CPU s | image encode | denoise | decode |", "|---|---|---:|---:|---:|---:|---:|"]
+    for document in (before, now):
+        for row in document["rows"]:
+            if row.get("number", 1) > 1:
+                continue
+            phases = [row["phases"][f"{name}_seconds"] for name in PHASES] if "phases" in row else []
+            cells = [document["header"]["commit"], row.get("bucket", "start")]
+            cells += [f"{value:.1f}" for value in (row["seconds"], row["cpu_seconds"], *phases)]
+            lines.append(f"| {' | '.join([*cells, *[''] * (3 - len(phases))])} |")
+    return "\n".join([*lines, ""])
 
 
 def memory_tables(folder: Path = RESULTS) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bench.placements import bucket_of, card_table, form, memory_tables, start_tables
+from bench.placements import bucket_of, card_table, cpu_tables, form, memory_tables, start_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -255,7 +255,7 @@ def documents() -> dict[Path, dict[str, str]]:
     results = load()
     return {
         README: {"summary": summary(results), "cards": card_table()},
-        PERFORMANCE: {"speed": markdown(results), "start": start_tables()},
+        PERFORMANCE: {"speed": markdown(results), "start": start_tables(), "cpu": cpu_tables()},
         MEMORY: {"memory": memory_tables()},
     }
 

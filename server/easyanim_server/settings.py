@@ -47,6 +47,9 @@ MAX_PORT = 65535
 TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
 """Sizes for `builtin:tiny`, quick on a laptop's CPU."""
 
+DEMO_BUCKETS = ("128x128x25", "128x224x25")
+"""The sizes that `builtin:demo` is trained on."""
+
 
 class Settings(BaseSettings):
     """How the server runs. Environment variables are `EASYANIM_` plus a field's name in upper case."""
@@ -155,7 +158,7 @@ class Settings(BaseSettings):
         """The buckets to serve, in order of preference."""
         if self.buckets:
             return self.buckets
-        names = TINY_BUCKETS if self.model == "builtin:tiny" else PUBLISHED_BUCKETS
+        names = {"builtin:tiny": TINY_BUCKETS, "builtin:demo": DEMO_BUCKETS}.get(self.model, PUBLISHED_BUCKETS)
         return tuple(Bucket.parse(name) for name in names)
 
     @classmethod

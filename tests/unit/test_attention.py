@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyanim_server.engine import attention
+from easyanim_server.engine import attention, attention_cpu
 from easyanim_server.engine.attention import attend, available, choose, largest_product, query_scale
 from easyanim_server.engine.kernels import qk_norm_rotate
 
@@ -89,8 +91,35 @@ def test_other_kernels_take_queries_as_they_are() -> None:
     assert {query_scale(kernel, 64) for kernel in attention._KERNELS if kernel != attention.BOUNDED} == {1.0}
 
 
-def test_on_the_cpu_the_choice_is_torchs() -> None:
-    assert choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32) == ("torch", {})
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ({"torch": 10.0, "convolution": 9.0}, "torch"),
+        ({"torch": 10.0, "convolution": 7.0}, "convolution"),
+        ({"torch": 10.0, "convolution": math.inf}, "torch"),
+        ({"torch": math.inf, "convolution": math.inf}, "torch"),
+    ],
+    ids=str,
+)
+def test_on_the_cpu_the_choice_is_torchs_unless_another_kernel_is_clearly_faster(
+    times: dict[str, float], chosen: str
+) -> None:
+    assert choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32, known=times) == (chosen, times)
+
+
+def test_on_the_cpu_kernels_are_measured() -> None:
+    chosen, times = choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32)
+
+    assert chosen in times
+    assert times.keys() == {"torch", "convolution"}
+    assert all(0 < value < math.inf for value in times.values())
+
+
+def test_scores_may_be_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(2, 50, 3, 8) for _ in range(3))
+    monkeypatch.setattr(attention_cpu, "SCORES", 7 * 3 * 50)
+
+    torch.testing.assert_close(attend(q, k, v, "convolution"), attend(q, k, v), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -9,21 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EasyAnimateTransformer3DModel
+from tools.train_demo.networks import Sizes
 from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
-from bench import report
+from bench import demo_model, report
 from easyanim_server.__main__ import app
-from easyanim_server.engine import measure, speedtest
+from easyanim_server.engine import checkpoint, measure, speedtest
+from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.measure import Stopwatch
 from easyanim_server.engine.speedtest import SpeedTest, Variant
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket
 from easyanim_server.workers import benchmark
 from easyanim_server.workers.benchmark import Plan
+from tests.models import make_job, run
 
 CPU = torch.device("cpu")
 SMALL, LARGE = "32x48x5", "48x32x9"
@@ -256,3 +260,13 @@ def test_the_documents_hold_what_the_results_say() -> None:
         text = document.read_text()
         for name, tables in parts.items():
             assert report.fill(text, tables, name) == text, f"{document.name}: run `make bench-report`"
+
+
+def test_a_model_of_the_demos_kind_with_random_weights_generates(tmp_path: Path) -> None:
+    demo_model.write(tmp_path, Sizes.smoke())
+
+    engine = Engine(checkpoint.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32))
+    frames = np.concatenate(list(engine.decode(run(engine, make_job(bucket="32x48x9", steps=2)))))
+
+    assert frames.shape == (9, 32, 48, 3)
+    assert frames.std() > 0

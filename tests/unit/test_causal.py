@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLMagvit
 from torch import Tensor, nn
 
 from easyanim_server.engine import pointwise
-from easyanim_server.engine.causal import CausalVAE, Features
+from easyanim_server.engine.causal import CausalVAE, Features, fastest_on_cpu
 from easyanim_server.engine.vae import VideoAutoencoder
 from tests.models import Broken, breaking, make_pipeline, shared_pipeline
 
@@ -77,6 +77,18 @@ def test_chunks_of_any_length_equal_the_stock_network(
     ours = CausalVAE(network, layout=layout)
 
     for groups in (1, 2, 12):
+        assert_close(encoded(ours, video, 4 * groups), moments)
+        assert_close(decoded(ours, latents, groups), pixels)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_convolutions_of_frames_sum_to_those_of_videos(network: AutoencoderKLMagvit, size: tuple[int, int]) -> None:
+    height, width = size
+    video, latents = random(2, 3, 13, height, width), random(2, 16, 4, height // 8, width // 8)
+    moments, pixels = expected(video, latents)
+    ours = CausalVAE(network, **fastest_on_cpu(torch.float32))
+
+    for groups in (1, 3):
         assert_close(encoded(ours, video, 4 * groups), moments)
         assert_close(decoded(ours, latents, groups), pixels)
 

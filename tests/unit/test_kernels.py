@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine import kernels
+from easyanim_server.engine import kernels, kernels_cpu
 from easyanim_server.engine.kernels import E4M3, E4M3_MAX, Quantised
 
 BATCH, TOKENS, TEXTS, HEADS, CHANNELS = 2, 11, 3, 3, 32
@@ -86,6 +86,7 @@ class Inputs:
 
 
 CALLS = sorted(Inputs().calls())
+CPU_CALLS = [name for name in CALLS if "quantise" not in name]
 
 
 def modulated(x: Tensor, given: Inputs) -> Tensor:
@@ -264,6 +265,18 @@ def test_outputs_are_contiguous(name: str) -> None:
     outputs = operator(*arguments)
 
     assert all(output.is_contiguous() for output in ([outputs] if isinstance(outputs, Tensor) else outputs))
+
+
+@pytest.mark.parametrize(("tokens", "texts"), [(TOKENS, TEXTS), (90, 40), (5, 5), (5, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CPU_CALLS)
+def test_functions_for_cpus_give_the_bits_of_the_definitions(
+    name: str, dtype: torch.dtype, tokens: int, texts: int
+) -> None:
+    operator, arguments = Inputs(dtype, tokens=tokens, texts=texts).calls()[name]
+    function = getattr(kernels_cpu, name.split()[0])
+
+    compare(name, function(*arguments), operator._init_fn(*arguments), tolerance=0)
 
 
 @has_triton

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -22,6 +22,16 @@ MEASUREMENTS = 5
 
 HOPELESS = 1.5
 """How many times as long as the best kernel another one may take and still be measured again."""
+
+LONG = 500.0
+"""Milliseconds of a run on the CPU after which it is not repeated."""
+
+CLEARLY = 0.8
+"""Share of torch's time under which another kernel is chosen on a CPU. Where they are alike, as a processor that other
+programs use as well makes them look at times, every start is to choose the same."""
+
+CONVOLUTION = "convolution"
+"""The kernel of `attention_cpu`."""
 
 BOUNDED = "fa4-bounded"
 """The kernel of `attention_hopper`, for products of bounded size."""
@@ -98,7 +108,7 @@ def available(device: torch.device, dtype: torch.dtype, largest: float = math.in
         largest: The most that a query times a key can be; see `largest_product`.
     """
     if device.type != "cuda":
-        return ["torch", "math"]
+        return ["torch", "math", CONVOLUTION]
     names = ["torch", "math"]
     if dtype in (torch.bfloat16, torch.float16):
         capability = torch.cuda.get_device_capability(device)
@@ -120,7 +130,7 @@ def choose(
 
     Args:
         shape: (batch, tokens, heads, channels).
-        device: Where to measure; on the CPU nothing is measured and torch chooses.
+        device: Where to measure; on the CPU torch chooses unless another kernel is clearly faster.
         dtype: Of the tokens.
         largest: The most that a query times a key can be; see `largest_product`.
         known: Milliseconds that were measured before, of this shape on this device; nothing is measured again as
@@ -129,12 +139,11 @@ def choose(
     Returns:
         The kernel's name, and the milliseconds of every kernel; infinite for those that failed.
     """
-    if device.type != "cuda":
-        return "torch", {}
-    # Torch chooses among the others, and math needs tokens x tokens of memory.
-    offered = [name for name in available(device, dtype, largest) if name not in ("torch", "math")]
+    # Math needs tokens x tokens of memory. On CUDA torch chooses among the others, on the CPU it has one of its own.
+    left_out = ("torch", "math") if device.type == "cuda" else ("math",)
+    offered = [name for name in available(device, dtype, largest) if name not in left_out]
     if known and set(known) == set(offered):
-        return min(known, key=lambda name: known[name]), dict(known)
+        return _fastest(known), dict(known)
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     times: dict[str, float] = {}
@@ -142,24 +151,40 @@ def choose(
         scaled = q * query_scale(name, shape[-1])
         try:
             best = min(times.values(), default=math.inf)
-            times[name] = _milliseconds(lambda name=name, q=scaled: attend(q, k, v, name), best)  # type: ignore[misc]
+            times[name] = _milliseconds(partial(attend, scaled, k, v, name), best, device)
         except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
             times[name] = math.inf
-    fastest = min(times, key=lambda name: times[name])
-    return (fastest if times[fastest] < math.inf else "torch"), times
+    return _fastest(times), times
 
 
-def _milliseconds(run: Callable[[], Tensor], best: float) -> float:
-    """The median; of one run alone where that is far from the best."""
-    run()  # builds plans, compiles just in time
+def _fastest(times: Mapping[str, float]) -> str:
+    """The kernel to take; ``torch`` where none runs."""
+    # A choice of torch's that has a time of its own is the CPU's.
+    weighed = {name: CLEARLY * value if name == "torch" else value for name, value in times.items()}
+    fastest = min(weighed, key=lambda name: weighed[name])
+    return fastest if times[fastest] < math.inf else "torch"
+
+
+def _milliseconds(run: Callable[[], Tensor], best: float, device: torch.device) -> float:
+    """The median, of one run alone where that is far from the best; on the CPU the least, for others compute there."""
+    first = _timed(run, device)  # builds plans, compiles just in time
+    if device.type == "cpu" and first > LONG:
+        return first
     times: list[float] = []
     while len(times) < MEASUREMENTS and (not times or times[0] < HOPELESS * best):
+        times.append(_timed(run, device))
+    return statistics.median(times) if device.type == "cuda" else min(times)
+
+
+def _timed(run: Callable[[], Tensor], device: torch.device) -> float:
+    """Milliseconds of one run, from an idle device to an idle device."""
+    if device.type == "cuda":
         torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
         torch.cuda.synchronize()
-        times.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(times)
+    return (time.perf_counter() - began) * 1e3
 
 
 def _stock(*backends: SDPBackend) -> Kernel:
@@ -192,6 +217,11 @@ def _sage() -> Kernel:
     return lambda q, k, v: sageattn(q, k, v, tensor_layout="NHD")
 
 
+def _convolution() -> Kernel:
+    kernel: Kernel = import_module("easyanim_server.engine.attention_cpu").attend
+    return kernel
+
+
 def _bounded() -> Kernel:
     kernel: Kernel = import_module("easyanim_server.engine.attention_hopper").attend
     return kernel
@@ -208,6 +238,7 @@ _PACKAGES: dict[str, tuple[str, tuple[int, int]]] = {
 _KERNELS: dict[str, Callable[[], Kernel]] = {
     "torch": cache(lambda: _stock()),
     "math": cache(lambda: _stock(SDPBackend.MATH)),
+    CONVOLUTION: cache(_convolution),
     "efficient": cache(lambda: _stock(SDPBackend.EFFICIENT_ATTENTION)),
     "flash": cache(lambda: _stock(SDPBackend.FLASH_ATTENTION)),
     "cudnn": cache(lambda: _stock(SDPBackend.CUDNN_ATTENTION)),

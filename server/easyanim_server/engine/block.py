@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_easyanimate import EasyAnimateLayerNormZero, EasyAnimateTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from easyanim_server.engine.attention import attend, query_scale
 from easyanim_server.engine.kernels import (
@@ -21,12 +22,17 @@ from easyanim_server.engine.kernels import (
     qk_norm_rotate,
 )
 from easyanim_server.engine.precision import CastLinear, Fp8Linear
+from easyanim_server.engine.products import ConvolvedLinear
 
 AttentionMode = Literal["original", "diffusers"]
 """`original` is the network as it was trained; `diffusers` repeats its port's omission, for comparison."""
 
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of the angles of all tokens, (text + video tokens, head channels) float32; text is not turned."""
+
+
+Layer = nn.Linear | Fp8Linear | CastLinear | ConvolvedLinear
+"""One of a block's large products."""
 
 
 class TokenLayers(nn.Module):
@@ -36,7 +42,7 @@ class TokenLayers(nn.Module):
     can run and neither holds a second copy.
 
     The four linear layers may be replaced by `Fp8Linear`, all together and for both kinds of token: what makes their
-    inputs then quantises them as well. Or by `CastLinear`, whose inputs stay as they are.
+    inputs then quantises them as well. Or by `CastLinear` or `ConvolvedLinear`, whose inputs stay as they are.
     """
 
     qk_norm: Tensor
@@ -46,12 +52,12 @@ class TokenLayers(nn.Module):
         self, qkv: list[nn.Linear], norms: list[nn.LayerNorm], out: nn.Linear, feed_forward: FeedForward
     ) -> None:
         super().__init__()
-        self.qkv: nn.Linear | Fp8Linear | CastLinear = _joined(qkv)
+        self.qkv: Layer = _joined(qkv)
         self.qk_eps = norms[0].eps
         self.register_buffer("qk_norm", torch.stack([torch.stack((norm.weight, norm.bias)).data for norm in norms]))
-        self.out: nn.Linear | Fp8Linear | CastLinear = out
-        self.ff_in: nn.Linear | Fp8Linear | CastLinear = feed_forward.net[0].proj
-        self.ff_out: nn.Linear | Fp8Linear | CastLinear = feed_forward.net[2]
+        self.out: Layer = out
+        self.ff_in: Layer = feed_forward.net[0].proj
+        self.ff_out: Layer = feed_forward.net[2]
 
     @property
     def takes_fp8(self) -> bool:
@@ -66,6 +72,8 @@ class TokenLayers(nn.Module):
         elif isinstance(self.ff_in, CastLinear):
             assert self.ff_in.bias is not None  # the layer that it took over has one
             bent = linear_gelu(x, self.ff_in.dense(x.dtype), self.ff_in.bias)
+        elif isinstance(self.ff_in, ConvolvedLinear):
+            bent = F.gelu(self.ff_in(x), approximate="tanh")
         else:
             bent = linear_gelu(x, self.ff_in.weight, self.ff_in.bias)
         narrowed: Tensor = self.ff_out(bent)

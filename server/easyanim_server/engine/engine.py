@@ -110,7 +110,12 @@ class Engine:
         self._device = modules.device
         self._itemsize = modules.dtype.itemsize
         self._prompts = PromptEncoder(modules, ready=lambda: self.placement.need("text"))
-        self._vae = VideoAutoencoder(modules.vae, device=self._device, ready=lambda: self.placement.need("vae"))
+        self._vae = VideoAutoencoder(
+            modules.vae,
+            device=self._device,
+            ready=lambda: self.placement.need("vae"),
+            exact=attention_mode == "diffusers",  # which is there to be compared with
+        )
         self._vae.sliced = slicing
         self._vae.tiled = lambda height, width: (
             is_cut(height, width)

@@ -1,8 +1,9 @@
 """What lies between a block's products: norms and modulation, gates, rotation, GELU, rows in 8-bit floating point.
 
-Every function is bound by memory, so each makes one pass: on CUDA by a kernel in Triton, elsewhere by the torch
-operators that define it. All compute in float32 and round once, at the end. They are operators of their own, which
-compilers call and do not look into: what Inductor generates for the same takes up to four times as long.
+Every function is bound by memory, so each makes few passes: on CUDA one, by a kernel in Triton, on the CPU by other
+torch operators than those that define it. All compute in float32 and round once, at the end. They are operators of
+their own, which compilers call and do not look into: what Inductor generates for the same takes up to four times as
+long.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _rows(outputs: list[Tensor]) -> Tensor | Quantised:
     return outputs[0] if len(outputs) == 1 else Quantised(*outputs)
 
 
-# The operators: each body is the definition. `_on_cuda` puts a kernel of the same name in its place.
+# The operators: each body is the definition. `_on_cuda` and `_on_cpu` put functions of the same name in its place.
 
 
 def _on_cuda(operator: Any, name: str) -> None:
@@ -158,6 +159,17 @@ def _on_cuda(operator: Any, name: str) -> None:
             return getattr(kernels_triton, name)(*args)
 
     operator.register_kernel("cuda")(launch)
+
+
+def _on_cpu(operator: Any, name: str) -> None:
+    """Let `operator` run the function of that name in `kernels_cpu` on the CPU."""
+
+    def run(*args: Any) -> Any:
+        from easyanim_server.engine import kernels_cpu  # which needs this module
+
+        return getattr(kernels_cpu, name)(*args)
+
+    operator.register_kernel("cpu")(run)
 
 
 @torch.library.custom_op("easyanim::norm_modulate", mutates_args=())
@@ -274,6 +286,12 @@ _on_cuda(_add_gate_norm_modulate, "add_gate_norm_modulate")
 _on_cuda(_qk_norm_rotate, "qk_norm_rotate")
 _on_cuda(_gelu_quantise, "gelu_quantise")
 _on_cuda(_quantise_rows, "quantise_rows")
+
+_on_cpu(_norm_modulate, "norm_modulate")
+_on_cpu(_add_gate, "add_gate")
+_on_cpu(_add_gate_norm_modulate, "add_gate_norm_modulate")
+_on_cpu(_qk_norm_rotate, "qk_norm_rotate")
+_on_cpu(_linear_gelu, "linear_gelu")
 
 
 _DEFINED = (_norm_modulate, _add_gate, _add_gate_norm_modulate, _qk_norm_rotate, _gelu_quantise, _quantise_rows)

@@ -18,6 +18,7 @@ from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
 from easyanim_server.engine.placement import Placement
 from easyanim_server.engine.precision import CastLinear, Fp8Linear, require_fp8
+from easyanim_server.engine.products import ConvolvedLinear, convolving_is_faster
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Readiness
@@ -41,6 +42,10 @@ batches were measured to be up to 1.5 % slower, for twice the activations."""
 
 MEASUREMENTS = 5
 """Of each way to make the two predictions of guidance."""
+
+
+PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
+"""The large ones of a block, by their names in `TokenLayers`."""
 
 
 class Planner:
@@ -129,6 +134,8 @@ class Planner:
                 self._placement.rebuild(lambda number: block_to_fp8(self._denoiser, number, layer))
             else:
                 to_fp8(self._denoiser, layer)
+        elif self._device.type == "cpu" and self._denoiser.mode == "original" and convolving_is_faster(self._dtype):
+            convolve(self._denoiser)
         plans = {}
         for number, bucket in enumerate(ordered, 1):
             report(f"building {bucket} ({self._backend}, {self._precision}), {number} of {len(ordered)} buckets")
@@ -255,6 +262,15 @@ def in_type(block: Block, dtype: torch.dtype) -> Callable[..., Tensor]:
     return run
 
 
+def convolve(denoiser: Denoiser) -> None:
+    """Let the large products of all blocks be convolutions, of the same weights; see `products`."""
+    for block in denoiser.blocks:
+        for layers in (block.video, block.text):
+            if layers is not None:
+                for name in PRODUCTS:
+                    setattr(layers, name, ConvolvedLinear(getattr(layers, name)))
+
+
 def to_fp8(denoiser: Denoiser, layer: type[Fp8Linear | CastLinear] = Fp8Linear) -> None:
     """Convert the large products of all blocks in place; modulation, embeddings and the head stay as they are.
 
@@ -269,7 +285,7 @@ def block_to_fp8(denoiser: Denoiser, number: int, layer: type[Fp8Linear | CastLi
     block, stock = denoiser.blocks[number], denoiser.transformer.transformer_blocks[number]
     for layers in (block.video, block.text):
         if layers is not None:
-            for name in ("qkv", "out", "ff_in", "ff_out"):
+            for name in PRODUCTS:
                 setattr(layers, name, layer(getattr(layers, name)))
     for branch in (stock.attn1, stock.ff, stock.txt_ff):
         for linear in branch.modules() if branch is not None else ():

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLMagvit
 from torch import Tensor, nn
 
-from easyanim_server.engine.causal import CausalVAE, Features
+from easyanim_server.engine.causal import CausalVAE, Features, fastest_on_cpu
 from easyanim_server.engine.pointwise import Way
 from easyanim_server.engine.tiles import cut, join
 
@@ -35,6 +35,7 @@ class VideoAutoencoder:
         way: How the fast path computes what lies between convolutions; by default the fastest for the device.
         device: Where it computes; by default where the weights are.
         ready: Called before each chunk, to have the weights there.
+        exact: Whether the fast path gives the stock network's bits on a CPU, which takes several times as long.
 
     Raises:
         ValueError: there are no such chunks, or the fast path cannot run this network.
@@ -49,13 +50,17 @@ class VideoAutoencoder:
         way: Way | None = None,
         device: torch.device | None = None,
         ready: Callable[[], None] = lambda: None,
+        exact: bool = False,
     ) -> None:
         if sample_frames < 1 or sample_frames % vae.temporal_compression_ratio:
             raise ValueError(f"sample_frames is {sample_frames}; must be a multiple of 4")
         if latent_frames < 1:
             raise ValueError(f"latent_frames is {latent_frames}; must be at least 1")
         self._vae = vae
-        self._network = CausalVAE(vae, way, device=device) if path == "fast" else _StockVAE(vae)
+        weight = next(vae.parameters())
+        device = device or weight.device
+        convolves = fastest_on_cpu(weight.dtype) if device.type == "cpu" and not exact else {}
+        self._network = CausalVAE(vae, way, device=device, **convolves) if path == "fast" else _StockVAE(vae)
         self._ready = ready
         self.tiled: Callable[[int, int], bool] = lambda height, width: False
         """Whether a video of that height and width is done in tiles: less memory, other pixels, all frames at once."""
