@@ -15,7 +15,7 @@ from tools.quality.cases import Case, Frames
 from tools.train_demo.motion import GRAVITY, SPEEDS, THING_SPEED, Camera, Thing, camera_of
 
 RIGHT_WAY = math.cos(math.radians(30))
-"""Cosine of the most that a motion may deviate from what was asked for; zooms and turns count as what they look like."""
+"""Cosine of the largest angle to what was asked for; zooms and turns count as what they look like."""
 RIGHT_SIZE = 0.4
 """Share by which it may be too fast or too slow, against the middle of what the prompt's words stand for."""
 STILL = 0.3
@@ -82,11 +82,12 @@ def judge_all(cases: list[Case], videos: list[Frames], device: torch.device | No
     """
     batch = torch.stack([torch.from_numpy(frames) for frames in videos]).to(device or "cpu").permute(0, 1, 4, 2, 3)
     batch = batch.float() / 255
-    paths = [case.scene.thing and thing.track(video, case.scene.thing) for case, video in zip(cases, batch, strict=True)]
+    things = [case.scene.thing for case in cases]
+    paths = [thing.track(video, asked) if asked else None for asked, video in zip(things, batch, strict=True)]
     scene = torch.ones_like(batch[:, :, 0])
-    for number, (case, path) in enumerate(zip(cases, paths, strict=True)):
-        if path and case.scene.thing:
-            scene[number] = thing.scene_behind(batch[number], case.scene.thing, path)
+    for number, (asked, path) in enumerate(zip(things, paths, strict=True)):
+        if asked and path:
+            scene[number] = thing.scene_behind(batch[number], asked, path)
     moves = camera.estimate(batch, scene)
     return [_motion(*facts) for facts in zip(cases, batch, paths, moves, strict=True)]
 

@@ -10,6 +10,7 @@ Source: Lucas and Kanade 1981; Baker and Matthews, "Lucas-Kanade 20 Years On", I
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def estimate(videos: Tensor, scene: Tensor | None = None) -> list[Camera]:
     stops = sorted({*range(0, frames - 1, HOP), frames - 1})
     first, second = grey[:, stops[:-1]].flatten(0, 1), grey[:, stops[1:]].flatten(0, 1)
     shown = (shown[:, stops[:-1]] * shown[:, stops[1:]]).flatten(0, 1)
-    hops = torch.tensor([b - a for a, b in zip(stops[:-1], stops[1:], strict=True)], device=grey.device)
+    hops = torch.tensor([b - a for a, b in pairwise(stops)], device=grey.device)
     found, likeness = align(first, second, shown)
     # A fit that went astray gets another chance from where the video's other hops lead.
     speed = (found.view(count, len(hops), 4) / hops.view(1, -1, 1)).median(dim=1, keepdim=True).values

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -78,7 +79,7 @@ def smoothness(frames: Frames, moves: tuple[float, float, float, float], device:
 
 def _moved(video: Tensor, motion: Camera, times: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Frames of one time each as they should look at another, and where they show that; (n, 1, h, w) both."""
-    count, _, height, width = video.shape
+    height, width = video.shape[-2:]
     x, y = camera.positions(height, width, height, width, video.device)
     grids = []
     for shown, wanted in times:
@@ -107,7 +108,7 @@ def lpips() -> Callable[[Frames, Frames], float] | None:
     """
     if find_spec("lpips") is None:
         return None
-    import lpips as package
+    package = import_module("lpips")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -120,6 +121,10 @@ def lpips() -> Callable[[Frames, Frames], float] | None:
     @torch.no_grad()
     def distance(made: Frames, wanted: Frames) -> float:
         a, b = (torch.from_numpy(frames).permute(0, 3, 1, 2).to(device) / 127.5 - 1 for frames in (made, wanted))
-        return float(torch.cat([network(x, y).flatten() for x, y in zip(a.split(16), b.split(16), strict=True)]).mean())
+        return float(
+            torch.cat(
+                [network(x, y).flatten() for x, y in zip(torch.split(a, 16), torch.split(b, 16), strict=True)]
+            ).mean()
+        )
 
     return distance

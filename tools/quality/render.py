@@ -133,7 +133,8 @@ class EngineRenderer:
         return np.ascontiguousarray(pixels.permute(1, 2, 3, 0).cpu().numpy())
 
     def _answer(self) -> str:
-        """SHA-256 of what it makes of a small fixed job: no two models answer alike. Runs eagerly, so before warm-up."""
+        """SHA-256 of what it makes of a small fixed job: no two models answer alike."""
+        # Its bucket is never prepared, so it runs eagerly, and what is compiled does not change it.
         bucket = Bucket.parse("64x64x5")
         shade = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
         picture = Picture(64, 64, np.repeat(shade[..., None], 3, axis=-1).tobytes())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from easyanim_server.job import DEFAULT_GUIDANCE
 from easyanim_server.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration, Solver
@@ -31,6 +32,17 @@ class Setting:
             from_ = f"from {used.guidance_start:.0%} " if used.guidance_start else ""
             words.append(f"guidance {from_}to {used.guidance_end:.0%}".replace("%", " %"))
         return ", ".join(words)
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Setting:
+        """Read a row of results."""
+        words = ("cache_threshold", "guidance_start", "guidance_end")
+        return cls(row["steps"], Acceleration(Solver(row["solver"]), **{word: row[word] for word in words}))
+
+    def row(self) -> dict[str, Any]:
+        """The reverse of `of`."""
+        used = asdict(self.acceleration) | {"solver": self.acceleration.solver.value}
+        return {"what": "setting", "setting": self.name, "steps": self.steps, **used}
 
     def predictions(self, guidance: float = DEFAULT_GUIDANCE) -> int:
         """Passes through the transformer where none is reused."""

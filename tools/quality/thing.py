@@ -62,7 +62,7 @@ def track(video: Tensor, thing: Thing) -> Path:
 
 def scene_behind(video: Tensor, thing: Thing, path: Path) -> Tensor:
     """Where an object hides nothing: (frames, height, width), 1 there and 0 on it and right beside it."""
-    frames, _, height, width = video.shape
+    height, width = video.shape[-2:]
     scale = unit_scale(height, width)
     middles = torch.tensor(path, device=video.device)[:, :, None, None] * scale
     x = torch.arange(width, device=video.device) + 0.5 - width / 2
@@ -102,7 +102,7 @@ def _costs(video: Tensor, thing: Thing, start: tuple[float, float], radius: floa
     cover = inside(thing.shape, line[None] / radius, line[:, None] / radius, radius)
     # Its look, sampled about its middle, which is between pixels.
     x, y = (start[0] + line) * (2 / width), (start[1] + line) * (2 / height)
-    grid = torch.stack(torch.broadcast_tensors(x[None], y[:, None]), dim=-1)[None]
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
     look = F.grid_sample(video[:1], grid, align_corners=False, padding_mode="border")[0]
     there = ((x.abs() < 1)[None] & (y.abs() < 1)[:, None]).float()
     cover = cover * there

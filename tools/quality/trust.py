@@ -1,4 +1,4 @@
-"""How far the judge of motion can be trusted: what it says of clips whose motion is known, made worse as a VAE would."""
+"""How far the judge of motion can be trusted: what it says of clips whose motion is known, blurred and with noise."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""Which settings are worth their cost, and which of them each profile should be, by rules that are stated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools.quality.settings import DEFAULT, REFERENCE, USUAL_STEPS, Setting
+from tools.quality.summary import Summary
+
+FAST_SAVING, DRAFT_SAVING = 2.5, 5.0
+"""Times fewer predictions than `USUAL_STEPS` of Euler with guidance."""
+LOST_POINTS = 2.0
+"""Of agreement with prompts, which a fast setting may lose."""
+LOST_DB = 1.0
+"""Which it may be farther from the reference than the default."""
+
+RULES = {
+    "exact": "as the model was published",
+    "balanced": "the fewest predictions with no case of agreement lost and no farther from the reference than `exact`",
+    "fast": f"the fewest predictions, at least {FAST_SAVING:g} times fewer than {USUAL_STEPS} Euler steps take, "
+    f"with at most {LOST_POINTS:g} points of agreement lost and at most {LOST_DB:g} dB farther from the reference than "
+    "`exact`",
+    "draft": f"the nearest to the reference of those with {DRAFT_SAVING:g} times fewer predictions",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting, and what it is worth over the cases that all settings have."""
+
+    setting: Setting
+    predictions: float
+    """Mean passes through the transformer."""
+    seconds: float
+    """Mean, a whole video."""
+    psnr: float
+    """dB to the same seed's reference."""
+    agrees: float
+    """Share of cases."""
+
+
+def common(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Setting], list[int]]:
+    """The settings that were made in full, and the cases that all of them have.
+
+    The first cases count, as many as the most common number among settings, so that one that was just begun when the
+    time was over does not take them from the others.
+    """
+    made = {setting: set(summary.shared(setting, DEFAULT)) for setting in settings}
+    made = {setting: indices for setting, indices in made.items() if indices}
+    if not made:
+        return [], []
+    sizes = sorted(len(indices) for indices in made.values())
+    least = sizes[len(sizes) // 4]
+    whole = {setting: indices for setting, indices in made.items() if len(indices) >= least}
+    return list(whole), sorted(set.intersection(*whole.values()))
+
+
+def points(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Point], list[int]]:
+    """All settings that can be compared, from the fewest predictions up, and the cases that they are compared in."""
+    whole, indices = common(summary, [setting for setting in settings if setting != REFERENCE])
+    if not indices:
+        return [], []
+    found = []
+    for setting in whole:
+        values: dict[str, Any] = {
+            field: summary.mean(setting, column, indices) or 0.0
+            for field, column in (
+                ("predictions", "predictions"), ("seconds", "seconds"), ("psnr", "ref_psnr"), ("agrees", "agrees"),
+            )
+        }  # fmt: skip
+        found.append(Point(setting, **values))
+    return sorted(found, key=lambda point: (point.predictions, -point.psnr)), indices
+
+
+def front(found: Sequence[Point], cost: str = "predictions") -> list[Point]:
+    """Those that nothing is better than at no more cost; `cost` is ``predictions`` or ``seconds``."""
+    best: list[Point] = []
+    for point in sorted(found, key=lambda point: (getattr(point, cost), -point.psnr)):
+        if not best or point.psnr > best[-1].psnr:
+            best.append(point)
+    return best
+
+
+def choose(found: Sequence[Point], guidance: float) -> dict[str, Point]:
+    """The point of each profile by `RULES`; a profile is absent where no setting follows its rule."""
+    exact = next((point for point in found if point.setting == DEFAULT), None)
+    if exact is None:
+        return {}
+    usual = Setting(USUAL_STEPS).predictions(guidance)
+    best = front(found)
+
+    def within(point: Point, points: float, decibels: float) -> bool:
+        return 100 * (exact.agrees - point.agrees) <= points + 1e-6 and exact.psnr - point.psnr <= decibels + 1e-6
+
+    chosen = {"exact": exact}
+    balanced = [point for point in best if within(point, 0.0, 0.0)]
+    fast = [point for point in best if point.predictions <= usual / FAST_SAVING and within(point, LOST_POINTS, LOST_DB)]
+    draft = [point for point in best if point.predictions <= usual / DRAFT_SAVING]
+    if balanced:
+        chosen["balanced"] = min(balanced, key=lambda point: point.predictions)
+    if fast:
+        chosen["fast"] = min(fast, key=lambda point: point.predictions)
+    if draft:
+        chosen["draft"] = max(draft, key=lambda point: point.psnr)
+    return chosen
