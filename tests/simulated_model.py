@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from easyanim_server.job import Bucket
-from easyanim_server.profiles import Solver
 from tools.quality.cases import Case, Frames, Photographs
 from tools.quality.render import Rendered
 from tools.quality.settings import Setting
 from tools.quality.trust import worsened
+
+from easyanim_server.job import Bucket
+from easyanim_server.profiles import Solver
 
 
 @dataclass
@@ -38,8 +38,8 @@ class SimulatedModel:
             "dtype": "none", "backend": "simulated", "precision": "none", "torch": "none",
         }  # fmt: skip
 
-    def prepare(self, buckets: Sequence[Bucket]) -> None:
-        pass
+    def prepare(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+        return []
 
     def render(self, case: Case, setting: Setting, guidance: float, start: Frames) -> Rendered:
         self.rendered.append((setting.name, case.index))

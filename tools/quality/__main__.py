@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
+    began = time.monotonic()
     options = _options(given)
     flags = {"model": given.model, "device": given.device, "buckets": ",".join(map(str, options.buckets))}
     flags |= {name: getattr(given, name) for name in ("backend", "cache_coefficients") if getattr(given, name)}
@@ -61,11 +62,10 @@ def _run(given: argparse.Namespace, command: str) -> int:
     )  # a model that is not there is known before anything is fetched
     photographs = _photographs(given.photographs)
     device = resolve_device(settings.device)
-    began = time.monotonic()
     renderer = EngineRenderer(settings)
     print(f"{given.model} is loaded after {time.monotonic() - began:.0f} s", flush=True)
     places = Places.of(given.model, given.out)
-    whole = run(renderer, photographs, options, places, command, device=device, **measure.machine(device))
+    whole = run(renderer, photographs, options, places, command, device=device, began=began, **measure.machine(device))
     return 0 if whole else 3
 
 
@@ -98,6 +98,7 @@ def run(
     command: str,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
     device: torch.device | None = None,
+    began: float | None = None,
     **header: Any,
 ) -> bool:
     """Measure what is missing and write all that people look at; returns whether everything is measured.
@@ -110,9 +111,12 @@ def run(
         command: What repeats the measurement.
         say: Takes lines for people.
         device: Where videos are measured.
+        began: When time began to count; see `Harness`.
         header: Further facts for the file.
     """
-    harness = Harness(renderer, photographs, options, places.results, places.films, command, say, device, **header)
+    harness = Harness(
+        renderer, photographs, options, places.results, places.films, command, say, device, began, **header
+    )  # fmt: skip
     whole = harness.run()
     report = Report.read(places.results)
     text = tables.render(report)
@@ -120,7 +124,11 @@ def run(
     places.report.write_text(text, encoding="utf-8")
     plots.draw(report, places.plot)
     if blocks := _blocks(harness, report, options):
-        sheet.draw(blocks, places.sheet)
+        legend = (
+            f"{report.title}.  agrees: it moves as asked for;  %: how far, of what was asked for;  "
+            f"dB: distance to {REFERENCE.steps} steps"
+        )
+        sheet.draw(blocks, legend, places.sheet)
     say(f"\n{text}\nwrote {places.results}, {places.report}, {places.plot} and {places.sheet}")
     return whole
 
@@ -165,15 +173,15 @@ def _options(given: argparse.Namespace) -> Options:
     for bucket in buckets:
         if bucket.frames < 5:
             raise ConfigurationError(f"--buckets: {bucket} has too few frames to move in; 5 at least")
-    for name in ("cases", "compared", "grid_cases", "shown"):
+    for name in ("cases", "confirmed", "compared", "grid_cases", "shown"):
         if getattr(given, name) < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(given, name)} must be at least 1")
     low, high = GUIDANCE_RANGE
     if not low <= given.guidance <= high:
         raise ConfigurationError(f"--guidance {given.guidance:g} must be from {low:g} to {high:g}")
+    words = ("cases", "confirmed", "compared", "grid_cases", "shown", "seconds", "guidance")
     return Options(
-        buckets, given.cases, given.compared, given.grid_cases, given.shown, given.seconds, given.guidance,
-        () if given.no_grid else Options.grid,
+        buckets, **{word: getattr(given, word) for word in words}, grid=() if given.no_grid else Options.grid
     )  # fmt: skip
 
 
@@ -206,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default=DEMO, help="as the server takes it (default: %(default)s)")
     parser.add_argument("--buckets", default=BUCKETS, help="sizes; every fourth pair of cases is in the further ones")
     parser.add_argument("--cases", type=int, default=usual.cases, help="made with the default profile")
+    parser.add_argument("--confirmed", type=int, default=usual.confirmed, help="of these, made with fast and draft")
     parser.add_argument("--compared", type=int, default=usual.compared, help="of these, made with 200 steps as well")
     parser.add_argument("--grid-cases", type=int, default=usual.grid_cases, help="of these, made with every setting")
     parser.add_argument("--no-grid", action="store_true", help="leave the grid of settings out")

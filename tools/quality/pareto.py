@@ -89,19 +89,24 @@ def choose(found: Sequence[Point], guidance: float) -> dict[str, Point]:
     if exact is None:
         return {}
     usual = Setting(USUAL_STEPS).predictions(guidance)
-    best = front(found)
 
     def within(point: Point, points: float, decibels: float) -> bool:
         return 100 * (exact.agrees - point.agrees) <= points + 1e-6 and exact.psnr - point.psnr <= decibels + 1e-6
 
     chosen = {"exact": exact}
-    balanced = [point for point in best if within(point, 0.0, 0.0)]
-    fast = [point for point in best if point.predictions <= usual / FAST_SAVING and within(point, LOST_POINTS, LOST_DB)]
-    draft = [point for point in best if point.predictions <= usual / DRAFT_SAVING]
+    balanced = [point for point in found if within(point, 0.0, 0.0)]
+    quick = [point for point in found if point.predictions <= usual / FAST_SAVING]
+    fast = [point for point in quick if within(point, LOST_POINTS, LOST_DB)]
+    draft = [point for point in found if point.predictions <= usual / DRAFT_SAVING]
     if balanced:
-        chosen["balanced"] = min(balanced, key=lambda point: point.predictions)
+        chosen["balanced"] = min(balanced, key=_cheapest)
     if fast:
-        chosen["fast"] = min(fast, key=lambda point: point.predictions)
+        chosen["fast"] = min(fast, key=_cheapest)
     if draft:
         chosen["draft"] = max(draft, key=lambda point: point.psnr)
     return chosen
+
+
+def _cheapest(point: Point) -> tuple[float, float]:
+    """To take the least of: the fewest predictions, and of equally many the nearest to the reference."""
+    return point.predictions, -point.psnr

@@ -78,6 +78,10 @@ def _front(axes: Any, found: list[Point], report: Report, cost: str, title: str)
     exact = next((point for point in found if point.setting == DEFAULT), None)
     if exact:
         axes.axhline(exact.psnr - 1, color=NEUTRAL, linewidth=0.8, linestyle=":")
+        axes.annotate(
+            "1 dB below exact", (0.01, exact.psnr - 1), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", color=NEUTRAL, fontsize=7,
+        )  # fmt: skip
     if cost == "predictions":
         axes.legend(frameon=False, fontsize=7, labelcolor=NEUTRAL, loc="lower right")
     _ticks(axes, [getattr(point, cost) for point in found])

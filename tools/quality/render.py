@@ -40,8 +40,8 @@ class Renderer(Protocol):
     def facts(self) -> dict[str, Any]:
         """What results depend on; they are kept for as long as all of it stays the same."""
 
-    def prepare(self, buckets: Sequence[Bucket]) -> None:
-        """Make buckets ready."""
+    def prepare(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+        """Make buckets ready; returns how each is served."""
 
     def render(self, case: Case, setting: Setting, guidance: float, start: Frames) -> Rendered:
         """Make one video from the first of the frames `start`."""
@@ -65,7 +65,6 @@ class EngineRenderer:
         self._device = resolve_device(settings.device)
         self._engine = Engine.load(settings)
         self._stopwatch = measure.Stopwatch(self._device)
-        self._served: list[dict[str, Any]] = []
 
     def facts(self) -> dict[str, Any]:
         """Model, device and how it computes; `answer` changes with any weight."""
@@ -82,18 +81,13 @@ class EngineRenderer:
             "torch": torch.__version__,
         }
 
-    def prepare(self, buckets: Sequence[Bucket]) -> None:
+    def prepare(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
         """Compile and warm, as a server does before it serves."""
         ready = self._engine.prepare(buckets)
-        self._served = [
+        return [
             {key: item.facts()[key] for key in ("bucket", "backend", "precision", "attention", "guidance_batch")}
             for item in ready
         ]
-
-    @property
-    def served(self) -> list[dict[str, Any]]:
-        """How the buckets that were prepared are served."""
-        return self._served
 
     def render(self, case: Case, setting: Setting, guidance: float, start: Frames) -> Rendered:
         """Take all steps and decode."""

@@ -38,7 +38,8 @@ class Results:
 
     def __init__(self, file: Path, conditions: Mapping[str, Any], **header: Any) -> None:
         self.file = file
-        self._header = {"conditions": dict(conditions), **header}
+        self.header = {"conditions": dict(conditions), **header}
+        """Facts that go into the file before its rows."""
         self._rows: dict[tuple[Any, ...], Row] = {}
         self.changed: list[str] = []
         """Conditions that were others in the file, whose rows therefore were dropped."""
@@ -72,7 +73,7 @@ class Results:
         """Write all rows, one a line."""
         kinds = ("trust", "vae", "setting", "case", "video")
         rows = sorted(self._rows.values(), key=lambda row: kinds.index(row["what"]))
-        head = json.dumps(record.header_of(command, **self._header), indent=1, ensure_ascii=False)
+        head = json.dumps(record.header_of(command, **self.header), indent=1, ensure_ascii=False)
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(self.file.name + ".part")  # a run that is cut off leaves a whole file

@@ -57,24 +57,19 @@ ARTICLE = tuple(Setting(steps) for steps in ARTICLE_STEPS)
 
 
 def grid() -> list[Setting]:
-    """What the front is looked for among: few steps first, so that what is cut off is the expensive end."""
-    plain = [Setting(steps) for steps in (10, 15, 20, 25, 35)]
-    plain += [Setting(steps, Acceleration(Solver.UNIPC)) for steps in (6, 8, 10, 12, 16, 20, 25)]
-    plain += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (8, 12, 16, 20)]
-    tails = [
-        Setting(steps, Acceleration(Solver.UNIPC, guidance_end=end)) for steps in (8, 12, 16, 20) for end in (0.5, 0.75)
-    ]
-    late = [Setting(steps, Acceleration(Solver.UNIPC, guidance_start=0.1)) for steps in (12, 20)]
-    cached = [
-        Setting(steps, Acceleration(Solver.UNIPC, cache_threshold=threshold))
-        for steps in (12, 20, 25)
-        for threshold in (0.05, 0.1, 0.2)
-    ]
-    both = [
-        Setting(steps, Acceleration(Solver.UNIPC, cache_threshold=threshold, guidance_end=0.75))
-        for steps in (12, 20)
-        for threshold in (0.08, 0.15)
-    ]
-    slow = [Setting(35, Acceleration(cache_threshold=threshold)) for threshold in (0.05, 0.1, 0.2)]
-    found = dict.fromkeys([*PROFILE_SETTINGS.values(), *plain, *tails, *late, *cached, *both, *slow])
+    """What the front is looked for among: few predictions first, so that what is cut off is the expensive end."""
+
+    def unipc(steps: int, **others: float) -> Setting:
+        return Setting(steps, Acceleration(Solver.UNIPC, **others))
+
+    settings = [Setting(steps) for steps in (15, 20, 25, 35)]
+    settings += [unipc(steps) for steps in (6, 8, 10, 12, 16, 20, 25)]
+    settings += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (8, 12, 16, 20)]
+    settings += [unipc(steps, guidance_end=0.75) for steps in (8, 12, 16, 20)]
+    settings += [unipc(steps, guidance_end=0.5) for steps in (12, 20)]
+    settings += [unipc(steps, guidance_start=0.1) for steps in (12, 20)]
+    settings += [unipc(steps, cache_threshold=threshold) for steps in (12, 20) for threshold in (0.05, 0.1, 0.2)]
+    settings += [unipc(steps, cache_threshold=0.1, guidance_end=0.75) for steps in (12, 16)]
+    settings += [Setting(35, Acceleration(cache_threshold=threshold)) for threshold in (0.1, 0.2)]
+    found = dict.fromkeys([*PROFILE_SETTINGS.values(), *settings])
     return sorted(found, key=lambda setting: (setting.predictions(), setting.steps, setting.name))

@@ -16,9 +16,9 @@ from tools.quality.cases import Frames
 
 HEIGHT = 96
 """Of a frame on the sheet, in pixels."""
-STRIP = 500
+STRIP = 512
 """Width of a row's frames; as many are shown as fit, evenly spaced from the first to the last."""
-LABEL, GAP, TITLE = 96, 4, 40
+LABEL, GAP, TITLE, MARGIN = 96, 4, 40, 16
 INK, PALE, PAPER, YES, NO = "#1f2328", "#6e7781", "#ffffff", "#1a7f37", "#cf222e"
 
 CHINESE_FONTS = (
@@ -53,14 +53,15 @@ class Block:
     strips: Sequence[Strip]
 
 
-def draw(blocks: Sequence[Block], file: Path) -> None:
-    """Write the sheet, two cases side by side; the suffix says the format."""
-    width, height = LABEL + STRIP, TITLE + max(len(block.strips) for block in blocks) * (HEIGHT + GAP) + 16
+def draw(blocks: Sequence[Block], legend: str, file: Path) -> None:
+    """Write the sheet, two cases side by side under a line of explanation; the suffix says the format."""
+    width, height = LABEL + STRIP, TITLE + max(len(block.strips) for block in blocks) * (HEIGHT + GAP) + MARGIN
     rows = (len(blocks) + 1) // 2
-    sheet = Image.new("RGB", (2 * width + 3 * 16, rows * height + 16), PAPER)
+    top = 2 * MARGIN + 16
+    sheet = Image.new("RGB", (2 * width + 3 * MARGIN, rows * height + top), PAPER)
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), legend, fill=PALE, font=_font(13))
     for number, block in enumerate(blocks):
-        corner = (16 + number % 2 * (width + 16), 16 + number // 2 * height)
-        _block(sheet, block, corner)
+        _block(sheet, block, (MARGIN + number % 2 * (width + MARGIN), top + number // 2 * height))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file, quality=88)
 

@@ -17,6 +17,12 @@ from tools.quality.targets import percent
 
 NOT_MEASURED = "Not measured yet: `make quality` and `make bench-report` fill this in.\n"
 
+PICTURES = """\
+![Quality against predictions and seconds, and motion against what prompts ask for](quality.png)
+
+![What was asked for, and what each profile made of it](quality-sheet.jpg)
+"""
+
 GROUPS = {
     "hold": "hold still",
     "camera": "camera, speed left open",
@@ -75,8 +81,8 @@ class Report:
 
 
 def markdown(file: Path) -> str:
-    """All tables of a file of results, or a line that says that there is none."""
-    return render(Report.read(file)) if file.exists() else NOT_MEASURED
+    """Tables and pictures of a file of results for docs/, or a line that says that there is none."""
+    return f"{render(Report.read(file))}\n{PICTURES}" if file.exists() else NOT_MEASURED
 
 
 def render(report: Report) -> str:
@@ -209,7 +215,7 @@ def _profiles(report: Report) -> list[str]:
             _form(summary.mean(setting, "ref_ssim"), "{:.3f}"),
             _form(summary.mean(setting, "ref_lpips"), "{:.3f}"),
             _form(summary.mean(setting, "default_psnr"), "{:.1f} dB"),
-            "" if lost is None or setting == DEFAULT else f"{lost[0]:.1f} of {lost[1]} cases",
+            "" if lost is None or setting == DEFAULT else f"{lost[0]:.1f} ({lost[1]} cases)",
             _choice(report, name),
         ]
         lines.append(f"| {' | '.join(cells)} |")
