@@ -189,7 +189,9 @@ def test_the_grid_has_every_profile_and_each_setting_a_name_of_its_own():
 
 
 def point(setting, predictions, psnr, agrees=1.0, seconds=None):
-    return Point(setting, predictions, predictions / 100 if seconds is None else seconds, psnr, agrees)
+    """What a setting is worth beside a default of 39 dB and 90 % agreement."""
+    seconds = predictions / 100 if seconds is None else seconds
+    return Point(setting, predictions, seconds, psnr, agrees, lost=100 * (0.9 - agrees), behind=39.0 - psnr)
 
 
 def test_the_front_has_what_nothing_is_better_than_at_no_more_cost():
@@ -214,7 +216,7 @@ def test_profiles_are_chosen_by_the_rules():
         exact,
     ]
     chosen = {name: point.setting for name, point in choose(found, guidance=6.0).items()}
-    losing = [replace(one, agrees=0.8) if one.setting == second[18] else one for one in found]
+    losing = [replace(one, lost=10.0) if one.setting == second[18] else one for one in found]
 
     assert chosen == {"exact": DEFAULT, "balanced": second[25], "fast": second[18], "draft": second[10]}
     assert choose(losing, guidance=6.0)["fast"].setting == second[20]

@@ -156,18 +156,17 @@ class Harness:
         yield draft, range(min(options.confirmed, options.cases))
 
     def _confirm(self) -> bool:
-        """Make more videos with settings that the rules choose of the grid, until they choose confirmed ones."""
+        """Make more videos with settings that the rules choose, which then may choose others, as often as it takes."""
         compared = range(min(self._options.compared, self._options.cases))
-        for _ in range(3):
+        while True:
             summary = Summary(self.results)
             found, _ = points(summary, summary.settings)
             chosen = {point.setting for point in choose(found, self._options.guidance).values()}
             missing = [setting for setting in chosen if any(self._is_missing(setting, index) for index in compared)]
             if not missing:
-                break
+                return True
             if not all(self._make(setting, compared) for setting in missing):
                 return False
-        return True
 
     def _make(self, setting: Setting, indices: Sequence[int]) -> bool:
         """Make and measure what is missing of a setting; returns whether there was time for all of it."""
@@ -178,9 +177,7 @@ class Harness:
         made: list[tuple[Case, Frames, Rendered]] = []
         in_time = True
         # Grouped by bucket, so that what is measured at once is of one size.
-        cases = sorted(
-            (self.case(index) for index in missing), key=lambda case: case.bucket != self._options.buckets[0]
-        )
+        cases = sorted(map(self.case, missing), key=lambda case: self._options.buckets.index(case.bucket))
         for number, case in enumerate(cases):
             if time.monotonic() - self._began > self._options.seconds:
                 in_time = False

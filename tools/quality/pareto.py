@@ -28,7 +28,10 @@ RULES = {
 
 @dataclass(frozen=True)
 class Point:
-    """A setting, and what it is worth over the cases that all settings have."""
+    """A setting, and what it is worth over the cases that all settings have.
+
+    Its losses count more cases where more were made of it, to confirm a choice.
+    """
 
     setting: Setting
     predictions: float
@@ -39,6 +42,10 @@ class Point:
     """dB to the same seed's reference."""
     agrees: float
     """Share of cases."""
+    lost: float
+    """Points of agreement that it loses against the default, over all cases that both have."""
+    behind: float
+    """dB by which it is farther from the reference than the default, over all cases that both have."""
 
 
 def common(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Setting], list[int]]:
@@ -70,6 +77,8 @@ def points(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Point], 
                 ("predictions", "predictions"), ("seconds", "seconds"), ("psnr", "ref_psnr"), ("agrees", "agrees"),
             )
         }  # fmt: skip
+        lost, behind = summary.lost(setting), summary.behind(setting)
+        values |= {"lost": lost[0] if lost else 0.0, "behind": behind[0] if behind else 0.0}
         found.append(Point(setting, **values))
     return sorted(found, key=lambda point: (point.predictions, -point.psnr)), indices
 
@@ -91,7 +100,7 @@ def choose(found: Sequence[Point], guidance: float) -> dict[str, Point]:
     usual = Setting(USUAL_STEPS).predictions(guidance)
 
     def within(point: Point, points: float, decibels: float) -> bool:
-        return 100 * (exact.agrees - point.agrees) <= points + 1e-6 and exact.psnr - point.psnr <= decibels + 1e-6
+        return point.lost <= points + 1e-6 and point.behind <= decibels + 1e-6
 
     chosen = {"exact": exact}
     balanced = [point for point in found if within(point, 0.0, 0.0)]
@@ -103,10 +112,10 @@ def choose(found: Sequence[Point], guidance: float) -> dict[str, Point]:
     if fast:
         chosen["fast"] = min(fast, key=_cheapest)
     if draft:
-        chosen["draft"] = max(draft, key=lambda point: point.psnr)
+        chosen["draft"] = min(draft, key=lambda point: (point.behind, point.predictions))
     return chosen
 
 
 def _cheapest(point: Point) -> tuple[float, float]:
     """To take the least of: the fewest predictions, and of equally many the nearest to the reference."""
-    return point.predictions, -point.psnr
+    return point.predictions, point.behind
