@@ -94,7 +94,7 @@ class Harness:
             "photographs": photographs.digest(),
             "measures": measures_digest(),
         }
-        self.results = Results(file, conditions, **header)
+        self.results = Results(file, conditions, grid_cases=options.grid_cases, **header)
         if self.results.changed:
             self._say(f"rows in {file} are of other conditions ({', '.join(self.results.changed)}); begun anew")
         elif len(self.results):
@@ -160,7 +160,7 @@ class Harness:
         compared = range(min(self._options.compared, self._options.cases))
         while True:
             summary = Summary(self.results)
-            found, _ = points(summary, summary.settings)
+            found, _ = points(summary, self._options.grid_cases)
             chosen = {point.setting for point in choose(found, self._options.guidance).values()}
             missing = [setting for setting in chosen if any(self._is_missing(setting, index) for index in compared)]
             if not missing:

@@ -48,27 +48,23 @@ class Point:
     """dB by which it is farther from the reference than the default, over all cases that both have."""
 
 
-def common(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Setting], list[int]]:
-    """The settings that were made in full, and the cases that all of them have.
+def points(summary: Summary, cases: int) -> tuple[list[Point], list[int]]:
+    """All settings that were made of the first cases, as far as the default was.
 
-    The first cases count, as many as the most common number among settings, so that one that was just begun when the
-    time was over does not take them from the others.
+    Args:
+        summary: Of results.
+        cases: How many of the first ones count.
+
+    Returns:
+        The settings, from the fewest predictions up, and the cases that they are compared in. One that was just begun
+        when the time was over is left out.
     """
-    made = {setting: set(summary.shared(setting, DEFAULT)) for setting in settings}
-    made = {setting: indices for setting, indices in made.items() if indices}
-    if not made:
-        return [], []
-    sizes = sorted(len(indices) for indices in made.values())
-    least = sizes[len(sizes) // 4]
-    whole = {setting: indices for setting, indices in made.items() if len(indices) >= least}
-    return list(whole), sorted(set.intersection(*whole.values()))
-
-
-def points(summary: Summary, settings: Sequence[Setting]) -> tuple[list[Point], list[int]]:
-    """All settings that can be compared, from the fewest predictions up, and the cases that they are compared in."""
-    whole, indices = common(summary, [setting for setting in settings if setting != REFERENCE])
+    indices = [index for index in summary.shared(DEFAULT) if index < cases]
     if not indices:
         return [], []
+    whole = [
+        setting for setting in summary.settings if setting != REFERENCE and set(indices) <= set(summary.shared(setting))
+    ]
     found = []
     for setting in whole:
         values: dict[str, Any] = {

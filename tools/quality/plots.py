@@ -129,4 +129,5 @@ def _motion(axes: Any, report: Report) -> None:
                 )  # fmt: skip
     axes.set_ylim(-1.1, 2.1)
     axes.set_xticks(range(len(groups)), [GROUPS[group].replace(", ", ",\n").replace(" at", "\nat") for group in groups])
-    axes.legend(frameon=False, fontsize=7, labelcolor=NEUTRAL, loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7, labelcolor=NEUTRAL, loc="lower right")

@@ -58,7 +58,7 @@ class Report:
     @cached_property
     def points(self) -> tuple[list[Point], list[int]]:
         """Settings that can be compared, and the cases that they are compared in."""
-        return points(self.summary, self.summary.settings)
+        return points(self.summary, self.header["grid_cases"])
 
     @cached_property
     def chosen(self) -> dict[str, Point]:
