@@ -37,16 +37,8 @@ def ssim(made: Frames, wanted: Frames, device: torch.device | None = None) -> fl
     2004: a Gaussian window of 11 pixels and standard deviation 1.5, only where it is wholly inside.
     """
     a, b = (_luma(frames, device) for frames in (made, wanted))
-    size = min(11, a.shape[-1], a.shape[-2])
-    reach = torch.arange(size, device=a.device, dtype=a.dtype) - (size - 1) / 2
-    line = torch.exp(-reach.square() / (2 * 1.5**2))
-    line = line / line.sum()
-
-    def blurred(image: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(image, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))
-
-    ma, mb = blurred(a), blurred(b)
-    va, vb, both = blurred(a * a) - ma * ma, blurred(b * b) - mb * mb, blurred(a * b) - ma * mb
+    ma, mb, aa, bb, ab = (camera.smoothed(image, 11, 1.5) for image in (a, b, a * a, b * b, a * b))
+    va, vb, both = aa - ma * ma, bb - mb * mb, ab - ma * mb
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similar = (2 * ma * mb + c1) * (2 * both + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2))
     return float(similar.mean())
@@ -97,7 +89,7 @@ def _moved(video: Tensor, motion: Camera, times: list[tuple[int, int]]) -> tuple
 def _luma(frames: Frames, device: torch.device | None) -> Tensor:
     """(n, 1, height, width) float32 in [0, 255]."""
     pixels = torch.from_numpy(frames).to(device or "cpu").float()
-    return (pixels @ pixels.new_tensor(_LUMA))[:, None]
+    return (pixels * pixels.new_tensor(_LUMA)).sum(-1)[:, None]
 
 
 @cache

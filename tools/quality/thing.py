@@ -39,7 +39,7 @@ def track(video: Tensor, thing: Thing) -> Path:
         video = F.interpolate(video.float(), size=(height, width), mode="area")
         scale = 1.0
     radius = thing.radius * scale
-    costs = _costs(video.float(), thing, (thing.path[0][0] * scale, thing.path[0][1] * scale), radius)
+    costs = _costs(video, thing, (thing.path[0][0] * scale, thing.path[0][1] * scale), radius)
     rows = torch.arange(height) + 0.5 - height / 2
     columns = torch.arange(width) + 0.5 - width / 2
     x, y = thing.path[0][0] * scale, thing.path[0][1] * scale
@@ -96,15 +96,17 @@ def _costs(video: Tensor, thing: Thing, start: tuple[float, float], radius: floa
     Returns:
         (frames, height, width); infinite where too little of the object would be inside.
     """
-    _, _, height, width = video.shape
+    # A GPU's convolutions round float32 to 10 bits, and what is looked for is a small difference of large sums.
+    video = video.double() if video.is_cuda else video.float()
+    height, width = video.shape[-2:]
     reach = math.ceil(radius) + 1
-    line = torch.arange(-reach, reach + 1, device=video.device, dtype=torch.float32)
+    line = torch.arange(-reach, reach + 1, device=video.device, dtype=video.dtype)
     cover = inside(thing.shape, line[None] / radius, line[:, None] / radius, radius)
     # Its look, sampled about its middle, which is between pixels.
     x, y = (start[0] + line) * (2 / width), (start[1] + line) * (2 / height)
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
     look = F.grid_sample(video[:1], grid, align_corners=False, padding_mode="border")[0]
-    there = ((x.abs() < 1)[None] & (y.abs() < 1)[:, None]).float()
+    there = ((x.abs() < 1)[None] & (y.abs() < 1)[:, None]).to(video.dtype)
     cover = cover * there
     ones = torch.ones_like(video[:1, :1])
     squares = F.conv2d(video.square().sum(1, keepdim=True), cover[None, None], padding=reach)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tools.quality.agreement import Motion, judge_all
+from tools.quality.camera import smoothed
 from tools.quality.cases import Case, Frames, Photographs
 
 BLUR = 1.3
@@ -34,11 +35,7 @@ class Trust:
 def worsened(frames: Frames, seed: int, blur: float = BLUR, noise: float = NOISE) -> Frames:
     """Blur a video and put noise on it."""
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    reach = torch.arange(-4, 5, dtype=torch.float32)
-    line = torch.exp(-reach.square() / (2 * blur**2))
-    line = (line / line.sum()).repeat(3, 1)
-    video = F.pad(video, (4, 4, 4, 4), mode="reflect")
-    video = F.conv2d(F.conv2d(video, line[:, None, None], groups=3), line[:, None, :, None], groups=3)
+    video = smoothed(F.pad(video, (4, 4, 4, 4), mode="reflect"), 9, blur)
     drawn = torch.randn(video.shape, generator=torch.Generator().manual_seed(seed))
     made = (video + noise * drawn).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(made.permute(0, 2, 3, 1).numpy())
