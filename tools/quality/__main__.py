@@ -27,7 +27,7 @@ from tools.quality.render import EngineRenderer, Renderer
 from tools.quality.settings import PROFILE_SETTINGS, REFERENCE
 from tools.quality.sheet import Block, Strip
 from tools.quality.tables import Report
-from tools.quality.targets import NAMES, percent
+from tools.quality.targets import NAMES, STILL, percent
 from tools.train_demo import photos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +157,7 @@ def _note(row: dict[str, Any]) -> str:
     elif row["right_way"]:
         moved = f"{percent(row['ratio'])} of asked"
     else:
-        moved = "another way"
+        moved = "hardly moves" if row["speed"] < STILL else "another way"
     distance = "" if row["ref_psnr"] is None else f"\n{row['ref_psnr']:.1f} dB"
     return f"{'agrees' if row['agrees'] else 'differs'}\n{moved}{distance}"
 

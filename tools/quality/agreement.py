@@ -12,14 +12,13 @@ from torch import Tensor
 from tools.quality import camera, thing
 from tools.quality.camera import vector
 from tools.quality.cases import Case, Frames
+from tools.quality.targets import STILL
 from tools.train_demo.motion import GRAVITY, SPEEDS, THING_SPEED, Camera, Thing, camera_of
 
 RIGHT_WAY = math.cos(math.radians(30))
 """Cosine of the largest angle to what was asked for; zooms and turns count as what they look like."""
 RIGHT_SIZE = 0.4
 """Share by which it may be too fast or too slow, against the middle of what the prompt's words stand for."""
-STILL = 0.3
-"""Pixels a frame below which a picture stands still."""
 
 _MIDDLE = {word: mean(between) for word, between in SPEEDS.items()}
 

@@ -128,6 +128,7 @@ def _motion(axes: Any, report: Report) -> None:
                     linewidths=0.9, label=name if agrees else f"{name}, does not agree",
                 )  # fmt: skip
     axes.set_ylim(-1.1, 2.1)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_xticks(range(len(groups)), [GROUPS[group].replace(", ", ",\n").replace(" at", "\nat") for group in groups])
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=7, labelcolor=NEUTRAL, loc="lower right")

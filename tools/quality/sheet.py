@@ -56,9 +56,10 @@ class Block:
 def draw(blocks: Sequence[Block], legend: str, file: Path) -> None:
     """Write the sheet, two cases side by side under a line of explanation; the suffix says the format."""
     width, height = LABEL + STRIP, TITLE + max(len(block.strips) for block in blocks) * (HEIGHT + GAP) + MARGIN
+    columns = min(2, len(blocks))
     rows = (len(blocks) + 1) // 2
     top = 2 * MARGIN + 16
-    sheet = Image.new("RGB", (2 * width + 3 * MARGIN, rows * height + top), PAPER)
+    sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * height + top), PAPER)
     ImageDraw.Draw(sheet).text((MARGIN, MARGIN), legend, fill=PALE, font=_font(13))
     for number, block in enumerate(blocks):
         _block(sheet, block, (MARGIN + number % 2 * (width + MARGIN), top + number // 2 * height))

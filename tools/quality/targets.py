@@ -10,6 +10,7 @@ from tools.quality.summary import Summary
 
 AGREEMENT = 0.9
 STILL = 0.3
+"""Pixels a frame, of a short side of 128, below which a picture stands still."""
 FIRST_FRAME = 24.0
 VAE = 25.0
 TRUST = 0.99
