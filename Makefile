@@ -15,7 +15,7 @@ PROMETHEUS ?= http://127.0.0.1:9090
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report lint format proto constraints dashboard image check-image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report quality lint format proto constraints dashboard image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -73,8 +73,11 @@ bench-memory: install ## Placements under the memory of smaller cards; flags in 
 bench-telemetry: install ## What metrics and traces add to a call; writes bench/results/telemetry.json
 	PYTHONPATH=. $(BIN)/python bench/telemetry.py
 
-bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png and docs/speed.html
+bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png, docs/speed.html and docs/quality.png
 	PYTHONPATH=. $(BIN)/python bench/report.py
+
+quality: install ## Quality of videos against prompts, pictures and a reference; flags in QUALITY; writes bench/results/quality.json
+	PYTHONPATH=. $(BIN)/python -m tools.quality $(QUALITY)
 
 lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Turns bench/results into the tables of README.md, docs/performance.md and docs/memory.md, a plot and a page."""
+"""Turns bench/results into the tables of README.md and of pages of docs/, plots and a page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tools.quality import plots as quality_plots
+from tools.quality import tables as quality_tables
 
 from bench.placements import bucket_of, card_table, cpu_tables, form, memory_tables, start_tables
 
@@ -22,6 +24,7 @@ PLOT = ROOT / "docs" / "speed.png"
 PAGE = ROOT / "docs" / "speed.html"
 
 MEMORY = ROOT / "docs" / "memory.md"
+QUALITY = ROOT / "docs" / "quality.md"
 
 
 SUMMARY_STEPS = 50
@@ -257,6 +260,7 @@ def documents() -> dict[Path, dict[str, str]]:
         README: {"summary": summary(results), "cards": card_table()},
         PERFORMANCE: {"speed": markdown(results), "start": start_tables(), "cpu": cpu_tables()},
         MEMORY: {"memory": memory_tables()},
+        QUALITY: {"quality": quality_tables.markdown(RESULTS / "quality.json")},
     }
 
 
@@ -270,6 +274,8 @@ def main() -> None:
     if results := load():
         plot(results)
         PAGE.write_text(page(results))
+    if (RESULTS / "quality.json").exists():
+        quality_plots.draw(quality_tables.Report.read(RESULTS / "quality.json"), QUALITY.with_suffix(".png"))
 
 
 if __name__ == "__main__":

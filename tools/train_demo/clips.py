@@ -14,25 +14,35 @@ from tools.train_demo.pictures import SIDE
 
 
 @torch.no_grad()
-def draw(pictures: Tensor, scenes: Sequence[Scene], frames: int, height: int, width: int, rng: random.Random) -> Tensor:
+def draw(
+    pictures: Tensor,
+    scenes: Sequence[Scene],
+    frames: int,
+    height: int,
+    width: int,
+    rng: random.Random,
+    scale: float = 1.0,
+) -> Tensor:
     """Draw one clip per scene.
 
     Args:
-        pictures: A bank, (n, 3, SIDE, SIDE) uint8; each clip takes one, and a second for a textured object.
+        pictures: A bank, (n, 3, SIDE, SIDE) uint8; each clip takes one, and a second for a textured object. Where clips
+            are enlarged it may be larger by as much, and shows as much.
         scenes: What moves.
         frames: Of every clip.
         height: Of every frame, in pixels.
-        width: Likewise; both are at most SIDE.
+        width: Likewise; both are at most SIDE times `scale`.
         rng: Chooses pictures, and where in them the first frame is.
+        scale: How much larger than the pixels of `scenes` those of the clips are in number.
 
     Returns:
         (clips, 3, frames, height, width) float32 in [-1, 1], in channels_last_3d order.
     """
     device, clips = pictures.device, len(scenes)
     index = torch.tensor([rng.randrange(len(pictures)) for _ in scenes], device=device)
-    room_x, room_y = (SIDE - width) // 3, (SIDE - height) // 3
+    room_x, room_y = int(SIDE - width / scale) // 3, int(SIDE - height / scale) // 3
     offsets = [(rng.randint(-room_x, room_x), rng.randint(-room_y, room_y)) for _ in scenes]
-    x, y = _pixels(height, width, device)
+    x, y = (axis / scale for axis in _pixels(height, width, device))
     cameras = torch.tensor(
         [
             (s.camera.right, s.camera.down, s.camera.grow, s.camera.turn, *offset)
@@ -83,7 +93,7 @@ def _with_things(
     )
     u = (x - paths[:, :frames, 0].view(clips, frames, 1, 1)) / radius
     v = (y - paths[:, :frames, 1].view(clips, frames, 1, 1)) / radius
-    alpha = ((_edge(u, v, shape) * radius) + 0.5).clamp(0, 1)[:, None]  # one pixel of soft edge
+    alpha = _covered(u, v, shape, radius)[:, None]
     tint = [[c + rng.uniform(-0.06, 0.06) for c in COLOURS[t.colour or rng.choice([*COLOURS])]] for t in things if t]
     colour = torch.tensor(tint, device=device).view(clips, 3, 1, 1, 1)
     light = (1.0 - 0.35 * (u * 0.5 + v * 0.8)).clamp(0.45, 1.35)[:, None]
@@ -93,6 +103,23 @@ def _with_things(
     )
     fill = torch.where(textured[:, None] > 0, texture, colour * light)
     return video * (1 - alpha) + fill * alpha
+
+
+def inside(shape: str, u: Tensor, v: Tensor, radius: float) -> Tensor:
+    """How much of pixels an object covers, in [0, 1].
+
+    Args:
+        shape: One of `SHAPES`.
+        u: Their places right of its middle, in radii.
+        v: Likewise below its middle.
+        radius: In pixels.
+    """
+    u, v = torch.broadcast_tensors(u, v)
+    return _covered(u, v, torch.full_like(u, SHAPES.index(shape)), torch.full_like(u, radius))
+
+
+def _covered(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
+    return (_edge(u, v, shape) * radius + 0.5).clamp(0, 1)  # one pixel of soft edge
 
 
 def _edge(u: Tensor, v: Tensor, shape: Tensor) -> Tensor:

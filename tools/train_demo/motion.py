@@ -12,6 +12,12 @@ SPEEDS = {"slow": (0.5, 0.7), "": (0.9, 1.5), "fast": (1.9, 2.6)}
 ZOOM_PER_PIXEL, TURN_PER_PIXEL = 0.0105, math.radians(0.7)
 """What a speed of one pixel a frame means for zooming (logarithm of the scale) and turning."""
 
+THING_SPEED = 1.2
+"""How much faster objects are than the camera where the same word names it."""
+
+GRAVITY = (0.22, 0.32)
+"""Pixels a frame by which falling objects get faster every frame."""
+
 CAMERA = (
     "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "turn_clockwise", "turn_counterclockwise",
 )  # fmt: skip
@@ -128,12 +134,12 @@ def _draw_thing(rng: random.Random, frames: int, height: int, width: int) -> Thi
     radius = rng.uniform(9.0, 22.0)
     motion, speed = rng.choice(OBJECT), _speed(rng)
     x, y = (rng.uniform(-0.3, 0.3) * width, rng.uniform(-0.3, 0.3) * height)
-    rate = _rate(rng, speed) * 1.2
+    rate = _rate(rng, speed) * THING_SPEED
     floor = height / 2 - radius - rng.uniform(0, 0.08) * height
     if motion in ("fall", "bounce"):
         speed = ""
         y = -height / 2 + radius + rng.uniform(0.0, 0.2) * height
-        path = _drop(x, y, floor, rng.uniform(0.22, 0.32), 0.82 if motion == "bounce" else 0.0, frames)
+        path = _drop(x, y, floor, rng.uniform(*GRAVITY), 0.82 if motion == "bounce" else 0.0, frames)
     else:
         ahead = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[motion]
         # It begins where there is room before it.

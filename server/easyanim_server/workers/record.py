@@ -25,20 +25,22 @@ def write(file: Path, rows: Sequence[dict[str, Any]], *, command: str, **header:
         command: What repeats the measurement.
         header: Further facts, which go before those found here.
     """
-    document = {
-        "header": {
-            "command": command,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "cpu": processor(),
-            "python": platform.python_version(),
-            "versions": versions(),
-            **header,
-        },
-        "rows": rows,
-    }
+    document = {"header": header_of(command, **header), "rows": rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def header_of(command: str, **more: Any) -> dict[str, Any]:
+    """What is needed to judge measurements; `more` goes before what is found here."""
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "cpu": processor(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        **more,
+    }
 
 
 def commit() -> str:
