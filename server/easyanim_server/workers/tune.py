@@ -22,11 +22,16 @@ from easyanim_server.workers import record
 from easyanim_server.workers.local import DEFAULT_ENGINE, LocalWorker
 from easyanim_server.workers.tunejournal import Journal, Row
 from easyanim_server.workers.tunemeasure import GIB, Measure, projected
-from easyanim_server.workers.tuneplan import BEFORE, BEFORE_STEPS, Candidate, Decision, Machine, TunePlan, decide
-
-FOR_CANDIDATES = (0.3, 0.6)
-"""Of the budget, at least and at most. The rest is for whole generations: above all those that the choice must win, for
-which candidates leave time as far as the least goes. With that least a run gets on, and the next one checks."""
+from easyanim_server.workers.tuneplan import (
+    BEFORE,
+    BEFORE_STEPS,
+    Candidate,
+    Decision,
+    Machine,
+    TunePlan,
+    decide,
+    for_candidates,
+)
 
 FOR_BEFORE = 0.1
 """Of the budget, for a whole generation as it was before; one that takes longer waits until all else is measured."""
@@ -111,7 +116,7 @@ class Tuner:
         plan, defaults, compared = self._plan, self._plan.defaults, self._plan.compared
         probes = [Task(PROBE, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
         await self._measure(defaults, probes, until=math.inf)
-        candidates_end = self._candidates_end()
+        candidates_end = self._began + for_candidates(plan.budget, self._check_seconds())
         before = Task(GENERATION, compared, BEFORE_STEPS, within=FOR_BEFORE * plan.budget)
         await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS), before], candidates_end)
         for candidate in plan.candidates(self._machine.kind):
@@ -283,13 +288,8 @@ class Tuner:
         again = [Task(AGAIN, bucket, DEFAULT_STEPS) for bucket in self._plan.buckets]
         return self._done(candidate, usual) and all(self._done(defaults, task) for task in (*again, usual))
 
-    def _candidates_end(self) -> float:
-        """When candidates are cut off, so that there is time to check the best of them against the defaults."""
-        least, most = (share * self._plan.budget for share in FOR_CANDIDATES)
-        return self._began + max(least, min(most, self._plan.budget - self._check_seconds()))
-
     def _check_seconds(self) -> float:
-        """What the check takes if the candidate is as fast as the defaults: two starts, two videos, second probes."""
+        """What the check takes of a candidate as fast as the defaults: two starts, two videos, second probes."""
         rows = [self._row(self._plan.defaults, Task(PROBE, bucket, DEFAULT_STEPS)) for bucket in self._plan.buckets]
         if any(row is None or "error" in row for row in rows):
             return 0.0
