@@ -93,6 +93,33 @@ def test_a_spent_budget_leaves_candidates_out_and_the_next_run_goes_on(tuned: Pa
     assert "Not measured" in (tmp_path / "report.html").read_text()
 
 
+def test_a_choice_that_no_time_was_left_to_check_does_not_replace_the_defaults(tuned: Path, tmp_path: Path) -> None:
+    probes = [row for row in rows(tuned) if row["what"] == "probe"]
+    for row in probes:  # as if it were the fastest
+        row["seconds"] *= 0.5 if row["placement"] == "model_cpu_offload" else 1.0
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, [*_headers(tuned), *probes])))
+
+    output = tune(tmp_path, "--budget", "1s")
+
+    written = json.loads((tmp_path / "tuned.json").read_text())
+    assert "0 measured now" in output
+    assert written["header"]["chosen"] == "auto, auto, bf16"
+    assert "no time was left to check that: run the same command again" in written["header"]["reason"]
+    assert "placement" not in written["settings"]
+
+
+def test_a_measurement_stands_once_among_those_that_were_left_out(tuned: Path, tmp_path: Path) -> None:
+    kept = [row for row in rows(tuned) if row["candidate"].startswith("auto") and row["what"] == "probe"]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, [*_headers(tuned), *kept])))
+
+    tune(tmp_path, "--budget", "1s")
+
+    listed = re.findall(r"<li>(.*?)</li>", (tmp_path / "report.html").read_text())
+    before = [text for text in listed if text.startswith("sequential_cpu_offload")]
+    tasks = "32x48x5, 50 steps of 32x48x5 as a whole"
+    assert before == [f"sequential_cpu_offload, eager, bf16: {tasks}: the budget is spent"]
+
+
 def test_a_server_takes_the_tuned_settings_and_says_so(tuned: Path, tmp_path: Path, connect: object) -> None:
     document = json.loads((tuned / "tuned.json").read_text())
     document["settings"]["placement"] = "group_offload"  # whatever was the fastest here, which is noise on a CPU

@@ -131,6 +131,20 @@ def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
     assert set(violations(refused.value)) == {"prompt", "step_count", "seed", "start_image"}
 
 
+def test_an_unknown_profile_hides_no_other_wrong_field(stub: Stub) -> None:
+    wrong = pb.Acceleration(solver="heun", cache_threshold=-1, guidance_start=0.8, guidance_end=0.2)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(profile="turbo", acceleration=wrong)))
+    named = {"profile", *(f"acceleration.{name}" for name in ("solver", "cache_threshold", "guidance_start"))}
+    assert set(violations(refused.value)) == named
+
+
+def test_an_unknown_profile_does_not_make_right_fields_wrong(stub: Stub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(profile="turbo", acceleration=pb.Acceleration(guidance_end=0.0))))
+    assert set(violations(refused.value)) == {"profile"}
+
+
 def test_a_huge_wrong_value_does_not_make_the_status_too_large_for_trailers(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request(bucket="x" * 100_000, output_mime_type="y" * 100_000)))

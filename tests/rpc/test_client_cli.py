@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,6 +229,32 @@ def test_a_signal_cancels_on_the_server_and_leaves_no_file(scripted, tmp_path, n
     assert stderr.strip() == said
     assert scripted.cancelled.wait(PATIENCE)
     assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_while_the_command_is_still_being_loaded_ends_it_quietly(tmp_path):
+    slow = tmp_path / "grpc" / "__init__.py"
+    slow.parent.mkdir()
+    slow.write_text(f"import time; print('loading', flush=True); time.sleep({PATIENCE})")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    scripts = re.search(r'^easyanim-client = "(.+):(.+)"$', project, re.MULTILINE)
+    assert scripts is not None
+    # As the installed script does; a process that a shell started in the background ignores SIGINT.
+    begin = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import sys; from {scripts[1]} "
+    program = f"{begin}import {scripts[2]}; sys.exit({scripts[2]}())"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--help"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, *said) == (130, "", "")
 
 
 def test_info_is_told_in_lines_or_as_json(run, scripted):

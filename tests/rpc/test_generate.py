@@ -159,7 +159,7 @@ def test_a_silent_phase_is_filled_with_heartbeats() -> None:
     assert max(backwards) < 5e6, "a repetition may be ahead of the worker's own clock by what a message takes, in ns"
 
 
-def test_a_full_queue_refuses_with_a_delay_and_says_who_is_ahead() -> None:
+def test_a_full_queue_refuses_with_a_delay_before_pictures_are_decoded_and_says_who_is_ahead() -> None:
     with RunningServer(settings(queue_size="2"), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
         stub = Stub(channel)
         running = stub.Generate(request("slow", step_count=50))
@@ -176,6 +176,9 @@ def test_a_full_queue_refuses_with_a_delay_and_says_who_is_ahead() -> None:
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert detail(refused.value, error_details_pb2.ErrorInfo).reason == "QUEUE_FULL"
         assert detail(refused.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 1000
+        with pytest.raises(grpc.RpcError) as refused:
+            next(stub.Generate(request(start_image=b"nothing that a decoder would take")))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         waiting[0].cancel()
         assert next(stub.Generate(request())).HasField("accepted"), "a cancelled job gives its place back"

@@ -85,10 +85,13 @@ def test_the_command_writes_a_file_that_an_engine_serves_with(
     assert cached.work.cache_coefficients == tuple(fitted["coefficients"])
 
 
-def test_the_command_names_what_is_too_little(tmp_path: Path) -> None:
+def test_the_command_names_what_is_too_little_before_it_generates_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = ["fit-cache", "--model", "builtin:tiny", "--bucket", "32x48x5", "--steps", "4", "--generations"]
     with pytest.raises(ConfigurationError, match="2 points do not determine"):
         app([*few, "1", "--out", str(tmp_path / "fit.json")], standalone_mode=False)
     with pytest.raises(ConfigurationError, match="0 generations of 4 steps; must be 1 or more"):
         app([*few, "0"], standalone_mode=False)
+    assert "generation 1" not in capsys.readouterr().err
     assert not (tmp_path / "fit.json").exists()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from easyanim_server.job import ModelInfo, PromptTokenizer, Served
@@ -31,6 +37,73 @@ def test_a_driver_or_device_that_is_not_there_is_said_once(capsys: pytest.Captur
     devices.worker_ready(served(NO_SUCH_DEVICE))
     assert [devices.read() for _ in range(3)] == [(), (), ()]
     assert capsys.readouterr().out.count("the devices cannot be read") == 1
+
+
+class SimulatedDriver:
+    """Stands for NVIDIA's library, which this machine lacks; it answers unless it is made to hang."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked = 0
+        self.used = 10
+        patch.setattr(pynvml, "nvmlInit", lambda: None)
+        patch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+        patch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self._memory)
+        patch.setattr(pynvml, "nvmlDeviceGetTemperature", lambda handle, sensor: 40)
+        patch.setattr(pynvml, "nvmlDeviceGetPowerUsage", lambda handle: 70_000)
+        patch.setattr(pynvml, "nvmlDeviceGetIndex", lambda handle: 0)
+        patch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: "a card")
+        patch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=50))
+
+    def _memory(self, handle: str) -> SimpleNamespace:
+        self.asked += 1
+        self.answers.wait(20)  # so that a test which waits for it fails, and does not stand still
+        return SimpleNamespace(used=self.used, total=100)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedDriver]:
+    simulated = SimulatedDriver(monkeypatch)
+    yield simulated
+    simulated.answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "devices":
+            thread.join(30)
+
+
+def test_a_driver_that_hangs_holds_one_thread_and_callers_get_the_last_values(
+    driver: SimulatedDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices = Devices()
+    devices.worker_ready(served("GPU-1"))
+    before = devices.read()
+    driver.answers.clear()
+    asked, threads = driver.asked, threading.active_count()
+
+    with ThreadPoolExecutor(2) as pool:
+        during = list(pool.map(lambda _: devices.read(), range(6)))
+    assert (driver.asked, threading.active_count()) == (asked + 1, threads + 1)
+    driver.used = 20
+    driver.answers.set()
+
+    assert [device.memory_used for device in before] == [10]
+    assert during == [before] * 6
+    assert capsys.readouterr().out.count("the driver does not answer") == 1
+    until = time.monotonic() + 30
+    while devices.read()[0].memory_used != 20:
+        assert time.monotonic() < until, "the driver is asked no more"
+
+
+def test_a_new_worker_does_not_wait_for_a_driver_that_hangs(driver: SimulatedDriver) -> None:
+    devices = Devices()
+    devices.worker_ready(served("GPU-1"))
+    driver.answers.clear()
+    devices.read()
+
+    devices.worker_ready(served("GPU-2"))
+
+    assert devices.read() == (), "another worker's values are not its own"
 
 
 def test_traces_without_their_libraries_end_the_start_with_what_to_install() -> None:

@@ -20,7 +20,15 @@ from easyanim_server.tuning import Tuning
 from easyanim_server.workers.tune import Tuned
 from easyanim_server.workers.tunejournal import Journal
 from easyanim_server.workers.tunemeasure import projected, start_picture
-from easyanim_server.workers.tuneplan import BEFORE, Candidate, Machine, TunePlan, decide, parse_duration
+from easyanim_server.workers.tuneplan import (
+    BEFORE,
+    Candidate,
+    Machine,
+    TunePlan,
+    decide,
+    for_candidates,
+    parse_duration,
+)
 from easyanim_server.workers.tunetables import Tables, psnr
 
 DEFAULTS = Candidate("auto", "auto", "bf16")
@@ -148,3 +156,8 @@ def test_psnr_of_equal_videos_is_infinite_and_of_a_step_of_one_level_48_decibels
 
     assert psnr(video, video) == math.inf
     assert psnr(video, video + 1) == pytest.approx(48.13, abs=0.01)
+
+
+@pytest.mark.parametrize(("check", "seconds"), [(0, 60), (40, 60), (55, 45), (70, 30), (500, 30)], ids="{}".format)
+def test_candidates_leave_time_to_check_the_best_of_them_but_always_get_some(check: float, seconds: float) -> None:
+    assert for_candidates(100, check) == pytest.approx(seconds)

@@ -84,18 +84,32 @@ def observe(engine: Engine, job: Job) -> list[Point]:
     return points
 
 
+def point_count(generations: int, steps: int) -> int:
+    """How many points so many generations of so many steps give."""
+    return generations * max(0, steps - 2)
+
+
+def require_points(count: int) -> None:
+    """Refuse fewer points than a polynomial needs.
+
+    Raises:
+        ConfigurationError: they do not determine it, whatever they are.
+    """
+    if count < LEAST_POINTS:
+        raise ConfigurationError(
+            f"{count} points do not determine a polynomial of degree {DEGREE}; at least {LEAST_POINTS} are needed, and "
+            "every step of a generation but the first and the last gives one: more steps or generations"
+        )
+
+
 def fit(points: Sequence[Point]) -> tuple[tuple[float, ...], float]:
     """Coefficients of the polynomial of least squares, highest power first, and the root of its mean square error.
 
     Raises:
         ConfigurationError: the points do not determine it.
     """
+    require_points(len(points))
     changes, distances = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    if len(points) < LEAST_POINTS:
-        raise ConfigurationError(
-            f"{len(points)} points do not determine a polynomial of degree {DEGREE}; "
-            f"at least {LEAST_POINTS} are needed: more steps or generations"
-        )
     with warnings.catch_warnings():
         warnings.simplefilter("error", np.exceptions.RankWarning)
         try:

@@ -132,9 +132,10 @@ def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
 def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
-    if name not in PROFILES:
-        return name, PROFILES[default], [Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}")]
-    profile, given, wrong = PROFILES[name], request.acceleration, []
+    known, given, wrong = name in PROFILES, request.acceleration, []
+    if not known:  # the other fields are checked all the same
+        wrong.append(Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}"))
+    profile = PROFILES[name if known else default]
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     solvers = [solver.value for solver in Solver]
     if "solver" in values and values["solver"] not in solvers:
@@ -145,7 +146,8 @@ def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, l
         if not 0 <= values.get(field, 0) <= most:  # NaN too
             wrong.append(Violation(f"acceleration.{field}", f"is {values[field]}; must be from 0 to {most:g}"))
     resolved = replace(profile.acceleration, **values)
-    if not wrong and resolved.guidance_start > resolved.guidance_end:
+    known = known or {"guidance_start", "guidance_end"} <= values.keys()
+    if known and 0 <= resolved.guidance_end < resolved.guidance_start <= 1:
         description = f"is {resolved.guidance_start}; must be at most guidance_end, which is {resolved.guidance_end}"
         wrong.append(Violation("acceleration.guidance_start", description))
     return name, Profile(request.step_count if request.HasField("step_count") else profile.steps, resolved), wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from easyanim_server.job import Served
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)
+
+PATIENCE = 1.0
+"""Seconds that a driver has to answer; it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +40,75 @@ class DeviceStatus:
 
 
 class Devices(JobObserver):
-    """Reads the devices that the worker holds. Safe to share between threads."""
+    """Reads the devices that the worker holds. Safe to share between threads.
+
+    A driver in trouble can keep a call for good. So there is one reading at a time, on a thread that ends no process
+    late, and nobody waits longer than `PATIENCE` for it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._uuids: tuple[str, ...] = ()
-        self._handles: list[pynvml.c_nvmlDevice_t] | None = []
+        self._watched = _Watched(())
+        self._reading: _Reading | None = None
 
     def worker_ready(self, served: Served) -> None:
         """Read this worker's devices from now on; the driver is asked when somebody wants to know."""
         with self._lock:
-            self._uuids, self._handles = served.device_uuids, None
+            self._watched = _Watched(served.device_uuids)
 
     def read(self) -> tuple[DeviceStatus, ...]:
-        """How the devices are now; takes milliseconds, and longer where a driver is in trouble."""
+        """How the devices are now; where the driver does not answer in time, how they were when it last did."""
         with self._lock:
-            try:
-                if self._handles is None:
-                    self._handles = []  # a driver that refuses once is not asked again
-                    self._handles = _find(self._uuids)
-                return tuple(_read(handle) for handle in self._handles)
-            except pynvml.NVMLError as error:
-                log.warning("the devices cannot be read", devices=self._uuids, error=str(error))
-                return ()
+            watched = self._watched
+            if self._reading is None:
+                self._reading = _Reading()
+                threading.Thread(target=self._read, args=(watched, self._reading), name="devices", daemon=True).start()
+            reading = self._reading
+        reading.wait()
+        return watched.last
+
+    def _read(self, watched: _Watched, reading: _Reading) -> None:
+        try:
+            watched.read()
+        finally:
+            with self._lock:
+                self._reading = None
+            reading.ended.set()
+
+
+class _Watched:
+    """The devices of one worker, and what was last read of them."""
+
+    def __init__(self, uuids: tuple[str, ...]) -> None:
+        self._uuids = uuids
+        self._handles: list[pynvml.c_nvmlDevice_t] | None = None
+        self.last: tuple[DeviceStatus, ...] = ()
+
+    def read(self) -> None:
+        """Ask the driver; for one thread at a time."""
+        try:
+            if self._handles is None:
+                self._handles = []  # a driver that refuses once is not asked again
+                self._handles = _find(self._uuids)
+            self.last = tuple(_read(handle) for handle in self._handles)
+        except pynvml.NVMLError as error:
+            self.last = ()
+            log.warning("the devices cannot be read", devices=self._uuids, error=str(error))
+
+
+class _Reading:
+    """One reading that is under way."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self._until = time.monotonic() + PATIENCE
+        self._late = False
+
+    def wait(self) -> None:
+        """Until it has ended or has taken too long, which is said once."""
+        if not self.ended.wait(max(0.0, self._until - time.monotonic())) and not self._late:
+            self._late = True
+            log.warning("the driver does not answer; the devices' last values are given", waited_seconds=PATIENCE)
 
 
 def _find(uuids: Sequence[str]) -> list[pynvml.c_nvmlDevice_t]:

@@ -77,6 +77,7 @@ def fit_cache(
     """
     if generations < 1 or not 1 <= steps <= MAX_STEPS:
         raise ConfigurationError(f"{generations} generations of {steps} steps; must be 1 or more of 1 to {MAX_STEPS}")
+    cachefit.require_points(cachefit.point_count(generations, steps))  # before the work, not after it
     bucket = settings.catalogue[0]
     prompts = prompts or cachefit.PROMPTS
     chosen = [prompts[number % len(prompts)] for number in range(generations)]

@@ -22,10 +22,16 @@ from easyanim_server.workers import record
 from easyanim_server.workers.local import DEFAULT_ENGINE, LocalWorker
 from easyanim_server.workers.tunejournal import Journal, Row
 from easyanim_server.workers.tunemeasure import GIB, Measure, projected
-from easyanim_server.workers.tuneplan import BEFORE, BEFORE_STEPS, Candidate, Decision, Machine, TunePlan, decide
-
-FOR_CANDIDATES = 0.6
-"""Of the budget; the rest is for whole generations."""
+from easyanim_server.workers.tuneplan import (
+    BEFORE,
+    BEFORE_STEPS,
+    Candidate,
+    Decision,
+    Machine,
+    TunePlan,
+    decide,
+    for_candidates,
+)
 
 FOR_BEFORE = 0.1
 """Of the budget, for a whole generation as it was before; one that takes longer waits until all else is measured."""
@@ -96,7 +102,9 @@ class Tuner:
             "image": hashlib.sha256(plan.image.read_bytes()).hexdigest()[:12] if plan.image else None,
         }
         self.journal = Journal(out / "results.jsonl", self._header, retry)
-        self._left_out: list[str] = []
+        self._unfit: list[str] = []
+        self._left_out: dict[tuple[Candidate, Task], str] = {}
+        """Why a task was left out when it was last its turn; it may have been done since."""
         self._added = 0
 
     async def run(self) -> Tuned:
@@ -108,7 +116,7 @@ class Tuner:
         plan, defaults, compared = self._plan, self._plan.defaults, self._plan.compared
         probes = [Task(PROBE, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
         await self._measure(defaults, probes, until=math.inf)
-        candidates_end = self._began + FOR_CANDIDATES * plan.budget
+        candidates_end = self._began + for_candidates(plan.budget, self._check_seconds())
         before = Task(GENERATION, compared, BEFORE_STEPS, within=FOR_BEFORE * plan.budget)
         await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS), before], candidates_end)
         for candidate in plan.candidates(self._machine.kind):
@@ -128,8 +136,9 @@ class Tuner:
             await self._measure(defaults, [*again, generations[0]], end)
             decision = decide(defaults, self._totals())
         await self._measure(decision.candidate, generations, end)
-        if self._refuted(decision.candidate):
-            decision = Decision(defaults, f"in a whole generation {decision.candidate.label} was not faster")
+        doubt = self._doubt(decision)
+        if doubt:
+            decision = Decision(defaults, doubt)
             await self._measure(defaults, generations, end)
         await self._measure(BEFORE, [replace(before, within=math.inf)], end)
         return self._written(decision)
@@ -240,7 +249,7 @@ class Tuner:
         if wrong:
             worst = max(wrong, key=lambda one: one.estimate.least_card)
             need = f"{worst.estimate.bucket} is predicted to need a card with {worst.estimate.least_card / GIB:.1f} GiB"
-            self._left_out.append(f"{candidate.label}: {need}")
+            self._unfit.append(f"{candidate.label}: {need}")
         return not wrong
 
     def _start_seconds(self) -> float:
@@ -260,14 +269,49 @@ class Tuner:
             return False
         return "error" in mine or mine["seconds"] > theirs["seconds"]
 
+    def _doubt(self, decision: Decision) -> str:
+        """Why the defaults stay after all, in one sentence; empty where they do not, or were the best anyway."""
+        chosen = decision.candidate
+        if self._refuted(chosen):
+            return f"in a whole generation {chosen.label} was not faster"
+        if not self._checked(chosen):
+            promise = f"{chosen.label} promised {decision.reason}"
+            return f"{promise}; no time was left to check that: run the same command again"
+        return ""
+
+    def _checked(self, candidate: Candidate) -> bool:
+        """Whether it stood beside the defaults in all that a choice must win, or the defaults cannot serve."""
+        defaults = self._plan.defaults
+        if candidate == defaults or defaults not in self._totals():
+            return True
+        usual = Task(GENERATION, self._plan.compared, DEFAULT_STEPS)
+        again = [Task(AGAIN, bucket, DEFAULT_STEPS) for bucket in self._plan.buckets]
+        return self._done(candidate, usual) and all(self._done(defaults, task) for task in (*again, usual))
+
+    def _check_seconds(self) -> float:
+        """What the check takes of a candidate as fast as the defaults: two starts, two videos, second probes."""
+        rows = [self._row(self._plan.defaults, Task(PROBE, bucket, DEFAULT_STEPS)) for bucket in self._plan.buckets]
+        if any(row is None or "error" in row for row in rows):
+            return 0.0
+        probed = [row for row in rows if row]
+        videos = 2 * (probed[0]["start_seconds"] + projected(probed[0], DEFAULT_STEPS) + projected(probed[0], 1))
+        return float(videos + sum(projected(row, 1) + projected(row, row["steps_measured"]) for row in probed))
+
     def _first_error(self) -> str:
         return next((row["error"] for row in self.journal.rows if "error" in row), "the budget was too short")
 
     def _leave_out(self, candidate: Candidate, tasks: Sequence[Task], why: str) -> None:
-        kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} steps of {bucket} as a whole"}
-        named = ", ".join(kinds[task.what].format(bucket=task.bucket, steps=task.steps) for task in tasks)
-        self._left_out.append(f"{candidate.label}: {named}: {why}")
-        self._say(f"{self._clock()} not measured: {self._left_out[-1]}")
+        for task in tasks:
+            self._left_out[candidate, replace(task, within=math.inf)] = why
+        self._say(f"{self._clock()} not measured: {candidate.label}: {_named(tasks)}: {why}")
+
+    def _not_measured(self) -> list[str]:
+        """A sentence for each candidate and reason."""
+        found: dict[tuple[Candidate, str], list[Task]] = {}
+        for (candidate, task), why in self._left_out.items():
+            if not self._done(candidate, task):
+                found.setdefault((candidate, why), []).append(task)
+        return self._unfit + [f"{one.label}: {_named(tasks)}: {why}" for (one, why), tasks in found.items()]
 
     def _written(self, decision: Decision) -> Tuned:
         chosen = decision.candidate
@@ -283,7 +327,7 @@ class Tuner:
         }
         made = tuning.Tuning(header, settings, self.journal.rows)
         tuning.write(self._out / "tuned.json", made)
-        return Tuned(made, decision, self.journal.rows, self._left_out, self._added)
+        return Tuned(made, decision, self.journal.rows, self._not_measured(), self._added)
 
     def _clock(self) -> str:
         return f"[{time.monotonic() - self._began:4.0f} s of {self._plan.budget:.0f}]"
@@ -296,6 +340,11 @@ def sentence(row: Row) -> str:
     sign = "≈ " if row["what"] == PROBE else ""
     peak = f", peak {row['peak_gib']:.1f} GiB" if row["peak_gib"] else ""
     return f"{row['bucket']}: {sign}{row['seconds']:.3g} s for {row['steps']} steps{peak}"
+
+
+def _named(tasks: Sequence[Task]) -> str:
+    kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} steps of {bucket} as a whole"}
+    return ", ".join(kinds[task.what].format(bucket=task.bucket, steps=task.steps) for task in tasks)
 
 
 def _line(error: EasyAnimError) -> str:

@@ -27,6 +27,10 @@ BEFORE_STEPS = 50
 TIE = 0.02
 """How much faster than the defaults others must be to replace them: less is noise."""
 
+CANDIDATES = (0.3, 0.6)
+"""Of the budget, at least and at most. The rest is for whole generations, above all those that a choice must win; the
+least lets a run get on whose budget is too short for these, and the next run checks."""
+
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
@@ -206,6 +210,17 @@ def decide(defaults: Candidate, totals: Mapping[Candidate, float]) -> Decision:
         how = f"{best.label} takes {others[best]:.4g} s where the defaults take {mine:.4g} s"
         return Decision(defaults, f"no other is at least {TIE:.0%} faster: {how}")
     return Decision(best, f"{gain:.0%} less time than the defaults: {others[best]:.4g} s for {mine:.4g} s")
+
+
+def for_candidates(budget: float, check: float) -> float:
+    """Seconds of a budget after which candidates are cut off, so that there is time to check the best of them.
+
+    Args:
+        budget: Seconds of the run.
+        check: Seconds that whole generations of the defaults and the choice take.
+    """
+    least, most = (share * budget for share in CANDIDATES)
+    return max(least, min(most, budget - check))
 
 
 def parse_duration(text: str) -> float:

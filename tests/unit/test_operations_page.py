@@ -1,0 +1,46 @@
+"""What docs/operations.md tells operators to look for is what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## What can go wrong")[2].partition("\n## ")[0]
+SOURCES = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "server").rglob("*.py"))
+
+
+def named(point: str) -> list[str]:
+    """Everything in code spans under that point of the lists."""
+    points = re.findall(rf"^- \*\*{point}\*\*: (.*?)(?=\n- |\n\n)", SECTION, re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`]+)`", " ".join(" ".join(points).split()))
+
+
+OF_THE_SYSTEM = {"error_id", "No space left on device"}
+"""Not a message: a key of a line, and what the system calls the error."""
+
+
+@pytest.mark.parametrize("line", sorted({*named("Log")} - OF_THE_SYSTEM))
+def test_every_log_line_that_operators_are_told_of_is_written(line: str) -> None:
+    assert f'{line}"' in SOURCES
+
+
+@pytest.mark.parametrize("name", sorted(name for name in named("Metrics") if name.startswith("easyanim_")))
+def test_every_metric_that_operators_are_told_of_is_in_the_table(name: str) -> None:
+    assert f"\n| `{name}` |" in PAGE
+
+
+def test_every_alert_that_operators_are_told_of_is_a_rule() -> None:
+    rules = set(re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")))
+    told = set(re.findall(r"`(Easyanim\w+)`", SECTION))
+    assert told
+    assert told <= rules
+
+
+def test_every_failure_says_all_of_it() -> None:
+    points = ["Callers", "State", "Metrics", "Log", "Do"]
+    for failure in SECTION.split("\n### ")[1:]:
+        assert re.findall(r"^- \*\*(\w+)\*\*:", failure, re.MULTILINE) == points, failure.partition("\n")[0]
