@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from tools.quality.__main__ import parser as quality_parser
 from typer.testing import CliRunner
 
 from easyanim_client.commands import EPILOG, app
@@ -110,6 +111,7 @@ OPTIONS = {
     }
     for program, found in (("easyanim-client", _commands(app)), ("easyanim-server", _commands(server_app)))
 }
+OPTIONS["make"] = {"quality": {*quality_parser()._option_string_actions}}
 """Options by program and command."""
 
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Whether targets are met does not show in it: that is for people to judge, in the report.
     """
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(given, shlex.join(["python", "-m", "tools.quality", *words]))
@@ -208,7 +208,8 @@ def _advice(model: str, error: EasyAnimError) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     usual = Options(())
     parser = argparse.ArgumentParser(prog="python -m tools.quality", description=__doc__)
     parser.add_argument("--model", default=DEMO, help="as the server takes it (default: %(default)s)")
