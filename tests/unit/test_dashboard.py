@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from easyanim_server.errors import QueueFull
+from easyanim_server.errors import QueueFull, WorkerLost
 from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Progress, PromptTokenizer, Readiness, Served
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.metrics import STATES, Load, Metrics
@@ -38,6 +38,7 @@ def registry() -> CollectorRegistry:
     plan = Readiness(bucket, "eager", "float32", "torch")
     metrics.worker_ready(Served(model, PromptTokenizer("", "", "", 256), (plan,)))
     metrics.worker_lost()
+    metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))
     metrics.started(job, 1.0)
     for step in (0, 1):

@@ -95,7 +95,12 @@ class Metrics(JobObserver):
         self._jobs = counter(
             "easyanim_jobs", "Jobs that ended: COMPLETED, or the ErrorInfo reason.", "bucket", "outcome"
         )
-        self._queue_seconds = histogram("easyanim_queue_seconds", "From acceptance to the start of work.", LONG)
+        self._restarts = counter(
+            "easyanim_job_restarts", "Jobs that were begun anew since their worker was lost.", "bucket"
+        )
+        self._queue_seconds = histogram(
+            "easyanim_queue_seconds", "From acceptance, or from the worker's loss, to the start of work.", LONG
+        )
         self._job_seconds = histogram("easyanim_job_seconds", "Work on a completed job.", LONG, *PLAN)
         self._phase_seconds = histogram("easyanim_phase_seconds", "A phase of a completed job.", LONG, "phase", *PLAN)
         self._encode_seconds = histogram(
@@ -154,6 +159,11 @@ class Metrics(JobObserver):
             self._peak_bytes.labels(plan[0]).set(event.peak_device_bytes)
             self._count(event.lookups)
 
+    def restarted(self, job: Job, failure: EasyAnimError) -> None:
+        """Count the restart."""
+        self._restarts.labels(str(job.bucket)).inc()
+        self._step_began.pop(job.id, None)
+
     def cancelling(self, job: Job) -> None:
         """Begin to time how long the worker takes to leave the job."""
         self._cancelling[job.id] = time.monotonic()
@@ -190,6 +200,7 @@ class Metrics(JobObserver):
             self._plans[str(item.bucket)] = (str(item.bucket), item.backend, item.precision)
             for outcome in (COMPLETED, *(kind.reason for kind in FAILURES)):
                 self._jobs.labels(str(item.bucket), outcome)
+            self._restarts.labels(str(item.bucket))
             self._plan.labels(*self._plans[str(item.bucket)], item.attention).set(item.build_seconds)
         self._fallbacks.set(sum(bool(item.fallback) for item in served.buckets))
 
