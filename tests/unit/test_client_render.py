@@ -41,7 +41,9 @@ def test_the_bar_tells_phase_count_rate_and_eta(event, shown):
 
 
 def test_a_restart_stays_on_the_screen_as_one_line():
-    line = "restarted, run 2: the worker process ended (killed by signal 9); the video is made anew with the same seed\n"
+    line = (
+        "restarted, run 2: the worker process ended (killed by signal 9); the video is made anew with the same seed\n"
+    )
     assert drawn(Restarted(2, "WORKER_LOST", "the worker process ended (killed by signal 9)")).count(line) == 1
 
 
