@@ -133,9 +133,10 @@ class Spool:
         restarted: Restarted | None = None
         while True:
             self._changed.clear()
-            if self._restarted is not restarted:  # before all else: news and bytes are those of the new run
+            if self._restarted is not None and self._restarted is not restarted:
+                # Before all else: news and bytes are those of the new run.
                 offset, repeating, restarted = 0, False, self._restarted
-                yield self._restarted
+                yield restarted
             elif fresh := [news for news in self._news.values() if news.number > seen]:
                 oldest = min(fresh, key=lambda news: news.number)
                 seen = oldest.number
