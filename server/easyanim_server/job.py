@@ -431,6 +431,9 @@ class Worker(Protocol):
     def cancel(self, job: Job) -> None:
         """Ask the worker to leave this job; `run` ends as soon as it has. Never waits."""
 
+    def kill(self) -> None:
+        """End a worker that no longer obeys, so that `run` raises `WorkerLost`. Never waits."""
+
     @property
     def up(self) -> bool:
         """Whether the worker is there, as far as is known."""

@@ -37,7 +37,7 @@ def registry() -> CollectorRegistry:
     model = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
     plan = Readiness(bucket, "eager", "float32", "torch")
     metrics.worker_ready(Served(model, PromptTokenizer("", "", "", 256), (plan,)))
-    metrics.worker_lost()
+    metrics.worker_lost(stuck=False)
     metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))
     metrics.started(job, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
@@ -26,6 +27,7 @@ from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queue
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
+from easyanim_server.jobs.watchdog import Watchdog
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)
@@ -69,6 +71,7 @@ class Scheduler:
         *,
         queue_size: int,
         attempts: int = 1,
+        cancel_seconds: float = math.inf,
         on_state: Callable[[State], None] = lambda state: None,
         observer: JobObserver | None = None,
     ) -> None:
@@ -78,12 +81,14 @@ class Scheduler:
             worker: Where jobs run.
             queue_size: Jobs that may wait beside the running one.
             attempts: Runs that a job gets in all where the worker is lost under it.
+            cancel_seconds: How long the worker may take to leave a job before it is killed; see `Settings`.
             on_state: Told of every change of `state`.
             observer: Told what happens to every job.
         """
         self._worker = worker
         self._queue_size = queue_size
         self._attempts = attempts
+        self._watchdog = Watchdog(worker, cancel_seconds)
         self._on_state = on_state
         self._observer = observer or JobObserver()
         self._state = State.STARTING
@@ -175,7 +180,7 @@ class Scheduler:
         """Its caller has left: stop the work if it is not done, and forget the job."""
         if ticket is self._running:
             if not ticket.spool.ended:
-                self._worker.cancel(ticket.job)
+                self._cancel(ticket)
                 self._observer.cancelling(ticket.job)
                 ticket.spool.fail(JobCancelled())
                 log.info("job cancelled while it ran", job_id=ticket.job.id)
@@ -202,9 +207,10 @@ class Scheduler:
                         await self._run_one(await self._next())
                 except WorkerLost as error:
                     log.error("worker lost", error=str(error))
-                    self._observer.worker_lost()
-                    self._ready = False
-                    self._change(State.STARTING, f"{error}; it is being started again")
+                    stuck, self._watchdog.fired, self._ready = self._watchdog.fired, False, False
+                    self._observer.worker_lost(stuck)
+                    what = "the worker was stuck in a cancelled job and was killed" if stuck else str(error)
+                    self._change(State.STARTING, f"{what}; it is being started again")
                     self._announce()
         finally:
             self._cut_off()
@@ -289,6 +295,7 @@ class Scheduler:
         except EasyAnimError as error:
             self._fail(ticket, error)
         finally:
+            self._watchdog.rest()
             self._running = None
             if ticket not in self._waiting:
                 self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
@@ -305,10 +312,11 @@ class Scheduler:
         log.warning("job will be run again", job_id=ticket.job.id, attempt=ticket.attempt, error=str(error))
 
     def _fail(self, ticket: Ticket, error: EasyAnimError) -> None:
+        if ticket.spool.ended:  # its caller has left, or has the video
+            return
         ticket.spool.fail(error)
-        if not isinstance(error, JobCancelled):
-            job, attempt = ticket.job, ticket.attempt
-            log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error), attempt=attempt)
+        job, attempt = ticket.job, ticket.attempt
+        log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error), attempt=attempt)
 
     def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
         self._observer.said(ticket.job, event)
@@ -320,7 +328,12 @@ class Scheduler:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
             log.error("cannot keep the file", job_id=ticket.job.id, error_id=failure.error_id, error=repr(error))
             ticket.spool.fail(failure)
-            self._worker.cancel(ticket.job)
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        """Have the worker leave the running job."""
+        self._worker.cancel(ticket.job)
+        self._watchdog.watch(ticket.job, ticket.spool.latest)
 
     def _announce(self) -> None:
         """Have everybody who waits told where they stand: now, or as soon as the last round is far enough back."""

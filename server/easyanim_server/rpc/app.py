@@ -43,6 +43,7 @@ class App:
             worker,
             queue_size=settings.queue_size,
             attempts=settings.job_attempts,
+            cancel_seconds=settings.cancel_seconds,
             on_state=self._report_health,
             observer=self.telemetry.observer,
         )

@@ -41,6 +41,7 @@ COMPLETED = "COMPLETED"
 """Outcome of a job that ended in a video; the others are the reasons that callers see in `ErrorInfo`."""
 
 FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
+LOSSES = ("DIED", "STUCK")
 REFUSALS = (InvalidArgument, QueueFull, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
@@ -120,7 +121,11 @@ class Metrics(JobObserver):
         for kind in REFUSALS:
             self._refusals.labels(kind.reason)
         self._worker_starts = counter("easyanim_worker_starts", "Worker processes that became ready.")
-        self._worker_losses = counter("easyanim_worker_losses", "Worker processes that died.")
+        self._worker_losses = counter(
+            "easyanim_worker_losses", "Worker processes that died, or that were stuck and killed.", "reason"
+        )
+        for reason in LOSSES:
+            self._worker_losses.labels(reason)
         self._plan = Gauge(
             "easyanim_plan_build_seconds",
             "How a shape is served, and how long it took to make that ready.",
@@ -204,9 +209,9 @@ class Metrics(JobObserver):
             self._plan.labels(*self._plans[str(item.bucket)], item.attention).set(item.build_seconds)
         self._fallbacks.set(sum(bool(item.fallback) for item in served.buckets))
 
-    def worker_lost(self) -> None:
-        """Count the loss."""
-        self._worker_losses.inc()
+    def worker_lost(self, stuck: bool) -> None:
+        """Count the loss by reason."""
+        self._worker_losses.labels(LOSSES[stuck]).inc()
 
     def _plan_of(self, job: Job) -> tuple[str, str, str]:
         return self._plans.get(str(job.bucket), (str(job.bucket), "unknown", "unknown"))

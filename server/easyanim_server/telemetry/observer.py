@@ -49,8 +49,8 @@ class JobObserver:
     def worker_ready(self, served: Served) -> None:
         """A worker process is up and warm."""
 
-    def worker_lost(self) -> None:
-        """A worker process died under a job or while it waited for one."""
+    def worker_lost(self, stuck: bool) -> None:
+        """A worker process died under a job or while it waited for one, or was `stuck` and killed."""
 
 
 class JobObservers(JobObserver):
