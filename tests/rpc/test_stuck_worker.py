@@ -24,9 +24,9 @@ def impatient() -> Iterator[Metered]:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "code"), [(None, grpc.StatusCode.CANCELLED), (3, grpc.StatusCode.DEADLINE_EXCEEDED)]
+    ("phase", "timeout", "code"),
+    [("DENOISE", None, grpc.StatusCode.CANCELLED), ("DECODE", 3, grpc.StatusCode.DEADLINE_EXCEEDED)],
 )
-@pytest.mark.parametrize("phase", ["DENOISE", "DECODE"])
 def test_a_worker_that_hangs_after_its_caller_has_left_is_killed_and_the_queue_stays(
     impatient: Metered, phase: str, timeout: float | None, code: grpc.StatusCode
 ) -> None:
