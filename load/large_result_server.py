@@ -67,6 +67,9 @@ class SimulatedWorker:
     def cancel(self, job: Job) -> None:
         pass
 
+    def kill(self) -> None:
+        pass
+
     async def stop(self) -> None:
         pass
 

@@ -31,9 +31,10 @@ class SimulatedSampling:
 class SimulatedEngine:
     """No network: sleeps for every unit of work and draws noise from the seed.
 
-    Prompts give orders: ``slow`` sleeps ten times as long, ``fail in PHASE`` raises there, ``misconfigured in PHASE``
-    raises what a missing codec does, ``die in PHASE`` ends the process there as a crash of the driver would, and after
-    ``break in PHASE`` all work fails. While a file stands where `cache_dir` should be, loading is refused.
+    Prompts give orders: ``slow`` sleeps ten times as long, ``very slow in PHASE`` a hundred times there, ``fail in
+    PHASE`` raises there, ``misconfigured in PHASE`` raises what a missing codec does, ``die in PHASE`` ends the process
+    there as a crash of the driver would, ``hang in PHASE`` never comes back from there, and after ``break in PHASE``
+    all work fails. While a file stands where `cache_dir` should be, loading is refused.
     """
 
     def __init__(self, name: str) -> None:
@@ -109,8 +110,11 @@ class SimulatedEngine:
             raise ConfigurationError("video/webm needs the encoder libvpx-vp9")
         if f"die in {phase.value}" in job.prompt:
             os._exit(9)
+        while f"hang in {phase.value}" in job.prompt:
+            time.sleep(1)
         if "instant" not in job.prompt:
-            time.sleep(UNIT_SECONDS * (10 if "slow" in job.prompt else 1))
+            very_slow = f"very slow in {phase.value}" in job.prompt
+            time.sleep(UNIT_SECONDS * (100 if very_slow else 10 if "slow" in job.prompt else 1))
 
 
 def word_tokenizer() -> str:

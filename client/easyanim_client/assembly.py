@@ -35,6 +35,7 @@ from easyanim_client.results import (
     PromptWarning,
     Queued,
     Receipt,
+    Restarted,
     ServerInfo,
     State,
     Timings,
@@ -110,6 +111,8 @@ class Assembly:
             return _progress(message.progress)
         if kind == "chunk":
             return self._append(message.chunk)
+        if kind == "restarted":
+            return self._restart(message.restarted)
         if kind == "completed":
             self._completed = message.completed
         return None
@@ -122,6 +125,13 @@ class Assembly:
         self._sha256.update(data)
         self._size += len(data)
         return Chunk(chunk.offset_bytes, data)
+
+    def _restart(self, message: pb.Restarted) -> Restarted:
+        self._file.seek(0)
+        self._file.truncate()
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        return Restarted(message.attempt, message.reason, message.detail)
 
     def finish(self) -> Video:
         """Compare what arrived with what was announced, and move the file into place.

@@ -14,8 +14,8 @@ from rich.progress import Progress as ProgressBar
 from easyanim_client.batch import View
 from easyanim_client.batch_jobs import BatchJob
 from easyanim_client.errors import RetryLater
-from easyanim_client.render import event_detail, event_title
-from easyanim_client.results import Accepted, Event, Progress, Queued
+from easyanim_client.render import event_detail, event_title, restart_line
+from easyanim_client.results import Accepted, Event, Progress, Queued, Restarted
 
 NAME_CHARS = 24
 """Longest name of a job on a terminal."""
@@ -46,6 +46,9 @@ class BatchProgress:
             self._bars.update(row, total=event.total, completed=event.completed, detail=detail)
         elif isinstance(event, Queued):
             self._bars.update(row, detail=event_title(event))
+        elif isinstance(event, Restarted):
+            self._bars.update(row, total=None, completed=0)
+            self._say(f"{job.id}: {restart_line(event)}")
 
     def waits(self, job: BatchJob, seconds: float, error: RetryLater) -> None:
         """Say why and how long."""

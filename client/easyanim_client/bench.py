@@ -13,7 +13,7 @@ from typing import Any
 
 from easyanim_client.aio import AsyncClient, AsyncGeneration
 from easyanim_client.errors import Cancelled, DeadlineExceeded, EasyAnimError, RetryLater
-from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, Video
+from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, Restarted, Video
 
 PERCENTILES = (50, 90, 99)
 
@@ -48,6 +48,8 @@ class Sample:
     """From the first decoded frame's progress to the first bytes of the file; 0 where the bytes came first."""
     chunk_bytes_per_second: float | None = None
     """Bytes of all chunks but the first, over the time from the first to the last one."""
+    restarts: int = 0
+    """How often the server lost its worker and began the video anew; chunks are measured of the last run."""
     cancel_seconds: float | None = None
     """From `cancel` until the server counted the job no more: its worker is free then."""
     size: int = 0
@@ -188,6 +190,10 @@ class _Watch:
                 self._first_frame = now
         elif isinstance(event, Chunk):
             self._see_chunk(event, now)
+        elif isinstance(event, Restarted):
+            sample.restarts += 1
+            self._first_frame = self._first_chunk = None
+            sample.first_chunk_seconds = sample.chunk_bytes_per_second = None
         elif isinstance(event, Video):
             sample.size = event.size
         if sample.first_chunk_seconds is None and self._first_frame is not None and self._first_chunk is not None:

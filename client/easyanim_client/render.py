@@ -23,6 +23,7 @@ from easyanim_client.results import (
     Progress,
     PromptWarning,
     Queued,
+    Restarted,
     ServerInfo,
     Video,
 )
@@ -72,6 +73,8 @@ def progress(console: Console) -> Iterator[Show]:
             nonlocal last
             if isinstance(event, Accepted):
                 console.print(_accepted(event), markup=False, highlight=False, soft_wrap=True)
+            elif isinstance(event, Restarted):
+                console.print(restart_line(event), markup=False, highlight=False, soft_wrap=True)
             title = event_title(event)
             if title and title != last:
                 last = title
@@ -91,6 +94,11 @@ def event_title(event: Event) -> str:
     if isinstance(event, Queued):
         return f"queued, {event.jobs_ahead} ahead" if event.jobs_ahead else "queued, next"
     return PHASES[event.phase][0] if isinstance(event, Progress) else ""
+
+
+def restart_line(event: Restarted) -> str:
+    """Why the video is begun anew."""
+    return f"restarted, run {event.attempt}: {event.detail or event.reason}; the video is made anew with the same seed"
 
 
 def event_detail(event: Progress) -> str:

@@ -144,7 +144,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next bytes of the file; all chunks one after the other are the file."""
+    """The next bytes of the file; all chunks one after the other are the file, those before a `Restarted` excepted."""
 
     offset: int
     """Position of the first byte in the file."""
@@ -155,11 +155,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """The server lost its worker and makes the same video again, with the same seed.
+
+    What follows `Accepted` begins anew: whoever handles chunks discards those that came before, since the next one has
+    offset 0. `Video` and `save_to` have the bytes of the run that was completed alone.
+    """
+
+    attempt: int
+    """The run that begins now: 2 after the first loss."""
+    reason: str
+    """What ended the run before: ``WORKER_LOST``."""
+    detail: str
+    """How it ended, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Seconds of each phase as the server measured them."""
 
     queue_seconds: float
-    """From acceptance to the start of work."""
+    """From acceptance to the start of work, of the run that was completed."""
     text_encode_seconds: float
     image_encode_seconds: float
     denoise_seconds: float
@@ -236,7 +252,7 @@ class Video:
         return self.path.read_bytes()
 
 
-Event = Accepted | Queued | Progress | Chunk | Video
+Event = Accepted | Queued | Progress | Chunk | Restarted | Video
 """One event of a generation. Newer servers may bring further kinds, which are skipped."""
 
 

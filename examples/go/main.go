@@ -97,7 +97,7 @@ func generate(ctx context.Context, address string, request *pb.GenerateRequest, 
 }
 
 // receive shows every event and writes the video's bytes to file, whose size and SHA-256 it checks.
-func receive(stream grpc.ServerStreamingClient[pb.GenerateResponse], file io.Writer) (*pb.Completed, error) {
+func receive(stream grpc.ServerStreamingClient[pb.GenerateResponse], file *os.File) (*pb.Completed, error) {
 	digest := sha256.New()
 	var size int64
 	var completed *pb.Completed
@@ -121,10 +121,18 @@ func receive(stream grpc.ServerStreamingClient[pb.GenerateResponse], file io.Wri
 			if event.Chunk.OffsetBytes != size {
 				return nil, fmt.Errorf("a chunk starts at byte %d where %d was expected", event.Chunk.OffsetBytes, size)
 			}
-			if _, err := io.MultiWriter(file, digest).Write(event.Chunk.Data); err != nil {
+			digest.Write(event.Chunk.Data)
+			if _, err := file.WriteAt(event.Chunk.Data, size); err != nil {
 				return nil, err
 			}
 			size += int64(len(event.Chunk.Data))
+		case *pb.GenerateResponse_Restarted: // the server lost its GPU process; the file begins anew
+			fmt.Printf("restarted, run %d: %s\n", event.Restarted.Attempt, event.Restarted.Detail)
+			digest.Reset()
+			size = 0
+			if err := file.Truncate(0); err != nil {
+				return nil, err
+			}
 		case *pb.GenerateResponse_Completed:
 			completed = event.Completed
 		}

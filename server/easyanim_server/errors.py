@@ -5,7 +5,7 @@ EasyAnimError
 ├── QueueFull            all places in the queue are taken
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
-├── WorkerLost           the process that held the GPU died under the job
+├── WorkerLost           the process that held the GPU died under the job, as often as it is run
 ├── DeadlineExpired      the caller's deadline passed before the video was complete
 ├── JobCancelled         the caller gave up
 ├── OutOfDeviceMemory    the device cannot hold this generation

@@ -297,7 +297,19 @@ class Completed:
     lookups: Lookups = Lookups()
 
 
-Event = Accepted | Queued | Progress | Chunk | Completed
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The job begins anew, bytes included, since its worker was lost."""
+
+    attempt: int
+    """The run that begins now: 2 after the first loss."""
+    reason: str
+    """Of the error that ended the run before, see `EasyAnimError.reason`."""
+    detail: str
+    """What that error says."""
+
+
+Event = Accepted | Queued | Progress | Chunk | Restarted | Completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +430,9 @@ class Worker(Protocol):
 
     def cancel(self, job: Job) -> None:
         """Ask the worker to leave this job; `run` ends as soon as it has. Never waits."""
+
+    def kill(self) -> None:
+        """End a worker that no longer obeys, so that `run` raises `WorkerLost`. Never waits."""
 
     @property
     def up(self) -> bool:

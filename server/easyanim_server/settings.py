@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     """A file that fit-cache wrote, for the step cache; unset means the published numbers of the model's shape."""
     queue_size: int = Field(default=8, ge=1, le=1024)
     """Jobs that may wait; the next one is refused with RESOURCE_EXHAUSTED."""
+    job_attempts: int = Field(default=2, ge=1, le=10)
+    """How often a job is begun in all when the worker process dies under it; then it fails with WORKER_LOST, since
+    it may be what kills them. 1 fails it at the first time."""
+    cancel_seconds: float = Field(default=120.0, gt=0.0)
+    """How long a worker may take to leave a job whose caller has left, or ten of the job's steps where that is longer;
+    then it counts as stuck, is killed and started anew."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
     """Largest request message; gRPC itself refuses a larger one."""
     max_image_pixels: int = Field(default=50_000_000, ge=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from easyanim_client import Client, Unavailable, Video
+from easyanim_client import Client, Phase, Progress, Restarted, Video
 from tests import video_reader
 from tests.e2e.processes import BIN, ROOT, ServerCommand, client, eventually
 
@@ -85,17 +86,22 @@ def test_ctrl_c_in_the_client_frees_the_server(server: ServerCommand, tmp_path: 
         eventually(lambda: api.info().jobs == 0, 5)
 
 
-def test_a_worker_killed_in_mid_generation_fails_its_job_alone(server: ServerCommand) -> None:
+def test_a_worker_killed_in_mid_generation_costs_one_event_and_the_video_is_the_same(
+    server: ServerCommand, tmp_path: Path
+) -> None:
     with Client(server.address) as api:
-        reference = api.generate("a cat", steps=2, seed=1).result().sha256
-        doomed = api.generate("a cat", steps=200)
-        worker = server.worker
-        with pytest.raises(Unavailable) as lost:
-            for event in doomed:
-                if getattr(event, "completed", 0) == 2:
-                    worker.kill()
-        assert lost.value.reason == "WORKER_LOST"
-        assert api.generate("a cat", steps=2, seed=1).result().sha256 == reference
+        reference = api.generate("a cat", steps=12, seed=1).result()
+        generation = api.generate("a cat", steps=12, seed=1, save_to=tmp_path / "cat.mp4")
+        worker, killed, restarts = server.worker, False, []
+        for event in generation:
+            if isinstance(event, Restarted):
+                restarts.append(event)
+            elif not killed and isinstance(event, Progress) and event.phase is Phase.DENOISE and event.completed:
+                worker.kill()
+                killed = True
+        assert [(item.attempt, item.reason) for item in restarts] == [(2, "WORKER_LOST")]
+        assert generation.result().sha256 == reference.sha256
+        assert hashlib.sha256((tmp_path / "cat.mp4").read_bytes()).hexdigest() == reference.sha256
         assert server.worker.pid != worker.pid
         assert not worker.is_running()
 

@@ -134,6 +134,9 @@ DENOISE = pb.GenerateResponse(
         eta_duration=seconds(30.25),
     )
 )
+RESTARTED = pb.GenerateResponse(
+    restarted=pb.Restarted(attempt=2, reason="WORKER_LOST", detail="the worker process ended (killed by signal 9)")
+)
 
 
 def chunks(data: bytes, size: int = 1000) -> list[pb.GenerateResponse]:

@@ -17,7 +17,9 @@ from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
     PATIENCE,
+    RESTARTED,
     UNTIL_CANCELLED,
+    chunks,
     error_info,
     failure,
     retry_info,
@@ -134,6 +136,17 @@ def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted
     assert result.returncode == 7
     assert [(row["id"], row["status"]) for row in rows()] == [("0001", "failed"), ("0002", "done")]
     assert rows()[0]["error"]["reason"] == "WORKER_LOST"
+
+
+def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(batch, scripted) -> None:
+    scripted.script = [ACCEPTED, *chunks(b"void" * 999), RESTARTED, *success(DATA)[1:]]
+
+    result = batch(scripted.address, {"prompt": "a cat"})
+
+    assert result.returncode == 0, result.stderr
+    assert len(scripted.requests) == 1
+    assert result.stderr.count("0001: restarted, run 2: the worker process ended (killed by signal 9)") == 1
+    assert Path("videos/0001.mp4").read_bytes() == DATA
 
 
 def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(batch, scripted) -> None:

@@ -15,6 +15,7 @@ from tests.rpc.scripted import (
     DENOISE,
     PATIENCE,
     QUEUED,
+    RESTARTED,
     UNKNOWN_EVENT,
     UNTIL_CANCELLED,
     chunks,
@@ -79,6 +80,30 @@ async def test_an_event_that_this_client_does_not_know_is_skipped(caller, script
 
     assert [type(event) for event in events[:2]] == [ea.Accepted, ea.Chunk]
     assert isinstance(events[-1], ea.Video)
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "in memory"])
+async def test_what_came_before_a_restart_is_discarded(caller, scripted, tmp_path, saved):
+    other = os.urandom(2 * len(DATA))
+    scripted.script = [ACCEPTED, DENOISE, *chunks(other), RESTARTED, QUEUED, DENOISE, *chunks(DATA), completed(DATA)]
+    target = tmp_path / "cat.mp4" if saved else None
+
+    events = await caller.follow(caller.client.generate("a cat", save_to=target))
+
+    assert [event for event in events if isinstance(event, ea.Restarted)] == [
+        ea.Restarted(2, "WORKER_LOST", "the worker process ended (killed by signal 9)")
+    ]
+    video = events[-1]
+    assert (video.read(), video.size) == (DATA, len(DATA))
+    assert os.listdir(tmp_path) == (["cat.mp4"] if saved else [])
+
+
+async def test_a_restarted_stream_that_does_not_begin_anew_is_corrupt(caller, scripted):
+    first, *rest = chunks(DATA)
+    scripted.script = [ACCEPTED, first, RESTARTED, *rest, completed(DATA)]
+
+    with pytest.raises(ea.CorruptVideo, match="byte 1000 where byte 0 was expected"):
+        await caller.follow(caller.client.generate("a cat"))
 
 
 async def test_a_saved_video_appears_under_its_name_only_when_it_is_complete(caller, scripted, tmp_path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from easyanim_client.bench import percentile
 from easyanim_client.commands import app
 from tests.engines import UNIT_SECONDS
-from tests.rpc.scripted import ACCEPTED, BROKEN, INVALID, QUEUE_FULL, UNTIL_CANCELLED, success
+from tests.rpc.scripted import ACCEPTED, BROKEN, INVALID, QUEUE_FULL, RESTARTED, UNTIL_CANCELLED, success
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)
@@ -104,6 +104,17 @@ def test_silence_and_waiting_are_measured_where_they_are(simulated: RunningServe
     assert second["queue_seconds"] >= 5 * SLOW_UNIT_SECONDS * 0.9
     assert first["queue_seconds"] < second["queue_seconds"]
     assert report["metrics"]["first_chunk_seconds"]["count"] == 2
+
+
+def test_a_restart_is_counted_and_chunks_are_those_of_the_last_run(scripted):
+    scripted.script = [*success(bytes(9000))[:-1], RESTARTED, *success(bytes(300))[1:]]
+
+    report = measured(scripted.address, "--requests", "1")
+
+    (sample,) = report["samples"]
+    assert (sample["outcome"], sample["restarts"], sample["size"]) == ("completed", 1, 300)
+    assert sample["chunk_bytes_per_second"] is None, "the one chunk that counts has no second one"
+    assert "restarts: 1, where" in bench(scripted.address, "--requests", "1").stdout
 
 
 def test_cancel_latency_lasts_until_the_worker_is_free(simulated: RunningServer):

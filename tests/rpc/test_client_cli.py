@@ -22,9 +22,12 @@ from easyanim_client.commands import EPILOG, app
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
+    DENOISE,
     INVALID,
     PATIENCE,
     QUEUE_FULL,
+    QUEUED,
+    RESTARTED,
     TOO_LATE,
     UNTIL_CANCELLED,
     chunks,
@@ -182,6 +185,24 @@ def test_a_folder_that_is_not_there_is_said_of_the_file_that_was_asked_for(run):
     result = run("generate", "a cat", "--out", "missing/cat.mp4", "--quiet")
 
     assert result.stderr == "Error: missing/cat.mp4: the folder does not exist\n"
+
+
+def test_a_restart_is_said_once_and_the_rest_is_shown_anew(run, scripted):
+    scripted.script = [ACCEPTED, DENOISE, *chunks(b"void" * 999), RESTARTED, QUEUED, *success(DATA)[2:]]
+
+    told = run("generate", "a cat")
+    assert told.stderr.splitlines()[1:] == [
+        "denoising",
+        "restarted, run 2: the worker process ended (killed by signal 9); the video is made anew with the same seed",
+        "queued, 2 ahead",
+        "denoising",
+    ]
+    assert Path("out.mp4").read_bytes() == DATA
+
+    lines = run("generate", "a cat", "--json").stdout.splitlines()
+    (restarted,) = [event for event in map(json.loads, lines) if event["event"] == "restarted"]
+    assert (restarted["attempt"], restarted["reason"]) == (2, "WORKER_LOST")
+    assert run("generate", "a cat", "--out", "-").stdout_bytes == DATA
 
 
 def test_with_a_dash_the_video_alone_goes_to_stdout(run, scripted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -221,11 +222,18 @@ def test_a_failure_in_any_phase_ends_as_internal_with_an_id_and_harms_nobody_els
     assert info.metadata["error_id"] in failed.value.details()
 
 
+@pytest.fixture(scope="module")
+def unforgiving() -> Iterator[RunningServer]:
+    """A server that runs no job again."""
+    with RunningServer(settings(job_attempts="1"), SIMULATED) as server:
+        yield server
+
+
 @pytest.mark.parametrize("phase", PHASES)
-def test_the_workers_death_fails_its_job_and_the_next_one_finds_a_new_worker(
-    simulated: RunningServer, stub: Stub, png: bytes, phase: str
+def test_where_jobs_are_run_once_the_workers_death_fails_its_job_and_the_next_one_finds_a_new_worker(
+    unforgiving: RunningServer, connect: Callable[[str], Stub], png: bytes, phase: str
 ) -> None:
-    before = simulated.worker.pid
+    before, stub = unforgiving.worker.pid, connect(unforgiving.address)
     doomed = stub.Generate(request(f"instant die in {phase}", start_image=png))
     next(doomed)
     waiting = stub.Generate(request())
@@ -237,17 +245,19 @@ def test_the_workers_death_fails_its_job_and_the_next_one_finds_a_new_worker(
     assert detail(lost.value, error_details_pb2.ErrorInfo).reason == "WORKER_LOST"
     assert detail(lost.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
     assert list(waiting)[-1].HasField("completed"), "a job that waited is not lost with the worker"
-    assert simulated.worker.pid != before
+    assert unforgiving.worker.pid != before
 
 
-def test_a_device_that_is_broken_for_good_costs_one_job_and_its_process(simulated: RunningServer, stub: Stub) -> None:
-    before = simulated.worker.pid
+def test_a_device_that_is_broken_for_good_costs_one_job_and_its_process(
+    unforgiving: RunningServer, connect: Callable[[str], Stub]
+) -> None:
+    before, stub = unforgiving.worker.pid, connect(unforgiving.address)
     with pytest.raises(grpc.RpcError) as lost:
         list(stub.Generate(request("instant break in DENOISE")))
 
     assert detail(lost.value, error_details_pb2.ErrorInfo).reason == "WORKER_LOST"
     assert list(stub.Generate(request()))[-1].HasField("completed")
-    assert simulated.worker.pid != before
+    assert unforgiving.worker.pid != before
 
 
 def test_every_failure_has_a_code() -> None:

@@ -130,12 +130,13 @@ def test_a_job_that_leaves_the_queue_unserved_is_counted_once(metered: Metered) 
     assert metered.value("easyanim_queue_seconds_count") == started + 1
 
 
-def test_a_lost_worker_is_counted_and_so_is_its_successor(metered: Metered) -> None:
+def test_lost_workers_are_counted_and_so_are_their_successors_and_the_restart_between(metered: Metered) -> None:
     with pytest.raises(grpc.RpcError):
         list(metered.stub.Generate(request("instant die in DENOISE")))
-    metered.wait_for(1, "easyanim_worker_losses_total")
+    metered.wait_for(2, "easyanim_worker_losses_total")
+    metered.wait_for(1, "easyanim_job_restarts_total", bucket="64x96x9")
     metered.wait_for(1, "easyanim_jobs_total", outcome="WORKER_LOST")
-    metered.wait_for(2, "easyanim_worker_starts_total")
+    metered.wait_for(3, "easyanim_worker_starts_total")
     metered.wait_for(1, "easyanim_state", state="SERVING")
     before = metered.value("easyanim_cache_lookups_total", cache="text")
     list(metered.stub.Generate(request()))

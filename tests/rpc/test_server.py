@@ -137,7 +137,7 @@ def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out() ->
 def test_a_worker_that_is_refused_after_it_was_served_once_is_tried_again(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     with (
-        RunningServer(settings(cache_dir=str(folder)), SIMULATED) as server,
+        RunningServer(settings(cache_dir=str(folder), job_attempts="1"), SIMULATED) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         folder.touch()  # what the first worker could use is not there for the second one

@@ -135,6 +135,23 @@ def test_a_failure_marks_the_call_and_the_phase_that_it_came_in(traced: Traced) 
     assert spans["denoise"].status.code != error
 
 
+def test_a_job_that_is_begun_anew_has_the_spans_of_both_runs(traced: Traced) -> None:
+    trace_id = "7" * 32
+    with pytest.raises(grpc.RpcError):
+        list(
+            traced.stub.Generate(
+                request("instant die in DENOISE"), metadata=[("traceparent", f"00-{trace_id}-{PARENT}-01")]
+            )
+        )
+
+    traced.spans(trace_id, CALL, "denoise")
+    runs = [span for span in traced._collector.spans if span.trace_id.hex() == trace_id]
+    names = [span.name for span in runs if span.name != CALL]
+    assert sorted(names) == sorted(["queue", "text_encode", "denoise"] * 2)
+    lost = [attributes(span).get("easyanim.reason") for span in runs if span.name == "denoise"]
+    assert lost == ["WORKER_LOST"] * 2
+
+
 def test_a_cancelled_call_is_no_error_and_its_phases_are_there(traced: Traced) -> None:
     trace_id = "b" * 32
     call = traced.stub.Generate(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from easyanim_client.render import progress
-from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, PromptWarning, Queued
+from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, PromptWarning, Queued, Restarted
 
 PARAMETERS = Parameters("a [cat]", "", "384x672", 672, 384, 49, 35, 6.0, 42, 8, "mp4", "crop", "start")
 
@@ -38,6 +38,13 @@ def test_the_bar_tells_phase_count_rate_and_eta(event, shown):
 
     for text in shown:
         assert text in screen
+
+
+def test_a_restart_stays_on_the_screen_as_one_line():
+    line = (
+        "restarted, run 2: the worker process ended (killed by signal 9); the video is made anew with the same seed\n"
+    )
+    assert drawn(Restarted(2, "WORKER_LOST", "the worker process ended (killed by signal 9)")).count(line) == 1
 
 
 def test_the_resolved_parameters_stay_on_the_screen():

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from easyanim_server.errors import QueueFull
+from easyanim_server.errors import QueueFull, WorkerLost
 from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Progress, PromptTokenizer, Readiness, Served
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.metrics import STATES, Load, Metrics
@@ -37,7 +37,8 @@ def registry() -> CollectorRegistry:
     model = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
     plan = Readiness(bucket, "eager", "float32", "torch")
     metrics.worker_ready(Served(model, PromptTokenizer("", "", "", 256), (plan,)))
-    metrics.worker_lost()
+    metrics.worker_lost(stuck=False)
+    metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))
     metrics.started(job, 1.0)
     for step in (0, 1):

@@ -45,6 +45,9 @@ class SimulatedWorker:
     def cancel(self, job: Job) -> None:
         self.finish()
 
+    def kill(self) -> None:
+        pass
+
     async def stop(self) -> None:
         pass
 

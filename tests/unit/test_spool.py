@@ -22,6 +22,7 @@ from easyanim_server.job import (
     Progress,
     Queued,
     Readiness,
+    Restarted,
 )
 from easyanim_server.jobs.spool import Spool
 
@@ -114,6 +115,36 @@ async def test_a_reader_that_is_cancelled_as_news_arrives_leaves(spool: Spool) -
     reader.cancel()
     assert done, "the cancel was swallowed, and with it the end of the job's work"
     assert reader.cancelled()
+
+
+async def test_a_restart_voids_what_was_said_before_and_is_told_once(spool: Spool) -> None:
+    again = Restarted(2, "WORKER_LOST", "the worker process ended")
+    early = spool.read(heartbeat=5.0)
+    spool.put(progress(Phase.DECODE, 1, elapsed=9.0))
+    spool.put(Chunk(0, b"half a file"))
+    seen: list[Event] = [await anext(early) for _ in range(3)]
+    assert seen[2] == Chunk(0, b"half a file")
+
+    spool.restart(again)
+    spool.put(progress(Phase.DECODE, 3))
+    spool.put(Chunk(0, b"whole file"))
+    spool.put(DONE)
+
+    rest = [again, progress(Phase.DECODE, 3), Chunk(0, b"whole file"), DONE]
+    assert [event async for event in early] == rest
+    assert (await read_all(spool))[1:] == rest
+
+
+async def test_a_reader_that_waits_hears_of_a_restart_and_then_of_silence(spool: Spool) -> None:
+    spool.put(progress(Phase.DENOISE, 2))
+    reader = spool.read(heartbeat=0.05)
+    seen = [await anext(reader) for _ in range(4)]
+    assert seen[3].completed == 2, "repeated"  # type: ignore[union-attr]
+
+    spool.restart(Restarted(2, "WORKER_LOST", ""))
+    spool.put(Queued(0, None))
+    assert [type(await anext(reader)) for _ in range(4)] == [Restarted, Queued, Queued, Queued]
+    await reader.aclose()  # type: ignore[attr-defined]
 
 
 def test_a_disk_that_is_full_in_mid_chunk_is_an_error(spool: Spool) -> None:

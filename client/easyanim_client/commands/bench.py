@@ -102,6 +102,8 @@ def show(report: Report, console: Console) -> None:
     ends = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.items())
     within = "" if report.deadline is None else f" within {report.deadline:g} s"
     console.print(f"{len(report.samples)} requests in {report.wall_seconds:.1f} s: {ends}", highlight=False)
+    if restarts := sum(sample.restarts for sample in report.samples):
+        console.print(f"restarts: {restarts}, where the server lost its worker", highlight=False)
     console.print(f"goodput: {report.goodput_per_minute:.1f} videos a minute{within}", highlight=False)
     for message in sorted({f"{sample.outcome}: {sample.message}" for sample in report.unexpected}):
         console.print(f"unexpected: {message}", markup=False, highlight=False)

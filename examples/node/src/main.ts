@@ -62,13 +62,13 @@ async function generate(): Promise<void> {
 
   // Beside its place, so that the finished file is moved there in one step or not at all.
   const partial = `${options.out}.part`;
-  const file = await open(partial, "w");
+  let file = await open(partial, "w");
   const client = new easyanim.v1.VideoService(options.address, grpc.credentials.createInsecure());
   const call = client.Generate(request, { deadline: Date.now() + Number(options.timeout) * 1000 });
   const cancel = () => call.cancel(); // which stops the work on the GPU
   process.once("SIGINT", cancel).once("SIGTERM", cancel);
   try {
-    const digest = createHash("sha256");
+    let digest = createHash("sha256");
     let size = 0;
     let completed: Completed | null = null;
     for await (const response of call as AsyncIterable<GenerateResponse>) {
@@ -90,6 +90,12 @@ async function generate(): Promise<void> {
           size += data.length;
           break;
         }
+        case "restarted": // the server lost its GPU process; the file begins anew
+          console.log(`restarted, run ${response.restarted?.attempt}: ${response.restarted?.detail}`);
+          await file.close();
+          file = await open(partial, "w");
+          [digest, size] = [createHash("sha256"), 0];
+          break;
         case "completed":
           completed = response.completed!;
       }

@@ -65,12 +65,17 @@ class VideoServiceServicer(object):
         `progress` is repeated at least every 5 seconds, with fresh durations.
         The concatenation of all chunks is the file.
 
+        A `restarted` may come anywhere between `accepted` and `completed`: the
+        worker was lost and the same job, with the same parameters and seed, is run
+        again. What follows `accepted` then begins anew, chunks at offset 0; those
+        that came before are to be discarded.
+
         Cancelling the call, or its deadline, stops the work on the GPU before the
         next step or decoded frame group. A failed call ends with a non-OK status
         and google.rpc details: INVALID_ARGUMENT with BadRequest,
         RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
-        RetryInfo when the model is still being loaded, the worker was lost or the
-        server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
+        RetryInfo when the model is still being loaded, the worker was lost as often
+        as the server runs a job, or the server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
         also has. Every ErrorInfo has the domain "easyanim".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

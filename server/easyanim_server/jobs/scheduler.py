@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
@@ -22,10 +23,11 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queued, Served, Worker
+from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queued, Restarted, Served, Worker
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
+from easyanim_server.jobs.watchdog import Watchdog
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)
@@ -54,6 +56,10 @@ class Ticket:
     spool: Spool
     admitted: float
     """When it was admitted, on the monotonic clock."""
+    attempt: int = 1
+    """The run that it waits for or is in."""
+    requeued: float | None = None
+    """When it last lost its worker, on the same clock."""
 
 
 class Scheduler:
@@ -64,6 +70,8 @@ class Scheduler:
         worker: Worker,
         *,
         queue_size: int,
+        attempts: int = 1,
+        cancel_seconds: float = math.inf,
         on_state: Callable[[State], None] = lambda state: None,
         observer: JobObserver | None = None,
     ) -> None:
@@ -72,17 +80,23 @@ class Scheduler:
         Args:
             worker: Where jobs run.
             queue_size: Jobs that may wait beside the running one.
+            attempts: Runs that a job gets in all where the worker is lost under it.
+            cancel_seconds: How long the worker may take to leave a job before it is killed; see `Settings`.
             on_state: Told of every change of `state`.
             observer: Told what happens to every job.
         """
         self._worker = worker
         self._queue_size = queue_size
+        self._attempts = attempts
+        self._watchdog = Watchdog(worker, cancel_seconds)
         self._on_state = on_state
         self._observer = observer or JobObserver()
         self._state = State.STARTING
         self._detail = "the worker process is being started"
         self._waiting: deque[Ticket] = deque()
         self._running: Ticket | None = None
+        self._ready = False
+        """Whether the worker can do a job now, also while the server drains."""
         self._open: set[Ticket] = set()
         """Those whose callers are there: they wait, run, or are read."""
         self._running_eta: float | None = None
@@ -166,7 +180,7 @@ class Scheduler:
         """Its caller has left: stop the work if it is not done, and forget the job."""
         if ticket is self._running:
             if not ticket.spool.ended:
-                self._worker.cancel(ticket.job)
+                self._cancel(ticket)
                 self._observer.cancelling(ticket.job)
                 ticket.spool.fail(JobCancelled())
                 log.info("job cancelled while it ran", job_id=ticket.job.id)
@@ -193,8 +207,11 @@ class Scheduler:
                         await self._run_one(await self._next())
                 except WorkerLost as error:
                     log.error("worker lost", error=str(error))
-                    self._observer.worker_lost()
-                    self._change(State.STARTING, f"{error}; it is being started again")
+                    stuck, self._watchdog.fired, self._ready = self._watchdog.fired, False, False
+                    self._observer.worker_lost(stuck)
+                    what = "the worker was stuck in a cancelled job and was killed" if stuck else str(error)
+                    self._change(State.STARTING, f"{what}; it is being started again")
+                    self._announce()
         finally:
             self._cut_off()
             await self._worker.stop()
@@ -231,6 +248,7 @@ class Scheduler:
                 self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
                 self.served = served
                 self._observer.worker_ready(served)
+                self._ready = True
                 self._change(State.SERVING, "")
                 return
 
@@ -255,8 +273,8 @@ class Scheduler:
         job, started = ticket.job, time.monotonic()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**job.log_context)
-        self._observer.started(job, started - ticket.admitted)
-        log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps)
+        self._observer.started(job, started - (ticket.requeued or ticket.admitted))
+        log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=ticket.attempt)
         try:
             async for event in self._worker.run(job):
                 if isinstance(event, Progress):
@@ -267,16 +285,38 @@ class Scheduler:
                     event = replace(event, queue_seconds=started - ticket.admitted)
                     log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
                 self._say(ticket, event)
+        except WorkerLost as error:
+            if not ticket.spool.ended and ticket.attempt < self._attempts:
+                self._restart(ticket, error)
+            else:
+                times = f"; the job was run {ticket.attempt} times" if ticket.attempt > 1 else ""
+                self._fail(ticket, WorkerLost(f"{error}{times}"))
+            raise
         except EasyAnimError as error:
-            ticket.spool.fail(error)
-            if not isinstance(error, JobCancelled):
-                log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error))
-            if isinstance(error, WorkerLost):
-                raise
+            self._fail(ticket, error)
         finally:
+            self._watchdog.rest()
             self._running = None
-            self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
+            if ticket not in self._waiting:
+                self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
             self._note_idle()
+
+    def _restart(self, ticket: Ticket, error: WorkerLost) -> None:
+        """Put the job before all that wait; what it has said so far is void."""
+        ticket.attempt += 1
+        ticket.requeued = time.monotonic()
+        self._waiting.appendleft(ticket)
+        ticket.spool.restart(Restarted(ticket.attempt, error.reason, str(error)))
+        ticket.spool.put(Queued(0, None))
+        self._observer.restarted(ticket.job, error)
+        log.warning("job will be run again", job_id=ticket.job.id, attempt=ticket.attempt, error=str(error))
+
+    def _fail(self, ticket: Ticket, error: EasyAnimError) -> None:
+        if ticket.spool.ended:  # its caller has left, or has the video
+            return
+        ticket.spool.fail(error)
+        job, attempt = ticket.job, ticket.attempt
+        log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error), attempt=attempt)
 
     def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
         self._observer.said(ticket.job, event)
@@ -288,7 +328,12 @@ class Scheduler:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
             log.error("cannot keep the file", job_id=ticket.job.id, error_id=failure.error_id, error=repr(error))
             ticket.spool.fail(failure)
-            self._worker.cancel(ticket.job)
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        """Have the worker leave the running job."""
+        self._worker.cancel(ticket.job)
+        self._watchdog.watch(ticket.job, ticket.spool.latest)
 
     def _announce(self) -> None:
         """Have everybody who waits told where they stand: now, or as soon as the last round is far enough back."""
@@ -305,7 +350,7 @@ class Scheduler:
     def waiting(self) -> Iterator[tuple[Ticket, Queued]]:
         """Who waits, and where each one stands now."""
         ahead = 0 if self._running is None else 1
-        eta = self._running_eta if self._running else 0.0
+        eta = self._running_eta if self._running else (0.0 if self._ready else None)
         for ticket in self._waiting:
             yield ticket, Queued(ahead, eta)
             whole = self._estimator.whole(ticket.job)

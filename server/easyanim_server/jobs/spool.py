@@ -12,7 +12,7 @@ from functools import cache
 from typing import IO
 
 from easyanim_server.errors import EasyAnimError
-from easyanim_server.job import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued
+from easyanim_server.job import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 
 
 @cache
@@ -56,6 +56,7 @@ class Spool:
         self._news_count = 0
         self._file: IO[bytes] | None = None
         self._size = 0
+        self._restarted: Restarted | None = None
         self._end: Completed | EasyAnimError | None = None
         self._changed = asyncio.Event()
 
@@ -96,6 +97,15 @@ class Spool:
             self._news[phase] = News(self._news_count, event, time.monotonic())
         self._changed.set()
 
+    def restart(self, event: Restarted) -> None:
+        """Forget news and bytes: the job, which has not ended, begins anew."""
+        self._restarted = event
+        self._news.clear()
+        self._size = 0
+        if self._file is not None:
+            os.ftruncate(self._file.fileno(), 0)
+        self._changed.set()
+
     def fail(self, error: EasyAnimError) -> None:
         """End the job with an error, unless it has ended already."""
         if self._end is None:
@@ -110,6 +120,8 @@ class Spool:
     async def read(self, heartbeat: float) -> AsyncIterator[Event]:
         """Yield everything from the beginning, then wait for more until the job ends.
 
+        Of a job that was restarted that is the latest `Restarted` and what came after it, whatever was read before.
+
         Args:
             heartbeat: Seconds of silence after which the latest news is repeated.
 
@@ -118,9 +130,14 @@ class Spool:
         """
         yield self._accepted
         seen, offset, repeating = 0, 0, False  # the number of the last news, bytes so far, whether news are old ones
+        restarted: Restarted | None = None
         while True:
             self._changed.clear()
-            if fresh := [news for news in self._news.values() if news.number > seen]:
+            if self._restarted is not None and self._restarted is not restarted:
+                # Before all else: news and bytes are those of the new run.
+                offset, repeating, restarted = 0, False, self._restarted
+                yield restarted
+            elif fresh := [news for news in self._news.values() if news.number > seen]:
                 oldest = min(fresh, key=lambda news: news.number)
                 seen = oldest.number
                 yield oldest.now() if repeating else oldest.event

@@ -40,7 +40,12 @@ class App:
         self._health_tasks: set[asyncio.Task[None]] = set()
         self.telemetry = Telemetry(settings, self._load)
         self.scheduler = Scheduler(
-            worker, queue_size=settings.queue_size, on_state=self._report_health, observer=self.telemetry.observer
+            worker,
+            queue_size=settings.queue_size,
+            attempts=settings.job_attempts,
+            cancel_seconds=settings.cancel_seconds,
+            on_state=self._report_health,
+            observer=self.telemetry.observer,
         )
         self._server = grpc.aio.server(
             interceptors=[CallObserver(SERVICE, self.telemetry)],

@@ -21,6 +21,7 @@ from easyanim_server.job import (
     Progress,
     Queued,
     Readiness,
+    Restarted,
 )
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.jobs.tokens import PromptReading
@@ -60,6 +61,10 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
     if isinstance(event, Chunk):
         # Not as a message, which protobuf would copy into the other one.
         return pb.GenerateResponse(chunk={"offset_bytes": event.offset, "data": event.data})
+    if isinstance(event, Restarted):
+        return pb.GenerateResponse(
+            restarted=pb.Restarted(attempt=event.attempt, reason=event.reason, detail=event.detail)
+        )
     return pb.GenerateResponse(completed=_completed(event, job))
 
 

@@ -41,6 +41,7 @@ COMPLETED = "COMPLETED"
 """Outcome of a job that ended in a video; the others are the reasons that callers see in `ErrorInfo`."""
 
 FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
+LOSSES = ("DIED", "STUCK")
 REFUSALS = (InvalidArgument, QueueFull, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
@@ -95,7 +96,12 @@ class Metrics(JobObserver):
         self._jobs = counter(
             "easyanim_jobs", "Jobs that ended: COMPLETED, or the ErrorInfo reason.", "bucket", "outcome"
         )
-        self._queue_seconds = histogram("easyanim_queue_seconds", "From acceptance to the start of work.", LONG)
+        self._restarts = counter(
+            "easyanim_job_restarts", "Jobs that were begun anew since their worker was lost.", "bucket"
+        )
+        self._queue_seconds = histogram(
+            "easyanim_queue_seconds", "From acceptance, or from the worker's loss, to the start of work.", LONG
+        )
         self._job_seconds = histogram("easyanim_job_seconds", "Work on a completed job.", LONG, *PLAN)
         self._phase_seconds = histogram("easyanim_phase_seconds", "A phase of a completed job.", LONG, "phase", *PLAN)
         self._encode_seconds = histogram(
@@ -115,7 +121,11 @@ class Metrics(JobObserver):
         for kind in REFUSALS:
             self._refusals.labels(kind.reason)
         self._worker_starts = counter("easyanim_worker_starts", "Worker processes that became ready.")
-        self._worker_losses = counter("easyanim_worker_losses", "Worker processes that died.")
+        self._worker_losses = counter(
+            "easyanim_worker_losses", "Worker processes that died, or that were stuck and killed.", "reason"
+        )
+        for reason in LOSSES:
+            self._worker_losses.labels(reason)
         self._plan = Gauge(
             "easyanim_plan_build_seconds",
             "How a shape is served, and how long it took to make that ready.",
@@ -154,6 +164,11 @@ class Metrics(JobObserver):
             self._peak_bytes.labels(plan[0]).set(event.peak_device_bytes)
             self._count(event.lookups)
 
+    def restarted(self, job: Job, failure: EasyAnimError) -> None:
+        """Count the restart."""
+        self._restarts.labels(str(job.bucket)).inc()
+        self._step_began.pop(job.id, None)
+
     def cancelling(self, job: Job) -> None:
         """Begin to time how long the worker takes to leave the job."""
         self._cancelling[job.id] = time.monotonic()
@@ -190,12 +205,13 @@ class Metrics(JobObserver):
             self._plans[str(item.bucket)] = (str(item.bucket), item.backend, item.precision)
             for outcome in (COMPLETED, *(kind.reason for kind in FAILURES)):
                 self._jobs.labels(str(item.bucket), outcome)
+            self._restarts.labels(str(item.bucket))
             self._plan.labels(*self._plans[str(item.bucket)], item.attention).set(item.build_seconds)
         self._fallbacks.set(sum(bool(item.fallback) for item in served.buckets))
 
-    def worker_lost(self) -> None:
-        """Count the loss."""
-        self._worker_losses.inc()
+    def worker_lost(self, stuck: bool) -> None:
+        """Count the loss by reason."""
+        self._worker_losses.labels(LOSSES[stuck]).inc()
 
     def _plan_of(self, job: Job) -> tuple[str, str, str]:
         return self._plans.get(str(job.bucket), (str(job.bucket), "unknown", "unknown"))

@@ -29,10 +29,13 @@ class JobObserver:
         """A job has a place in the queue."""
 
     def started(self, job: Job, waited: float) -> None:
-        """A job left the queue, after so many seconds, for a worker."""
+        """A job left the queue, after so many seconds, for a worker; told again where it was restarted."""
 
     def said(self, job: Job, event: Progress | Chunk | Completed) -> None:
         """The worker has news of a job; a `Completed` has its `queue_seconds`."""
+
+    def restarted(self, job: Job, failure: EasyAnimError) -> None:
+        """What was done of a job is lost, and it is at the queue's head for another run."""
 
     def cancelling(self, job: Job) -> None:
         """The worker was told to leave a job; `ended` comes when it is free."""
@@ -46,8 +49,8 @@ class JobObserver:
     def worker_ready(self, served: Served) -> None:
         """A worker process is up and warm."""
 
-    def worker_lost(self) -> None:
-        """A worker process died under a job or while it waited for one."""
+    def worker_lost(self, stuck: bool) -> None:
+        """A worker process died under a job or while it waited for one, or was `stuck` and killed."""
 
 
 class JobObservers(JobObserver):

@@ -97,6 +97,11 @@ class Traces(JobObserver):
         elif isinstance(event, Completed):
             course.completed = event
 
+    def restarted(self, job: Job, failure: EasyAnimError) -> None:
+        """The spans of the run that was lost are sent, and the queue's begins once more."""
+        self.ended(job, failure)
+        self.queued(job)
+
     def ended(self, job: Job, failure: EasyAnimError | None) -> None:
         """Send the spans of a job that is over, in whatever way."""
         course, now = self._courses.pop(job.id), time.time()

@@ -112,6 +112,11 @@ class LocalWorker:
         """Ask the worker to leave this job. See `job.Worker`."""
         self._send(Cancel(job.id))
 
+    def kill(self) -> None:
+        """End the process at once; its pipe's end tells `run`. See `job.Worker`."""
+        if self._spawned is not None:
+            self._spawned.process.kill()
+
     async def lost(self) -> WorkerLost:
         """Wait until the process is gone. See `job.Worker`."""
         await self._closed.wait()

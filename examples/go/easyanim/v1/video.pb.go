@@ -585,6 +585,7 @@ type GenerateResponse struct {
 	//	*GenerateResponse_Progress
 	//	*GenerateResponse_Chunk
 	//	*GenerateResponse_Completed
+	//	*GenerateResponse_Restarted
 	Event         isGenerateResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -672,6 +673,15 @@ func (x *GenerateResponse) GetCompleted() *Completed {
 	return nil
 }
 
+func (x *GenerateResponse) GetRestarted() *Restarted {
+	if x != nil {
+		if x, ok := x.Event.(*GenerateResponse_Restarted); ok {
+			return x.Restarted
+		}
+	}
+	return nil
+}
+
 type isGenerateResponse_Event interface {
 	isGenerateResponse_Event()
 }
@@ -701,6 +711,11 @@ type GenerateResponse_Completed struct {
 	Completed *Completed `protobuf:"bytes,5,opt,name=completed,proto3,oneof"`
 }
 
+type GenerateResponse_Restarted struct {
+	// The job begins anew: discard the chunks that came so far.
+	Restarted *Restarted `protobuf:"bytes,6,opt,name=restarted,proto3,oneof"`
+}
+
 func (*GenerateResponse_Accepted) isGenerateResponse_Event() {}
 
 func (*GenerateResponse_Queued) isGenerateResponse_Event() {}
@@ -710,6 +725,8 @@ func (*GenerateResponse_Progress) isGenerateResponse_Event() {}
 func (*GenerateResponse_Chunk) isGenerateResponse_Event() {}
 
 func (*GenerateResponse_Completed) isGenerateResponse_Event() {}
+
+func (*GenerateResponse_Restarted) isGenerateResponse_Event() {}
 
 // The request with every default resolved.
 type Accepted struct {
@@ -1354,7 +1371,8 @@ func (x *Progress) GetReusedStepCount() int32 {
 // A part of the file.
 type Chunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Position of the first byte in the file; chunks come in order, without gaps.
+	// Position of the first byte in the file; chunks come in order, without gaps,
+	// and begin at 0 again after `restarted`.
 	OffsetBytes int64 `protobuf:"varint,1,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
 	// At most 256 KiB.
 	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
@@ -1406,6 +1424,73 @@ func (x *Chunk) GetData() []byte {
 	return nil
 }
 
+// The worker was lost and the job is run once more, before all that wait, as
+// soon as another worker is ready. Chunks begin again at offset 0; what came
+// before is void, whether the bytes are the same or not.
+type Restarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run that begins now: 2 after the first loss.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What ended the run before, as `ErrorInfo.reason` would have it:
+	// "WORKER_LOST". Others may be added.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How it ended, in one sentence for people.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restarted) Reset() {
+	*x = Restarted{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restarted) ProtoMessage() {}
+
+func (x *Restarted) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restarted.ProtoReflect.Descriptor instead.
+func (*Restarted) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Restarted) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Restarted) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Restarted) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // The video is complete.
 type Completed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1425,7 +1510,7 @@ type Completed struct {
 
 func (x *Completed) Reset() {
 	*x = Completed{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1522,7 @@ func (x *Completed) String() string {
 func (*Completed) ProtoMessage() {}
 
 func (x *Completed) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1535,7 @@ func (x *Completed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Completed.ProtoReflect.Descriptor instead.
 func (*Completed) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Completed) GetSizeBytes() int64 {
@@ -1491,7 +1576,8 @@ func (x *Completed) GetReceipt() *Receipt {
 // Seconds of each phase as measured by the worker.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// From acceptance to the start of work.
+	// From acceptance to the start of work; of a job that was restarted, to the
+	// start of the run that was completed.
 	QueueDuration *durationpb.Duration `protobuf:"bytes,1,opt,name=queue_duration,json=queueDuration,proto3" json:"queue_duration,omitempty"`
 	// Encoding the prompts; near zero where they were cached.
 	TextEncodeDuration *durationpb.Duration `protobuf:"bytes,2,opt,name=text_encode_duration,json=textEncodeDuration,proto3" json:"text_encode_duration,omitempty"`
@@ -1509,7 +1595,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1607,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1620,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Timings) GetQueueDuration() *durationpb.Duration {
@@ -1635,7 +1721,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1733,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1746,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Receipt) GetParameters() *Parameters {
@@ -1805,7 +1891,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1903,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1916,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 // What the server serves.
@@ -1867,7 +1953,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1965,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1978,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1996,7 +2082,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2094,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2107,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Profile) GetName() string {
@@ -2084,7 +2170,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2182,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2195,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Activity) GetJobId() string {
@@ -2210,7 +2296,7 @@ type DeviceStatus struct {
 
 func (x *DeviceStatus) Reset() {
 	*x = DeviceStatus{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2308,7 @@ func (x *DeviceStatus) String() string {
 func (*DeviceStatus) ProtoMessage() {}
 
 func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2321,7 @@ func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceStatus.ProtoReflect.Descriptor instead.
 func (*DeviceStatus) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeviceStatus) GetName() string {
@@ -2301,7 +2387,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2399,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2412,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Model) GetName() string {
@@ -2390,7 +2476,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2488,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2501,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Bucket) GetName() string {
@@ -2495,7 +2581,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2593,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2606,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Plan) GetFrameCount() int32 {
@@ -2647,7 +2733,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2745,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2758,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Limits) GetMaxRequestBytes() int64 {
@@ -2752,13 +2838,14 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\a_solverB\x12\n" +
 	"\x10_cache_thresholdB\x11\n" +
 	"\x0f_guidance_startB\x0f\n" +
-	"\r_guidance_end\"\x98\x02\n" +
+	"\r_guidance_end\"\xd0\x02\n" +
 	"\x10GenerateResponse\x123\n" +
 	"\baccepted\x18\x01 \x01(\v2\x15.easyanim.v1.AcceptedH\x00R\baccepted\x12-\n" +
 	"\x06queued\x18\x02 \x01(\v2\x13.easyanim.v1.QueuedH\x00R\x06queued\x123\n" +
 	"\bprogress\x18\x03 \x01(\v2\x15.easyanim.v1.ProgressH\x00R\bprogress\x12*\n" +
 	"\x05chunk\x18\x04 \x01(\v2\x12.easyanim.v1.ChunkH\x00R\x05chunk\x126\n" +
-	"\tcompleted\x18\x05 \x01(\v2\x16.easyanim.v1.CompletedH\x00R\tcompletedB\a\n" +
+	"\tcompleted\x18\x05 \x01(\v2\x16.easyanim.v1.CompletedH\x00R\tcompleted\x126\n" +
+	"\trestarted\x18\x06 \x01(\v2\x16.easyanim.v1.RestartedH\x00R\trestartedB\a\n" +
 	"\x05event\"\xf8\x01\n" +
 	"\bAccepted\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x127\n" +
@@ -2820,7 +2907,11 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x11reused_step_count\x18\a \x01(\x05R\x0freusedStepCount\">\n" +
 	"\x05Chunk\x12!\n" +
 	"\foffset_bytes\x18\x01 \x01(\x03R\voffsetBytes\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\xdb\x01\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"U\n" +
+	"\tRestarted\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xdb\x01\n" +
 	"\tCompleted\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12\x16\n" +
@@ -2990,7 +3081,7 @@ func file_easyanim_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_easyanim_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_easyanim_v1_video_proto_goTypes = []any{
 	(FitPolicy)(0),                // 0: easyanim.v1.FitPolicy
 	(Conditioning)(0),             // 1: easyanim.v1.Conditioning
@@ -3007,20 +3098,21 @@ var file_easyanim_v1_video_proto_goTypes = []any{
 	(*Queued)(nil),                // 12: easyanim.v1.Queued
 	(*Progress)(nil),              // 13: easyanim.v1.Progress
 	(*Chunk)(nil),                 // 14: easyanim.v1.Chunk
-	(*Completed)(nil),             // 15: easyanim.v1.Completed
-	(*Timings)(nil),               // 16: easyanim.v1.Timings
-	(*Receipt)(nil),               // 17: easyanim.v1.Receipt
-	(*GetServerInfoRequest)(nil),  // 18: easyanim.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 19: easyanim.v1.GetServerInfoResponse
-	(*Profile)(nil),               // 20: easyanim.v1.Profile
-	(*Activity)(nil),              // 21: easyanim.v1.Activity
-	(*DeviceStatus)(nil),          // 22: easyanim.v1.DeviceStatus
-	(*Model)(nil),                 // 23: easyanim.v1.Model
-	(*Bucket)(nil),                // 24: easyanim.v1.Bucket
-	(*Plan)(nil),                  // 25: easyanim.v1.Plan
-	(*Limits)(nil),                // 26: easyanim.v1.Limits
-	nil,                           // 27: easyanim.v1.Receipt.VersionsEntry
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Restarted)(nil),             // 15: easyanim.v1.Restarted
+	(*Completed)(nil),             // 16: easyanim.v1.Completed
+	(*Timings)(nil),               // 17: easyanim.v1.Timings
+	(*Receipt)(nil),               // 18: easyanim.v1.Receipt
+	(*GetServerInfoRequest)(nil),  // 19: easyanim.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 20: easyanim.v1.GetServerInfoResponse
+	(*Profile)(nil),               // 21: easyanim.v1.Profile
+	(*Activity)(nil),              // 22: easyanim.v1.Activity
+	(*DeviceStatus)(nil),          // 23: easyanim.v1.DeviceStatus
+	(*Model)(nil),                 // 24: easyanim.v1.Model
+	(*Bucket)(nil),                // 25: easyanim.v1.Bucket
+	(*Plan)(nil),                  // 26: easyanim.v1.Plan
+	(*Limits)(nil),                // 27: easyanim.v1.Limits
+	nil,                           // 28: easyanim.v1.Receipt.VersionsEntry
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
 }
 var file_easyanim_v1_video_proto_depIdxs = []int32{
 	0,  // 0: easyanim.v1.GenerateRequest.fit_policy:type_name -> easyanim.v1.FitPolicy
@@ -3029,53 +3121,54 @@ var file_easyanim_v1_video_proto_depIdxs = []int32{
 	12, // 3: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
 	13, // 4: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
 	14, // 5: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
-	15, // 6: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
-	11, // 7: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
-	8,  // 8: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
-	8,  // 9: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
-	0,  // 10: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
-	1,  // 11: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
-	28, // 12: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
-	2,  // 13: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
-	28, // 14: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
-	28, // 15: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
-	28, // 16: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
-	16, // 17: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
-	17, // 18: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
-	28, // 19: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
-	28, // 20: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
-	28, // 21: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
-	28, // 22: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
-	28, // 23: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
-	28, // 24: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
-	11, // 25: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
-	27, // 26: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
-	23, // 27: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
-	24, // 28: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
-	26, // 29: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
-	3,  // 30: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
-	21, // 31: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
-	22, // 32: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
-	20, // 33: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
-	5,  // 34: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
-	2,  // 35: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
-	28, // 36: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
-	28, // 37: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
-	28, // 38: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
-	25, // 39: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
-	28, // 40: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
-	28, // 41: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
-	4,  // 42: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
-	9,  // 43: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
-	18, // 44: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
-	6,  // 45: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
-	10, // 46: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
-	19, // 47: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
-	45, // [45:48] is the sub-list for method output_type
-	42, // [42:45] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	16, // 6: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
+	15, // 7: easyanim.v1.GenerateResponse.restarted:type_name -> easyanim.v1.Restarted
+	11, // 8: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
+	8,  // 9: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	8,  // 10: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
+	0,  // 11: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
+	1,  // 12: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
+	29, // 13: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
+	2,  // 14: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
+	29, // 15: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
+	29, // 16: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
+	29, // 17: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
+	17, // 18: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
+	18, // 19: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
+	29, // 20: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
+	29, // 21: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
+	29, // 22: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
+	29, // 23: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
+	29, // 24: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
+	29, // 25: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
+	11, // 26: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
+	28, // 27: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
+	24, // 28: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
+	25, // 29: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
+	27, // 30: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
+	3,  // 31: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
+	22, // 32: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
+	23, // 33: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
+	21, // 34: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
+	5,  // 35: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
+	2,  // 36: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
+	29, // 37: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
+	29, // 38: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
+	29, // 39: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
+	26, // 40: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
+	29, // 41: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
+	29, // 42: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
+	4,  // 43: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
+	9,  // 44: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
+	19, // 45: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
+	6,  // 46: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
+	10, // 47: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
+	20, // 48: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
+	46, // [46:49] is the sub-list for method output_type
+	43, // [43:46] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_easyanim_v1_video_proto_init() }
@@ -3094,16 +3187,17 @@ func file_easyanim_v1_video_proto_init() {
 		(*GenerateResponse_Progress)(nil),
 		(*GenerateResponse_Chunk)(nil),
 		(*GenerateResponse_Completed)(nil),
+		(*GenerateResponse_Restarted)(nil),
 	}
 	file_easyanim_v1_video_proto_msgTypes[5].OneofWrappers = []any{}
-	file_easyanim_v1_video_proto_msgTypes[18].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_easyanim_v1_video_proto_rawDesc), len(file_easyanim_v1_video_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,76 @@
+"""A worker that no longer obeys is killed, over a real channel, with real worker processes and a simulated engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from easyanim.v1 import video_pb2 as pb
+from tests.conftest import Stub, request
+from tests.engines import SIMULATED
+from tests.rpc.test_generate import wait_until_idle
+from tests.rpc.test_metrics import Metered
+from tests.servers import RunningServer, settings
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Metered]:
+    """A server that gives its worker a second to leave a job."""
+    configured = settings(metrics_listen="127.0.0.1:0", cancel_seconds="1")
+    with RunningServer(configured, SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
+        yield Metered(server, Stub(channel))
+
+
+@pytest.mark.parametrize(
+    ("phase", "timeout", "code"),
+    [("DENOISE", None, grpc.StatusCode.CANCELLED), ("DECODE", 3, grpc.StatusCode.DEADLINE_EXCEEDED)],
+)
+def test_a_worker_that_hangs_after_its_caller_has_left_is_killed_and_the_queue_stays(
+    impatient: Metered, phase: str, timeout: float | None, code: grpc.StatusCode
+) -> None:
+    stuck = impatient.value("easyanim_worker_losses_total", reason="STUCK")
+    died = impatient.value("easyanim_worker_losses_total", reason="DIED")
+    cancelled = impatient.value("easyanim_jobs_total", outcome="CANCELLED")
+    before = impatient.server.worker.pid
+    hanging = impatient.stub.Generate(request(f"instant hang in {phase}"), timeout=timeout)
+    assert any(event.progress.phase == pb.Phase.Value(f"PHASE_{phase}") for event in hanging)
+    waiting = impatient.stub.Generate(request())
+    assert next(waiting).HasField("accepted")
+    if timeout is None:
+        hanging.cancel()
+    with pytest.raises(grpc.RpcError) as left:
+        list(hanging)
+
+    assert left.value.code() is code
+    assert list(waiting)[-1].HasField("completed")
+    assert impatient.server.worker.pid != before
+    impatient.wait_for(stuck + 1, "easyanim_worker_losses_total", reason="STUCK")
+    assert impatient.value("easyanim_worker_losses_total", reason="DIED") == died
+    assert impatient.value("easyanim_jobs_total", outcome="CANCELLED") == cancelled + 1
+    assert impatient.value("easyanim_job_restarts_total") == 0, "nobody waits for the job"
+
+
+def test_a_worker_that_leaves_in_time_lives_on_through_the_next_job(impatient: Metered) -> None:
+    before = impatient.server.worker.pid
+    left = impatient.stub.Generate(request("slow", step_count=50))
+    assert any(event.progress.phase == pb.PHASE_DENOISE for event in left)
+    left.cancel()
+    wait_until_idle(impatient.stub)
+
+    # Longer than the second after which the worker would be killed.
+    assert list(impatient.stub.Generate(request("slow", step_count=5)))[-1].HasField("completed")
+    assert impatient.server.worker.pid == before
+
+
+def test_a_worker_whose_steps_are_slow_has_the_time_of_ten(impatient: Metered) -> None:
+    before = impatient.server.worker.pid
+    call = impatient.stub.Generate(request("very slow in DENOISE", step_count=50))
+    for event in call:
+        if event.progress.phase == pb.PHASE_DENOISE and event.progress.completed_count:
+            break
+    call.cancel()
+    wait_until_idle(impatient.stub)
+    assert list(impatient.stub.Generate(request()))[-1].HasField("completed")
+    assert impatient.server.worker.pid == before
