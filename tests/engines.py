@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from easyanim_server.settings import Settings
 
 SIMULATED = "tests.engines:SimulatedEngine.load"
 FAULTY = "tests.engines:FaultyEngine.load"
+CARD = "tests.engines:SimulatedCardEngine.load"
 
 UNIT_SECONDS = 0.02
 
@@ -124,6 +125,17 @@ def word_tokenizer() -> str:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return str(tokenizer.to_str())
+
+
+class SimulatedCardEngine(SimulatedEngine):
+    """Claims to have a card, and says what device it was asked for."""
+
+    @classmethod
+    def load(cls, settings: Settings) -> SimulatedCardEngine:
+        engine = cls(settings.model)
+        engine.model = replace(engine.model, device=settings.device)
+        engine.device_uuids = ("GPU-simulated",)
+        return engine
 
 
 class FaultyEngine:

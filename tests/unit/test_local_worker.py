@@ -19,7 +19,7 @@ from easyanim_server.job import Bucket, Completed, Job, Picture
 from easyanim_server.workers import local
 from easyanim_server.workers.local import LocalWorker
 from easyanim_server.workers.protocol import Ready
-from tests.engines import SIMULATED
+from tests.engines import CARD, SIMULATED
 from tests.servers import settings
 
 BUCKET = Bucket.parse("64x64x5")
@@ -134,6 +134,19 @@ async def test_a_process_that_cannot_be_spawned_is_a_lost_worker() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
         await worker.stop()
+
+
+async def test_a_worker_that_had_a_card_does_not_come_back_on_the_cpu() -> None:
+    worker = LocalWorker(settings(device="auto"), CARD)
+    try:
+        first = await worker.start(lambda detail: None)
+        worker.kill()
+        await worker.lost()
+        second = await worker.start(lambda detail: None)
+    finally:
+        await worker.stop()
+
+    assert (first.model.device, second.model.device) == ("auto", "cuda")
 
 
 async def test_a_death_in_idle_time_is_noticed() -> None:

@@ -88,11 +88,15 @@ class LocalWorker:
             done, _ = await asyncio.wait([ready], timeout=limit)
             if not done:
                 raise WorkerLost(f"the worker was not ready after {limit:g} s (start_timeout_seconds)")
-            return ready.result()
+            served = ready.result()
         except BaseException:
             ready.cancel()
             await self.stop()
             raise
+        if self._settings.device == "auto":
+            # The next process must not make do with the CPU where the card has been lost.
+            self._settings = self._settings.model_copy(update={"device": "cuda" if served.device_uuids else "cpu"})
+        return served
 
     async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
         """Run one job to its end. See `job.Worker`."""
