@@ -17,13 +17,11 @@ It needs no server, protobuf or environment:
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path as FilePath
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,6 +38,7 @@ from easyanim_server.engine.placement import QFLOAT8, Placement, starts_on_host
 from easyanim_server.engine.plans import Planner
 from easyanim_server.engine.precision import resolve_precision
 from easyanim_server.engine.sampler import Sampler, Sampling
+from easyanim_server.engine.shortage import SecondTry, shortage_named
 from easyanim_server.engine.stepcache import resolve_coefficients
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.tiles import is_cut
@@ -61,8 +60,6 @@ from easyanim_server.job import (
 from easyanim_server.settings import Settings
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 
 def unobserved(phase: Phase, completed: int, total: int) -> None:
@@ -122,13 +119,13 @@ class Engine:
             and (tiling == "on" or (tiling == "auto" and choice is not None and choice.tiles(height, width)))
         )
         self._choice = choice
-        self._warming = False
         denoiser = Denoiser(modules.transformer, attention_mode)
         denoiser.ready = lambda: self.placement.need("transformer")
         self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
         self.placement = Placement(placement, modules, denoiser, locked_limit)
         """Where the weights are."""
+        self._second_try = SecondTry(self.placement, modules.device)
         self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
         self._readiness: dict[Bucket, Readiness] = {}
         self._told: torch.cuda.Event | None = None
@@ -225,7 +222,7 @@ class Engine:
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
         self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
         report("running every shape once")
-        self._warming = True  # a bucket that does not fit must not look as if it did
+        self._second_try.granted = False  # a bucket that does not fit must not look as if it did
         vae_peaks: dict[tuple[int, int], int] = {}
         for bucket in self._readiness:
             size = (bucket.height, bucket.width)
@@ -242,7 +239,7 @@ class Engine:
                 predicted_bytes=predicted.peak if predicted else 0,
                 peak_bytes=max(peak, vae_peaks[size]),
             )
-        self._warming = False
+        self._second_try.granted = True
         found = cache.lookups()
         log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
         served = tuple(self.readiness(bucket) for bucket in dict.fromkeys(buckets))
@@ -291,10 +288,10 @@ class Engine:
         texts = []
         observe(Phase.TEXT_ENCODE, 0, len(prompts))
         for prompt in prompts:
-            texts.append(self._tried_twice(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
+            texts.append(self._second_try(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
             observe(Phase.TEXT_ENCODE, len(texts), len(prompts))
         text, negative_text = texts if len(texts) == 2 else (texts[0], None)
-        return self._tried_twice(lambda: self._sampler.begin(job, text, negative_text, observe))
+        return self._second_try(lambda: self._sampler.begin(job, text, negative_text, observe))
 
     def step(self, sampling: Sampling) -> None:
         """Take one denoising step in place; where it fails, `sampling` is as it was.
@@ -306,8 +303,8 @@ class Engine:
             ValueError: all steps are taken.
             OutOfDeviceMemory: the device cannot hold it.
         """
-        self._tried_twice(lambda: self._sampler.step(sampling))
-        with _shortage_named(self._device):
+        self._second_try(lambda: self._sampler.step(sampling))
+        with shortage_named(self._device):
             if self._device.type == "cuda":
                 told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._told.record()
@@ -315,7 +312,7 @@ class Engine:
 
     def change(self, sampling: Sampling) -> float:
         """How much the input of the next step has changed; see `Sampler.change`."""
-        return self._tried_twice(lambda: self._sampler.change(sampling))
+        return self._second_try(lambda: self._sampler.change(sampling))
 
     def work(self, sampling: Sampling) -> Work:
         """What its steps took so far."""
@@ -334,43 +331,11 @@ class Engine:
         Raises:
             OutOfDeviceMemory: the device cannot hold it.
         """
-        done = 0
-        try:
-            for frames in self._decode(sampling):
-                yield frames
-                done += len(frames)
-            return
-        except OutOfDeviceMemory as error:
-            if not self._made_leaner(error):
-                raise
-        # Once more from the start: what was yielded comes out the same, and is left out.
-        for frames in self._decode(sampling):
-            seen, done = min(done, len(frames)), max(0, done - len(frames))
-            if seen < len(frames) or not len(frames):
-                yield frames[seen:]
+        yield from self._second_try.frames(lambda: self._decode(sampling))
 
     def _decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
-        with _shortage_named(self._device):
-            for video in self._vae.decode(sampling.latents):
-                yield to_uint8(video[0]).cpu().numpy()
-
-    def _tried_twice(self, work: Callable[[], Result]) -> Result:
-        """Do what leaves no trace where it fails, and do it again in a leaner placement where memory ran out."""
-        try:
-            with _shortage_named(self._device):
-                return work()
-        except OutOfDeviceMemory as error:
-            if not self._made_leaner(error):
-                raise
-        with _shortage_named(self._device):
-            return work()
-
-    def _made_leaner(self, error: OutOfDeviceMemory) -> bool:
-        before = self.placement.name
-        if self._warming or not self.placement.make_leaner():
-            return False
-        log.warning("%s; in %s once more, instead of %s", error, self.placement.name, before)
-        return True
+        for video in self._vae.decode(sampling.latents):
+            yield to_uint8(video[0]).cpu().numpy()
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""
@@ -400,15 +365,3 @@ class Engine:
         """
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-
-@contextmanager
-def _shortage_named(device: torch.device) -> Iterator[None]:
-    """Give back what a failed call holds of the device's memory, and raise its shortage by our name."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        traceback.clear_frames(error.__traceback__)  # the traceback keeps their tensors alive
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfDeviceMemory(f"{device_name(device)} has too little free memory for this generation") from error
