@@ -55,11 +55,12 @@ class Shape:
 
 SHAPES = (Shape(128, 128, 25, 6144, 96, 0.75), Shape(128, 224, 25, 1536, 56, 0.25))
 CPU_SHAPES = (
-    Shape(128, 128, 9, 384, 16, 1.0, until=0.45, tokens=64),
-    Shape(128, 128, 25, 160, 8, 0.75, since=0.45),
-    Shape(128, 224, 25, 48, 4, 0.25, since=0.45),
+    Shape(128, 128, 5, 384, 24, 1.0, until=0.3, tokens=64),
+    Shape(128, 128, 9, 384, 16, 1.0, since=0.3, until=0.6, tokens=64),
+    Shape(128, 128, 25, 160, 8, 0.75, since=0.6),
+    Shape(128, 224, 25, 48, 4, 0.25, since=0.6),
 )
-"""Clips of nine frames cost a CPU a third, and teach the same motion."""
+"""Short clips cost a CPU a fraction, and what moves less far is learned sooner."""
 SMOKE_SHAPES = (
     Shape(32, 32, 5, 16, 8, 1.0, until=0.3, tokens=64),
     Shape(32, 32, 9, 24, 8, 0.7, since=0.3),

@@ -141,6 +141,18 @@ class Scheduler:
         waiting = sum(self._estimator.whole(ticket.job) or 0.0 for ticket in tuple(self._waiting))
         return waiting + ((self._running_eta or 0.0) if self._running else 0.0)
 
+    def check_room(self) -> None:
+        """Refuse where `submit` would refuse any job now; costs nothing, and decides nothing for later.
+
+        Raises:
+            ShuttingDown: the server drains.
+            QueueFull: all places are taken.
+        """
+        if self._state is State.DRAINING:
+            raise ShuttingDown
+        if len(self._waiting) >= self._queue_size:
+            raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
+
     def submit(self, job: Job) -> Ticket:
         """Give a job a place in the queue; its caller must `release` the ticket.
 
@@ -149,11 +161,8 @@ class Scheduler:
             NotReady: the model was never ready so far.
             QueueFull: all places are taken; nothing was kept of the job.
         """
-        if self._state is State.DRAINING:
-            raise ShuttingDown
+        self.check_room()
         reading = self.read(job.prompt, job.negative_prompt if job.guidance > 1 else "")
-        if len(self._waiting) >= self._queue_size:
-            raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
         ticket = Ticket(
             job, Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings)), time.monotonic()
         )

@@ -15,7 +15,6 @@ from easyanim.v1 import video_pb2_grpc
 from easyanim_server.errors import EasyAnimError, GenerationFailed
 from easyanim_server.job import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.rpc.admission import refuse_early
 from easyanim_server.rpc.calls import in_this_call
 from easyanim_server.rpc.convert import check_prompts, to_job
 from easyanim_server.rpc.respond import to_lint_response, to_response, to_server_info
@@ -40,7 +39,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         """Generate one video; see the contract for the order of events."""
         ticket = None
         try:
-            refuse_early(self._scheduler, self._settings.queue_size)  # before pictures are decoded, which costs most
+            self._scheduler.check_room()  # before pictures are decoded, which costs most
             job = in_this_call(await to_job(request, self._settings))
             ticket = self._scheduler.submit(job)
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
