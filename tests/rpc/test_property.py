@@ -11,7 +11,7 @@ from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, encode_picture
 from tests.servers import RunningServer
 
-REQUESTS = 2000
+REQUESTS = 1000
 DOCUMENTED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,

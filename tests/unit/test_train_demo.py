@@ -52,8 +52,8 @@ def trained(folder, tmp_path_factory):
     common = ["--smoke", "--device", "cpu", "--eager", "--photographs", str(folder), "--out", str(out)]
     common += ["--tokenizer", str(out / "tokenizer"), "--vae", str(out / "vae")]
     command.main(["tokenizer", *common])
-    command.main(["vae", *common, "--steps", "30"])
-    command.main(["transformer", *common, "--steps", "60"])
+    command.main(["vae", *common, "--steps", "24"])
+    command.main(["transformer", *common, "--steps", "40"])
     command.main(["export", *common, "--transformer", str(out / "transformer"), "--model", str(out / "model")])
     return out
 
@@ -68,7 +68,7 @@ def test_the_transformer_gets_better(trained):
     losses = [line["loss"] for line in lines(trained / "transformer.jsonl") if "loss" in line]
     tensors, facts = denoiser.state.read(trained / "transformer")
 
-    assert facts["steps"] == 60
+    assert facts["steps"] == 40
     assert losses[0] > 1.3  # it begins by predicting nothing
     assert tensors["weights.net.transformer.proj_out.weight"].abs().max() > 1e-3
 
@@ -87,8 +87,8 @@ def test_training_goes_on_where_it_was_left(trained, folder):
     options = ["vae", "--smoke", "--device", "cpu", "--photographs", str(folder), "--steps", "1"]
     command.main([*options, "--out", str(trained / "more"), "--resume", str(trained / "vae")])
 
-    assert lines(trained / "more" / "vae.jsonl")[0]["steps"] == 30
-    assert denoiser.state.read(trained / "more" / "vae")[1]["steps"] == 31
+    assert lines(trained / "more" / "vae.jsonl")[0]["steps"] == 24
+    assert denoiser.state.read(trained / "more" / "vae")[1]["steps"] == 25
 
 
 def test_the_linear_code_has_components_of_unit_variance_that_do_not_go_together(bank):
