@@ -35,7 +35,7 @@ serve: install ## Serve builtin:tiny on 127.0.0.1:50051
 	$(BIN)/easyanim-server serve --model builtin:tiny
 
 test: install ## All tests that need neither GPU nor network
-	$(BIN)/python -m pytest -m "not gpu and not bench"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not bench"
 
 test-client: install ## The client's wheel in a clean environment
 	PYTHON=$(BIN)/python scripts/check_client.sh
