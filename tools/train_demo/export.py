@@ -68,4 +68,6 @@ def _write(network: nn.Module, file: Path) -> int:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tokenizer's files."""
     folder.mkdir(parents=True, exist_ok=True)
+    for word in ("is_local", "local_files_only"):  # of how it was loaded
+        tokenizer.init_kwargs.pop(word, None)
     tokenizer.save_pretrained(folder)

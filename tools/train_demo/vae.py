@@ -93,13 +93,15 @@ def train(options: Options) -> dict[str, Any]:
     if resumed and options.resume:
         run.restore(options.resume)
         rng.seed(options.seed + run.steps)
+    # Small clips are for beginners.
+    stages = options.stages[1:] if resumed and len(options.stages) > 1 else options.stages
     log(event="begin", steps=run.steps, weights=sum(p.numel() for p in vae.parameters()), device=str(device))
 
     began = saved = logged = time.monotonic()
     before, first, total, counted = run.seconds, run.steps, torch.zeros(3, device=device), 0
     result: dict[str, Any] = {}
     while (progress := state.progress(options.steps, run.steps - first, time.monotonic() - began, options.seconds)) < 1:
-        stage = next((s for s in options.stages if progress < s.until), options.stages[-1])
+        stage = next((s for s in stages if progress < s.until), stages[-1])
         rate = optimiser.set_rate(state.rate_at(progress, 1.0))
         video = _draw(bank, stage, rng)
         with half_precision(device):
