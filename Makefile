@@ -15,7 +15,7 @@ PROMETHEUS ?= http://127.0.0.1:9090
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report quality lint format proto constraints dashboard image check-image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -28,11 +28,11 @@ $(VENV)/.installed: pyproject.toml constraints/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## Start a server on builtin:tiny, make a video of examples/coffee.jpg, stop the server
+demo: install ## Start a server on builtin:demo, make a video of examples/coffee.jpg, stop the server
 	$(BIN)/python scripts/demo.py
 
-serve: install ## Serve builtin:tiny on 127.0.0.1:50051
-	$(BIN)/easyanim-server serve --model builtin:tiny
+serve: install ## Serve builtin:demo on 127.0.0.1:50051
+	$(BIN)/easyanim-server serve --model builtin:demo
 
 test: install ## All tests that need neither GPU nor network
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not bench"
@@ -104,6 +104,9 @@ constraints: ## Resolve the dependencies anew and pin what was found
 
 dashboard: install ## Draw docs/dashboard.png from a Prometheus server; its address in PROMETHEUS
 	$(BIN)/python scripts/draw_dashboard.py --prometheus $(PROMETHEUS)
+
+showcase: install ## Draw docs/demo.webp: one photograph, moved by builtin:demo in five ways
+	$(BIN)/python scripts/showcase.py
 
 image: ## Build the container image easyanim:dev
 	docker build -t easyanim:dev .

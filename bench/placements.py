@@ -1,4 +1,4 @@
-"""The tables of placements and of starts, from bench/results."""
+"""The tables of placements, of starts and of profiles, from bench/results."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ def bucket_of(row: Row) -> str:
 def form(value: float | None, pattern: str) -> str:
     """A number, or nothing where there is none."""
     return "" if value is None else pattern.format(value)
+
+
+def profile_tables(folder: Path = RESULTS) -> str:
+    """Whole videos by each profile, and what diffusers' own pipeline took in the same run."""
+    lines = []
+    for file in sorted(folder.glob("*-start.json")):
+        document = json.loads(file.read_text())
+        videos = [row for row in document["rows"] if row["what"] == "generation"]
+        stock = next((row for row in videos if row["backend"] == "diffusers"), None)
+        rows = [row for row in videos if row.get("profile")]
+        if stock and rows:
+            known = document["header"]
+            lines += [f"**{known['gpu'] or known['cpu']}, {stock['model']}, {bucket_of(stock)}** "
+                      f"(torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]  # fmt: skip
+            lines += ["| | steps | predictions | seconds | times as fast |", "|---|---:|---:|---:|---:|"]
+            for row in (stock, *rows):
+                name = f"`{row['profile']}`" if row is not stock else "diffusers, eager"
+                cells = [name, str(row["steps"]), str(row["predictions"]), f"{row['seconds']:.1f}"]
+                lines.append(f"| {' | '.join(cells)} | {stock['seconds'] / row['seconds']:.1f} |")
+            lines.append("")
+    return "\n".join(lines) or "Not measured yet: `bench/start.py --profiles` on a card fills this in.\n"
 
 
 PHASES = ("image_encode", "denoise", "decode")

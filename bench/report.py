@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tools.quality import plots as quality_plots
 from tools.quality import tables as quality_tables
 
-from bench.placements import bucket_of, card_table, cpu_tables, form, memory_tables, start_tables
+from bench.placements import bucket_of, card_table, cpu_tables, form, memory_tables, profile_tables, start_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "speed.html"
 
 MEMORY = ROOT / "docs" / "memory.md"
 QUALITY = ROOT / "docs" / "quality.md"
+CONCEPTS = ROOT / "docs" / "concepts.md"
 
 
 SUMMARY_STEPS = 50
@@ -259,6 +260,7 @@ def documents() -> dict[Path, dict[str, str]]:
     return {
         README: {"summary": summary(results), "cards": card_table()},
         PERFORMANCE: {"speed": markdown(results), "start": start_tables(), "cpu": cpu_tables()},
+        CONCEPTS: {"profiles": profile_tables()},
         MEMORY: {"memory": memory_tables()},
         QUALITY: {"quality": quality_tables.markdown(RESULTS / "quality.json")},
     }

@@ -2,6 +2,7 @@
 
 Every start is `easyanim-server serve` in a process of its own, and ends with one video over gRPC, so what is measured
 is what an operator waits for. Model weights are made on the device (`synthetic:*`) or read from the page cache.
+With `--profiles` the first server makes a video by each profile too, and diffusers' own pipeline makes one before.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from typing import Any
 import grpc
 import torch
 
+from bench import stock
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_client import Client, State
 from easyanim_server.engine import measure
 from easyanim_server.engine.devices import resolve_device
+from easyanim_server.job import Bucket
 from easyanim_server.workers import record
 
 Row = dict[str, Any]
+
+STOCK_STEPS = 50
+"""Of the pipeline's own default."""
 
 PICTURE = Path(__file__).resolve().parent.parent / "examples" / "coffee.jpg"
 
@@ -38,15 +44,24 @@ def main() -> None:
     facts = measure.machine(device)
     name = (facts["gpu"] or "cpu").lower().replace("nvidia ", "").replace(" ", "-")
     file = options.out / f"{name}-{options.what}.json"
+    header = facts | ({"commit": options.commit} if options.commit else {})
     rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        print(row, flush=True)
+        record.write(file, rows, command="PYTHONPATH=. python bench/start.py " + " ".join(sys.argv[1:]), **header)
+
+    profiles = [name for name in options.profiles.split(",") if name]
+    if profiles:
+        bucket = Bucket.parse(options.buckets.split(",")[0])
+        add(stock.generation(options.model, device, bucket, STOCK_STEPS, PICTURE))
     for backend in options.backends.split(","):
         with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:
             for cache in options.caches.split(","):
-                rows += start(options, backend, cache, Path(folder))
-                for row in rows[-2:]:
-                    print(row, flush=True)
-                header = facts | ({"commit": options.commit} if options.commit else {})
-                record.write(file, rows, command="python bench/start.py " + " ".join(sys.argv[1:]), **header)
+                for row in start(options, backend, cache, Path(folder), profiles):
+                    add(row)
+                profiles = []
     print(f"wrote {file}")
 
 
@@ -59,14 +74,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--backends", default="inductor")
     parser.add_argument("--caches", default="empty,full", help="in order; the second start finds what the first left")
     parser.add_argument("--steps", type=int, default=35)
+    parser.add_argument("--profiles", default="", help="a video by each, and one in diffusers' own pipeline")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--what", default="start", help="names the file: GPU-WHAT.json")
     parser.add_argument("--commit", default="")
     return parser.parse_args()
 
 
-def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -> list[Row]:
-    """Two rows: the start, and a video."""
+def start(options: argparse.Namespace, backend: str, cache: str, folder: Path, profiles: list[str]) -> list[Row]:
+    """Rows of the start, of a video, and of one by each profile."""
     command = [
         sys.executable, "-m", "easyanim_server", "serve", "--listen", "127.0.0.1:0", "--model", options.model,
         "--device", options.device, "--buckets", options.buckets, "--backend", backend, "--cache-dir", str(folder),
@@ -85,7 +101,8 @@ def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -
                     time.sleep(0.05)
                 seconds = time.perf_counter() - began
                 info = video_pb2_grpc.VideoServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())
-                video = generate(client, options)
+                videos = [generate(client, options, steps=options.steps)]
+                videos += [generate(client, options, profile=name) for name in profiles]
         finally:
             server.terminate()
             server.wait(timeout=60)
@@ -106,7 +123,7 @@ def start(options: argparse.Namespace, backend: str, cache: str, folder: Path) -
             "load_seconds": float(loaded[1]) if loaded else None, "timeline": timeline(text, clock),
             "found": int(found[1]) if found else None, "made": int(found[2]) if found else None,
         },
-        {"what": "generation", **named, **video},
+        *({"what": "generation", **named, **video} for video in videos),
     ]  # fmt: skip
 
 
@@ -119,18 +136,20 @@ def timeline(log: str, began: float) -> list[tuple[float, str]]:
     ]
 
 
-def generate(client: Client, options: argparse.Namespace) -> Row:
+def generate(client: Client, options: argparse.Namespace, **how: Any) -> Row:
     bucket = options.buckets.split(",")[0].split("x")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         video = client.generate(
             "steam rises from a cup of coffee", start_image=PICTURE, bucket="x".join(bucket[:2]), seed=1,
-            steps=options.steps, save_to=Path(folder) / "video.mp4",
+            save_to=Path(folder) / "video.mp4", **how,
         ).result()  # fmt: skip
         seconds = time.perf_counter() - began
     return {
         "bucket": video.receipt.parameters.bucket, "frames": video.receipt.parameters.frames,
-        "steps": options.steps, "seconds": round(seconds, 3), "size_bytes": video.size,
+        "profile": how.get("profile"), "steps": video.receipt.parameters.steps,
+        "predictions": video.receipt.predictions, "reused_steps": video.receipt.reused_steps,
+        "seconds": round(seconds, 3), "size_bytes": video.size,
         "phases": {name: round(value, 3) for name, value in asdict(video.timings).items()},
         "backend_of_receipt": video.receipt.backend, "peak_gib": round(video.peak_device_bytes / 2**30, 2),
     }  # fmt: skip

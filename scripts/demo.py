@@ -1,4 +1,4 @@
-"""The main job on this machine: a server on builtin:tiny, one video of a photograph, and the server stopped again."""
+"""The main job on this machine: a server on builtin:demo, one video of a photograph, and the server stopped again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PHOTOGRAPH = ROOT / "examples" / "coffee.jpg"
+PROMPT = "the camera zooms in on a cup of coffee"
 VIDEO = ROOT / "out" / "demo.mp4"
 
 
 def main() -> int:
     VIDEO.parent.mkdir(exist_ok=True)
-    serve = [BIN / "easyanim-server", "serve", "--model", "builtin:tiny", "--listen", "127.0.0.1:0"]
+    serve = [BIN / "easyanim-server", "serve", "--model", "builtin:demo", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -23,9 +24,8 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "120"], check=True)
-            prompt = "steam rises from a cup of coffee"
-            options = ["--image", PHOTOGRAPH, "--out", VIDEO, "--steps", "12", "--seed", "1", "--address", address]
-            subprocess.run([*client, "generate", prompt, *options], check=True)
+            options = ["--image", PHOTOGRAPH, "--out", VIDEO, "--seed", "1", "--address", address]
+            subprocess.run([*client, "generate", PROMPT, *options], check=True)
         except subprocess.CalledProcessError as failed:
             return failed.returncode
         except KeyboardInterrupt:

@@ -89,7 +89,7 @@ def _examples(*lines: str, before: str = "") -> str:
 @app.command(
     epilog=_examples(
         f"easyanim-server serve       {DEFAULT_MODEL}",
-        "easyanim-server serve --model builtin:tiny       on any machine",
+        "easyanim-server serve --model builtin:demo       on any machine",
         "easyanim-server serve --buckets 384x672,672x384 --listen 0.0.0.0:50051",
         "easyanim-server serve --config easyanim.toml --log-format json",
         before=SOURCES,

@@ -53,8 +53,8 @@ class Profile:
 PROFILES = {
     "exact": Profile(35),
     "balanced": Profile(25, Acceleration(Solver.UNIPC)),
-    "fast": Profile(20, Acceleration(Solver.UNIPC, cache_threshold=0.08, guidance_end=0.75)),
-    "draft": Profile(8, Acceleration(Solver.UNIPC, cache_threshold=0.1, guidance_end=0.75)),
+    "fast": Profile(18, Acceleration(Solver.UNIPC)),
+    "draft": Profile(9, Acceleration(Solver.UNIPC)),
 }
 """From the most faithful to the quickest."""
 

@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     """What stands below all other sources; see `load`."""
 
     model: str = DEFAULT_MODEL
-    """What to serve: a Hugging Face id, a local diffusers folder, builtin:tiny, synthetic:7b or synthetic:12b."""
+    """What to serve: a Hugging Face id, a local diffusers folder, builtin:demo, builtin:tiny, synthetic:7b or
+    synthetic:12b."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
     listen: str = "127.0.0.1:50051"

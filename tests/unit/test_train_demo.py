@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from tools.train_demo import __main__ as command
 from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from tools.train_demo.gradients import Gradients
 from tools.train_demo.linear import LinearCode
 from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
 from tools.train_demo.networks import Sizes, make_vae
-from tools.train_demo.optimiser import MuonAdamW
+from tools.train_demo.optimiser import Muon, MuonAdamW
 
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
@@ -118,6 +119,34 @@ def test_both_orders_of_memory_are_optimised_alike():
         assert not torch.allclose(made[-1], before, atol=1e-2)
 
     assert torch.allclose(*made, atol=1e-3)
+
+
+def test_products_of_many_matrices_at_once_are_those_of_each():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(*shape)) for shape in ((8, 16), (16, 8), (8, 16), (12, 12))]
+    stock = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
+    muon, reference = Muon(ours, 0.02), torch.optim.Muon(stock, lr=0.02, weight_decay=0.01)
+    for _ in range(4):
+        for weight, copy in zip(ours, stock, strict=True):
+            weight.grad = torch.randn_like(weight)
+            copy.grad = weight.grad.clone()
+        muon.step()
+        reference.step()
+
+    for weight, copy in zip(ours, stock, strict=True):
+        assert torch.allclose(weight, copy, atol=1e-4)
+
+
+def test_gradients_are_of_the_latest_inputs_alone_and_clipped():
+    layer = torch.nn.Linear(2, 1, bias=False)
+    gradients = Gradients(lambda x: layer(x).sum(), [layer.weight], most=1.0)
+
+    gradients(torch.tensor([[30.0, 40.0]]))
+    assert torch.allclose(layer.weight.grad, torch.tensor([[0.6, 0.8]]), atol=1e-4)
+
+    loss = gradients(torch.tensor([[0.1, 0.2]]))
+    assert torch.allclose(layer.weight.grad, torch.tensor([[0.1, 0.2]]))
+    assert not loss.requires_grad
 
 
 def test_training_sees_what_the_server_computes():

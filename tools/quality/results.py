@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from easyanim_server.workers import record
+from tools.quality.settings import Setting
 
 Row = dict[str, Any]
 
@@ -48,8 +49,11 @@ class Results:
             before = document["header"].get("conditions", {})
             self.changed = sorted(name for name, value in conditions.items() if before.get(name) != value)
             if not self.changed:
-                for row in document["rows"]:
-                    self.add(row)
+                rows = document["rows"]
+                stale = {row["setting"] for row in rows if row["what"] == "setting" and _is_stale(row)}
+                for row in rows:
+                    if row.get("setting") not in stale:
+                        self.add(row)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -83,6 +87,11 @@ class Results:
 
 def _key(row: Row) -> tuple[Any, ...]:
     return (row["what"], row.get("setting"), row.get("index"))
+
+
+def _is_stale(row: Row) -> bool:
+    """Whether an accelerator of a row's setting was another when it was measured."""
+    return row.get("code", "") != Setting.of(row).code
 
 
 def _rounded(value: Any) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from easyanim_server.engine import solvers, stepcache
 from easyanim_server.job import DEFAULT_GUIDANCE
 from easyanim_server.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration, Solver
 
@@ -42,7 +45,14 @@ class Setting:
     def row(self) -> dict[str, Any]:
         """The reverse of `of`."""
         used = asdict(self.acceleration) | {"solver": self.acceleration.solver.value}
-        return {"what": "setting", "setting": self.name, "steps": self.steps, **used}
+        return {"what": "setting", "setting": self.name, "code": self.code, "steps": self.steps, **used}
+
+    @property
+    def code(self) -> str:
+        """SHA-256 of the code of its accelerators, hex, shortened; empty where there are none."""
+        files = [solvers.__file__] if self.acceleration.solver is not Solver.EULER else []
+        files += [stepcache.__file__] if self.acceleration.cache_threshold else []
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12] if files else ""
 
     def predictions(self, guidance: float = DEFAULT_GUIDANCE) -> int:
         """Passes through the transformer where none is reused."""
@@ -63,13 +73,12 @@ def grid() -> list[Setting]:
         return Setting(steps, Acceleration(Solver.UNIPC, **others))
 
     settings = [Setting(steps) for steps in (15, 20, 25, 35)]
-    settings += [unipc(steps) for steps in (6, 8, 10, 12, 16, 20, 25)]
-    settings += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (8, 12, 16, 20)]
-    settings += [unipc(steps, guidance_end=0.75) for steps in (8, 12, 16, 20)]
-    settings += [unipc(steps, guidance_end=0.5) for steps in (12, 20)]
-    settings += [unipc(steps, guidance_start=0.1) for steps in (12, 20)]
-    settings += [unipc(steps, cache_threshold=threshold) for steps in (12, 20) for threshold in (0.05, 0.1, 0.2)]
-    settings += [unipc(steps, cache_threshold=0.1, guidance_end=0.75) for steps in (12, 16)]
+    settings += [unipc(steps) for steps in (6, 8, 9, 12, 16, 18, 20, 25)]
+    settings += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (9, 18, 25)]
+    settings += [unipc(steps, guidance_end=0.75) for steps in (12, 20)]
+    settings += [unipc(steps, guidance_start=0.1) for steps in (9, 20)]
+    settings += [unipc(steps, cache_threshold=threshold) for steps in (20, 25) for threshold in (0.05, 0.1)]
+    settings += [unipc(12, cache_threshold=0.1)]
     settings += [Setting(35, Acceleration(cache_threshold=threshold)) for threshold in (0.1, 0.2)]
     found = dict.fromkeys([*PROFILE_SETTINGS.values(), *settings])
     return sorted(found, key=lambda setting: (setting.predictions(), setting.steps, setting.name))
