@@ -73,10 +73,10 @@ def grid() -> list[Setting]:
         return Setting(steps, Acceleration(Solver.UNIPC, **others))
 
     settings = [Setting(steps) for steps in (15, 20, 25, 35)]
-    settings += [unipc(steps) for steps in (6, 8, 9, 12, 16, 18, 20, 25)]
-    settings += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (9, 18, 25)]
+    settings += [unipc(steps) for steps in (8, 9, 12, 16, 18, 20, 25)]
+    settings += [Setting(steps, Acceleration(Solver.DPMPP_2M)) for steps in (9, 18)]
     settings += [unipc(steps, guidance_end=0.75) for steps in (12, 20)]
-    settings += [unipc(steps, guidance_start=0.1) for steps in (9, 20)]
+    settings += [unipc(9, guidance_start=0.1)]
     settings += [unipc(steps, cache_threshold=threshold) for steps in (20, 25) for threshold in (0.05, 0.1)]
     settings += [unipc(12, cache_threshold=0.1)]
     settings += [Setting(35, Acceleration(cache_threshold=threshold)) for threshold in (0.1, 0.2)]
