@@ -53,7 +53,7 @@ class Profile:
 PROFILES = {
     "exact": Profile(35),
     "balanced": Profile(25, Acceleration(Solver.UNIPC)),
-    "fast": Profile(18, Acceleration(Solver.UNIPC)),
+    "fast": Profile(20, Acceleration(Solver.UNIPC)),
     "draft": Profile(9, Acceleration(Solver.UNIPC)),
 }
 """From the most faithful to the quickest."""

@@ -67,7 +67,7 @@ def test_samples_are_those_of_the_stock_schedulers(solver: Solver, steps: int, n
 
 
 @pytest.mark.parametrize("steps", [1, 8, 20, 25])
-def test_the_schedule_is_unipcs_with_the_published_shift_and_more_at_bent_times(steps: int) -> None:
+def test_the_schedule_is_unipcs_with_the_published_shift_at_bent_times(steps: int) -> None:
     sigmas, timesteps = schedule(PUBLISHED, steps, SHIFT)
 
     torch.testing.assert_close(sigmas, bent(STOCK[Solver.UNIPC](), steps, math.e), rtol=0, atol=1e-6)
@@ -81,7 +81,6 @@ def bent(stock: SchedulerMixin, steps: int, shift: float) -> Tensor:
     stock.set_timesteps(steps)
     even = stock.sigmas.double() / (shift - (shift - 1) * stock.sigmas.double())
     times = even**solvers.BEND
-    shift *= math.exp(solvers.MORE_SHIFT)
     return (shift * times / (1 + (shift - 1) * times)).float()
 
 

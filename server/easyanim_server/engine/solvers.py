@@ -21,9 +21,10 @@ from easyanim_server.profiles import Solver
 
 ORDER = 2
 
-BEND, MORE_SHIFT = 1.75, 0.25
-"""Power of the times between 1 and 0, and what is added to the logarithm of their shift: steps are short at both ends.
-The last one cannot be of second order, so it must not be long."""
+BEND = 1.5
+"""Power of the times between 1 and 0. The last step cannot be of second order, so it must not be long: with
+`builtin:demo` 20 steps of UniPC on even times come as near to 200 of Euler as 24 of Euler do, and on these as near as
+38."""
 
 ALL_NOISE = 1.0 - 1e-6
 """Where schedules start: pure noise has no logarithm of its signal."""
@@ -44,7 +45,7 @@ class History:
 def schedule(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, log_shift: float) -> tuple[Tensor, Tensor]:
     """Sigmas (steps + 1,) and timesteps (steps,) of the multistep solvers, float32 on the host.
 
-    Times are shifted as the model's own scheduler shifts them, but denser at both ends (see `BEND`); its own grid for
+    Times get denser from 1 to 0 (see `BEND`) and are shifted as the model's own scheduler shifts them; its own grid for
     Euler is even, and ends at 1/1000 before the last step, which few steps cannot afford.
 
     Args:
@@ -55,10 +56,9 @@ def schedule(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, log_shift: 
     trained = scheduler.config.num_train_timesteps
     bent = torch.linspace(1.0, 1.0 / trained, steps + 1, dtype=torch.float64)[:-1] ** BEND
     if scheduler.config.use_dynamic_shifting:
-        shifted = scheduler.time_shift(log_shift + MORE_SHIFT, 1.0, bent)
+        shifted = scheduler.time_shift(log_shift, 1.0, bent)
     else:
-        shift = scheduler.shift * math.exp(MORE_SHIFT)
-        shifted = shift * bent / (1 + (shift - 1) * bent)
+        shifted = scheduler.shift * bent / (1 + (scheduler.shift - 1) * bent)
     sigmas = shifted.clamp(max=ALL_NOISE)
     return torch.cat((sigmas, sigmas.new_zeros(1))).float(), (sigmas * trained).float()
 
