@@ -36,10 +36,19 @@ def profile_tables(folder: Path = RESULTS) -> str:
             known = document["header"]
             lines += [f"**{known['gpu'] or known['cpu']}, {stock['model']}, {bucket_of(stock)}** "
                       f"(torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]  # fmt: skip
-            lines += ["| | steps | predictions | seconds | times as fast |", "|---|---:|---:|---:|---:|"]
+            lines += [
+                "| | precision | steps | predictions | seconds | times as fast |",
+                "|---|---|---:|---:|---:|---:|",
+            ]
             for row in (stock, *rows):
                 name = f"`{row['profile']}`" if row is not stock else "diffusers, eager"
-                cells = [name, str(row["steps"]), str(row["predictions"]), f"{row['seconds']:.1f}"]
+                cells = [
+                    name,
+                    row.get("precision", "bf16"),
+                    str(row["steps"]),
+                    str(row["predictions"]),
+                    f"{row['seconds']:.1f}",
+                ]
                 lines.append(f"| {' | '.join(cells)} | {stock['seconds'] / row['seconds']:.1f} |")
             lines.append("")
     return "\n".join(lines) or "Not measured yet: `bench/start.py --profiles` on a card fills this in.\n"
@@ -55,13 +64,22 @@ def start_tables(folder: Path = RESULTS) -> str:
     for file in sorted(folder.glob("*-start.json")):
         document = json.loads(file.read_text())
         rows = [row for row in document["rows"] if row["what"] == "start" and not row["model"].startswith("builtin:")]
+        rows = [row for row in rows if row["buckets"] == rows[0]["buckets"]]
         if rows:
             known = document["header"]
             title = f"**{known['gpu']}, {rows[0]['model']}, {rows[0]['buckets'].replace(',', ', ')}**"
             lines += [f"{title} (torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]
-            lines += ["| caches | backend | ready after | graphs found | made |", "|---|---|---:|---:|---:|"]
+            lines += ["| caches | backend | precision | ready after | graphs found | made |"]
+            lines += ["|---|---|---|---:|---:|---:|"]
             for row in rows:
-                cells = [row["cache"], row["backend"], f"{row['seconds']:.0f} s", str(row["found"]), str(row["made"])]
+                cells = [
+                    row["cache"],
+                    row["backend"],
+                    row.get("precision", "bf16"),
+                    f"{row['seconds']:.0f} s",
+                    str(row["found"]),
+                    str(row["made"]),
+                ]
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
     return "\n".join(lines)

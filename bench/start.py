@@ -32,6 +32,8 @@ from easyanim_server.workers import record
 
 Row = dict[str, Any]
 
+PRECISION = "bf16"
+
 STOCK_STEPS = 50
 """Of the pipeline's own default."""
 
@@ -59,8 +61,12 @@ def main() -> None:
     for backend in options.backends.split(","):
         with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:
             for cache in options.caches.split(","):
-                for row in start(options, backend, cache, Path(folder), profiles):
+                for row in start(options, backend, cache, Path(folder), profiles, PRECISION, options.buckets):
                     add(row)
+                if profiles and options.also:
+                    one = options.buckets.split(",")[0]
+                    for row in start(options, backend, cache, Path(folder) / "also", profiles, options.also, one):
+                        add(row)
                 profiles = []
     print(f"wrote {file}")
 
@@ -75,19 +81,30 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--caches", default="empty,full", help="in order; the second start finds what the first left")
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--profiles", default="", help="a video by each, and one in diffusers' own pipeline")
+    parser.add_argument("--also", help="a precision in which a second server makes them too, in the first bucket")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--what", default="start", help="names the file: GPU-WHAT.json")
     parser.add_argument("--commit", default="")
     return parser.parse_args()
 
 
-def start(options: argparse.Namespace, backend: str, cache: str, folder: Path, profiles: list[str]) -> list[Row]:
+def start(
+    options: argparse.Namespace,
+    backend: str,
+    cache: str,
+    folder: Path,
+    profiles: list[str],
+    precision: str,
+    buckets: str,
+) -> list[Row]:
     """Rows of the start, of a video, and of one by each profile."""
     command = [
         sys.executable, "-m", "easyanim_server", "serve", "--listen", "127.0.0.1:0", "--model", options.model,
-        "--device", options.device, "--buckets", options.buckets, "--backend", backend, "--cache-dir", str(folder),
+        "--device", options.device, "--buckets", buckets, "--backend", backend, "--cache-dir", str(folder),
+        "--precision", precision,
     ]  # fmt: skip
-    named = {"model": options.model, "backend": backend, "cache": cache, "buckets": options.buckets}
+    folder.mkdir(exist_ok=True)
+    named = {"model": options.model, "backend": backend, "precision": precision, "cache": cache, "buckets": buckets}
     log = folder / f"{cache}.log"
     clock, began = time.time(), time.perf_counter()
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:

@@ -29,7 +29,15 @@ def test_profiles_are_compared_with_the_stock_pipeline_of_the_same_run(tmp_path:
         video | {"backend": "diffusers", "steps": 50, "predictions": 100, "seconds": 60.0},
         {"what": "start", "model": "synthetic:7b", "backend": "inductor", "seconds": 40.0},
         video | {"backend": "inductor", "profile": None, "steps": 2, "predictions": 4, "seconds": 2.0},
-        video | {"backend": "inductor", "profile": "fast", "steps": 12, "predictions": 24, "seconds": 8.0},
+        video
+        | {
+            "backend": "inductor",
+            "profile": "fast",
+            "precision": "fp8",
+            "steps": 12,
+            "predictions": 24,
+            "seconds": 8.0,
+        },
     ]
     assert "Not measured yet" in placements.profile_tables(tmp_path)
 
@@ -40,4 +48,7 @@ def test_profiles_are_compared_with_the_stock_pipeline_of_the_same_run(tmp_path:
     lines = placements.profile_tables(tmp_path).splitlines()
 
     assert lines[0] == "**NVIDIA H200, synthetic:7b, 384x672x49** (torch 2.11.0; commit 0123456789ab, 2026-01-02)"
-    assert lines[4:6] == ["| diffusers, eager | 50 | 100 | 60.0 | 1.0 |", "| `fast` | 12 | 24 | 8.0 | 7.5 |"]
+    assert lines[4:6] == [
+        "| diffusers, eager | bf16 | 50 | 100 | 60.0 | 1.0 |",
+        "| `fast` | fp8 | 12 | 24 | 8.0 | 7.5 |",
+    ]
