@@ -27,7 +27,7 @@ def form(value: float | None, pattern: str) -> str:
 def profile_tables(folder: Path = RESULTS) -> str:
     """Whole videos by each profile, and what diffusers' own pipeline took in the same run."""
     lines = []
-    for file in sorted(folder.glob("*-start.json")):
+    for file in sorted(folder.glob("*-profiles.json")):
         document = json.loads(file.read_text())
         videos = [row for row in document["rows"] if row["what"] == "generation"]
         stock = next((row for row in videos if row["backend"] == "diffusers"), None)
@@ -51,7 +51,7 @@ def profile_tables(folder: Path = RESULTS) -> str:
                 ]
                 lines.append(f"| {' | '.join(cells)} | {stock['seconds'] / row['seconds']:.1f} |")
             lines.append("")
-    return "\n".join(lines) or "Not measured yet: `bench/start.py --profiles` on a card fills this in.\n"
+    return "\n".join(lines) or "Not measured yet: `bench/start.py --what profiles` on a card fills this in.\n"
 
 
 PHASES = ("image_encode", "denoise", "decode")

@@ -2,7 +2,8 @@
 
 Every start is `easyanim-server serve` in a process of its own, and ends with one video over gRPC, so what is measured
 is what an operator waits for. Model weights are made on the device (`synthetic:*`) or read from the page cache.
-With `--profiles` the first server makes a video by each profile too, and diffusers' own pipeline makes one before.
+With `--profiles` the first server makes a video by each profile too, and diffusers' own pipeline makes one before:
+`--what profiles --profiles fast,draft --also fp8 --steps 2`.
 """
 
 from __future__ import annotations

@@ -41,10 +41,10 @@ def test_profiles_are_compared_with_the_stock_pipeline_of_the_same_run(tmp_path:
     ]
     assert "Not measured yet" in placements.profile_tables(tmp_path)
 
-    (tmp_path / "h200-start.json").write_text(json.dumps({"header": header, "rows": rows[1:]}))
+    (tmp_path / "h200-profiles.json").write_text(json.dumps({"header": header, "rows": rows[1:]}))
     assert "Not measured yet" in placements.profile_tables(tmp_path), "there is nothing to compare with"
 
-    (tmp_path / "h200-start.json").write_text(json.dumps({"header": header, "rows": rows}))
+    (tmp_path / "h200-profiles.json").write_text(json.dumps({"header": header, "rows": rows}))
     lines = placements.profile_tables(tmp_path).splitlines()
 
     assert lines[0] == "**NVIDIA H200, synthetic:7b, 384x672x49** (torch 2.11.0; commit 0123456789ab, 2026-01-02)"
