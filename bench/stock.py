@@ -57,10 +57,11 @@ def _generation(model: str, device: torch.device, bucket: Bucket, steps: int, pi
     seen = torch.ones(1, MAX_TOKENS, device=device, dtype=dtype)
     seconds = 0.0
     for count in (1, steps):  # the first loads kernels
+        noise = torch.Generator(device).manual_seed(0)
         began = time.perf_counter()
         pipeline(
             num_frames=bucket.frames, video=video, mask_video=mask, height=bucket.height, width=bucket.width,
-            num_inference_steps=count, guidance_scale=DEFAULT_GUIDANCE, generator=torch.Generator(device).manual_seed(0),
+            num_inference_steps=count, guidance_scale=DEFAULT_GUIDANCE, generator=noise,
             prompt_embeds=texts[0], negative_prompt_embeds=texts[1], prompt_attention_mask=seen,
             negative_prompt_attention_mask=seen, output_type="np",
         )  # fmt: skip

@@ -1,8 +1,7 @@
 """What trades quality for time, by name: the accelerators, and the profiles that combine them.
 
-The combinations other than `exact` are provisional: they follow published reports on this model and on ones like it,
-and none was chosen by a measurement of quality on the published weights so far. `docs/concepts.md` says where each
-number is from.
+The combinations are chosen from what `make quality` measures with `builtin:demo`, by rules that docs/quality.md has; on
+the published weights none was measured. `docs/concepts.md` has the numbers.
 """
 
 from __future__ import annotations
