@@ -1,7 +1,9 @@
 """Judging videos: the judge of motion on clips whose motion is known, distances, cases, the front and the targets."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tools.quality.agreement import judge, judge_all
 from tools.quality.camera import estimate, vector
 from tools.quality.cases import GROUPS, KINDS, LANGUAGES, Photographs, make_case
 from tools.quality.pareto import Point, choose, front
+from tools.quality.results import Results
 from tools.quality.settings import ARTICLE, DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting, grid
 from tools.quality.summary import Summary
 from tools.quality.targets import judge as judge_targets
@@ -255,3 +258,25 @@ def test_targets_are_met_missed_or_not_measured():
     assert of("`draft`: how many") is None
     assert of("the judge of motion") is None
     assert {target.verdict for target in found.values()} == {"met", "**missed**", "not measured"}
+
+
+def test_rows_of_an_accelerator_that_was_another_are_made_again(tmp_path: Path) -> None:
+    euler, unipc = Setting(20), Setting(20, Acceleration(Solver.UNIPC))
+    assert (euler.code, len(unipc.code)) == ("", 12)
+    assert Setting(20, Acceleration(cache_threshold=0.1)).code != unipc.code
+
+    results = Results(tmp_path / "quality.json", {"cases": 1})
+    for setting in (euler, unipc):
+        results.add(setting.row())
+        results.add({"what": "video", "setting": setting.name, "index": 0, "agrees": True})
+    results.write("make quality")
+    assert len(Results(tmp_path / "quality.json", {"cases": 1})) == 4
+
+    document = json.loads((tmp_path / "quality.json").read_text())
+    for row in document["rows"]:
+        if row.get("code"):
+            row["code"] = "of another"
+    (tmp_path / "quality.json").write_text(json.dumps(document))
+
+    kept = Results(tmp_path / "quality.json", {"cases": 1})
+    assert {row["setting"] for row in kept} == {"euler 20"}
