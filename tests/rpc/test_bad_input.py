@@ -80,7 +80,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["1.5", "from 0 to 1"],
     ),
     "guidance that ends before it starts": (
-        {"profile": "fast", "acceleration": pb.Acceleration(guidance_start=0.8)},
+        {"profile": "fast", "acceleration": pb.Acceleration(guidance_start=0.8, guidance_end=0.75)},
         "acceleration.guidance_start",
         ["0.8", "at most guidance_end, which is 0.75"],
     ),

@@ -7,8 +7,18 @@ import io
 import pytest
 from rich.console import Console
 
-from easyanim_client.render import progress
-from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, PromptWarning, Queued, Restarted
+from easyanim_client.render import profile_line, progress
+from easyanim_client.results import (
+    Accepted,
+    Event,
+    Parameters,
+    Phase,
+    Profile,
+    Progress,
+    PromptWarning,
+    Queued,
+    Restarted,
+)
 
 PARAMETERS = Parameters("a [cat]", "", "384x672", 672, 384, 49, 35, 6.0, 42, 8, "mp4", "crop", "start")
 
@@ -65,3 +75,11 @@ def test_what_would_be_misread_is_said_once():
 
     assert "too_long: the prompt has 300 tokens and the model reads 256 ('the [end]')\n" in screen
     assert "more than the model reads" not in screen
+
+
+def test_a_profile_is_told_with_all_that_it_sets() -> None:
+    plain = Profile("fast", 20, "unipc", 0.0, (0.0, 1.0), is_default=True)
+    accelerated = Profile("own", 12, "dpmpp_2m", 0.08, (0.1, 0.75), is_default=False)
+
+    assert profile_line(plain) == "fast: 20 steps, unipc (default)"
+    assert profile_line(accelerated) == "own: 12 steps, dpmpp_2m, cache 0.08, guidance 0.1:0.75"

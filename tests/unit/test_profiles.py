@@ -30,7 +30,7 @@ def test_the_setting_allows_the_profiles_of_the_table() -> None:
 
 
 def test_each_profile_makes_fewer_predictions_than_the_one_before() -> None:
-    assert [of_profile(name).predictions for name in PROFILES] == [70, 50, 35, 14]
+    assert [of_profile(name).predictions for name in PROFILES] == [70, 50, 40, 18]
 
 
 def test_fifty_exact_steps_with_guidance_are_a_hundred_predictions() -> None:
