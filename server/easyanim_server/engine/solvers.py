@@ -22,9 +22,7 @@ from easyanim_server.profiles import Solver
 ORDER = 2
 
 BEND = 1.5
-"""Power of the times between 1 and 0. The last step cannot be of second order, so it must not be long: with
-`builtin:demo` 20 steps of UniPC on even times come as near to 200 of Euler as 24 of Euler do, and on these as near as
-38."""
+"""Power of the times between 1 and 0. The last step cannot be of second order, so it must not be long."""
 
 ALL_NOISE = 1.0 - 1e-6
 """Where schedules start: pure noise has no logarithm of its signal."""
