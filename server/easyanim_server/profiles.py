@@ -1,7 +1,7 @@
 """What trades quality for time, by name: the accelerators, and the profiles that combine them.
 
-The combinations are chosen from what `make quality` measures with `builtin:demo`, by rules that docs/quality.md has; on
-the published weights none was measured. `docs/concepts.md` has the numbers.
+The combinations are chosen from what `make quality` measures with `builtin:demo`; on the published weights none was
+measured. `docs/concepts.md` has the numbers, and where they are not what the rules of docs/quality.md choose.
 """
 
 from __future__ import annotations
