@@ -33,7 +33,10 @@ def test_a_warmed_cache_spares_the_next_start_all_compilation_and_moves_in_one_f
 
     assert server("cache", "export", file, "--cache-dir", here).returncode == 0
     assert server("cache", "import", file, "--cache-dir", there).returncode == 0
-    assert lookups(server(*WARM, "--cache-dir", there).stdout) == (3, 0)
+    warm = server(*WARM, "--cache-dir", there)
+    assert lookups(warm.stdout) == (3, 0)
+    compares = "computing what faster paths are compared with"
+    assert (compares in cold.stderr, compares in warm.stderr) == (True, False), "references move too"
 
 
 @pytest.mark.parametrize(

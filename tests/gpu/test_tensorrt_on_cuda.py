@@ -83,6 +83,6 @@ def test_the_published_shape_passes_the_gate_on_engines_that_hold_no_weights(tmp
     (readiness,) = Engine(modules, backend="tensorrt", attention="auto").prepare([BUCKET])
 
     assert readiness.backend == "tensorrt", readiness.fallback
-    folder = cache.engine_folder()
+    folder = cache.part(cache.TENSORRT)
     assert folder is not None
     assert sum(file.stat().st_size for file in folder.iterdir()) < 100e6

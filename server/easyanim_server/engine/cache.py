@@ -24,6 +24,9 @@ ENGINE = Path(__file__).parent
 TENSORRT = "tensorrt"
 """The part of the version's folder that holds TensorRT engines."""
 
+REFERENCES = "references"
+"""The part of it that holds what paths are compared with."""
+
 _place: Path | None = None
 """The folder in use."""
 
@@ -76,7 +79,8 @@ def use(folder: Path | None, device: torch.device) -> Path:
             (place / part).mkdir(parents=True, exist_ok=True)
             os.environ[variable] = str(place / part)  # read when something is looked up, or imported
         os.environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"] = "1"
-        (place / TENSORRT).mkdir(exist_ok=True)
+        for part in (TENSORRT, REFERENCES):
+            (place / part).mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
     global _place
@@ -84,9 +88,9 @@ def use(folder: Path | None, device: torch.device) -> Path:
     return place
 
 
-def engine_folder() -> Path | None:
-    """Where TensorRT engines are kept; None where no cache is in use."""
-    return _place / TENSORRT if _place is not None else None
+def part(name: str) -> Path | None:
+    """A part of the folder in use; None where no cache is."""
+    return _place / name if _place is not None else None
 
 
 def note(hit: bool) -> None:

@@ -17,6 +17,7 @@ It needs no server, protobuf or environment:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -217,7 +218,7 @@ class Engine:
             ConfigurationError: they cannot be served as this engine was configured.
         """
         noted = cache.remembered(self._model.name).get("buckets", ())
-        known = {facts["bucket"]: facts["attention_milliseconds"] for facts in noted}
+        known = {facts["bucket"]: facts for facts in noted}
         plans = self._planner.prepare(buckets, report, known)
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
         self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
@@ -227,7 +228,7 @@ class Engine:
         for bucket in self._readiness:
             size = (bucket.height, bucket.width)
             try:
-                peak = self._warm(bucket)
+                seconds, peak = self._warm(bucket)
                 if size not in vae_peaks:
                     vae_peaks[size] = self._warm_vae(bucket)
             except OutOfDeviceMemory as error:
@@ -235,6 +236,7 @@ class Engine:
             predicted = self._choice and self._choice.of(bucket)
             self._readiness[bucket] = replace(
                 self._readiness[bucket],
+                prediction_seconds=seconds,
                 vae_tiled=self._vae.tiled(*size),
                 predicted_bytes=predicted.peak if predicted else 0,
                 peak_bytes=max(peak, vae_peaks[size]),
@@ -246,11 +248,13 @@ class Engine:
         cache.remember(self._model.name, [readiness.facts() for readiness in served])
         return served
 
-    def _warm(self, bucket: Bucket) -> int:
-        """Take a guided step; returns the most device memory of it, in bytes."""
+    def _warm(self, bucket: Bucket) -> tuple[float, int]:
+        """Take a guided step; returns the seconds of a prediction, and the most device memory in bytes."""
         self.peak_bytes(reset=True)
-        self.step(self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0)))
-        return self.peak_bytes()
+        sampling = self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0))
+        began = time.perf_counter()
+        self.step(sampling)
+        return (time.perf_counter() - began) / sampling.predictions, self.peak_bytes()
 
     def _warm_vae(self, bucket: Bucket) -> int:
         """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""

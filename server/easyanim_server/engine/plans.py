@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine import attention
+from easyanim_server.engine import attention, cache
 from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
 from easyanim_server.engine.placement import Placement
 from easyanim_server.engine.precision import CastLinear, Fp8Linear, require_fp8
 from easyanim_server.engine.products import ConvolvedLinear, convolving_is_faster
+from easyanim_server.engine.references import References
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket, Readiness
@@ -96,14 +98,15 @@ class Planner:
         self,
         buckets: Sequence[Bucket],
         report: Callable[[str], None],
-        known: Mapping[str, Mapping[str, float]] | None = None,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[Bucket, tuple[Path, Readiness]]:
         """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
 
         Args:
             buckets: Shapes to serve.
             report: Told what is being done, in one sentence.
-            known: Milliseconds of attention kernels by bucket, from an earlier start.
+            known: `Readiness.facts` by bucket, from an earlier start on this device: choices that it measured are
+                taken over.
 
         Raises:
             ConfigurationError: no path of this precision is near enough to the eager network.
@@ -115,18 +118,10 @@ class Planner:
         ordered = sorted(dict.fromkeys(buckets), key=lambda bucket: bucket.height * bucket.width * bucket.frames)
         quantised = self._precision != "bf16"
         faster = self._backend != "eager" or quantised
-        references = {}
+        references: dict[Bucket, Tensor] = {}
         unit = ROUNDING
         if faster:
-            report("computing what faster paths are compared with")
-            with self._placement.streamed() if self._placement else nullcontext():
-                references = {bucket: self._backends.predict(bucket, self._denoiser.eager) for bucket in ordered}
-                # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
-                other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
-                wide = Path([in_type(block, other) for block in self._backends.blocks])
-                clip = replace(ordered[0], frames=min(ordered[0].frames, UNIT_FRAMES))
-                narrow = self._backends.predict(clip, self._denoiser.eager)
-                unit = max(relative_l2(narrow, self._backends.predict(clip, wide)), ROUNDING)
+            references, unit = self._references(ordered, quantised, report)
         if quantised:
             report("converting weights to fp8")
             layer = Fp8Linear if self._precision == "fp8" else CastLinear
@@ -139,17 +134,46 @@ class Planner:
         plans = {}
         for number, bucket in enumerate(ordered, 1):
             report(f"building {bucket} ({self._backend}, {self._precision}), {number} of {len(ordered)} buckets")
-            plans[bucket] = self._plan(bucket, references.get(bucket), unit, (known or {}).get(str(bucket)))
+            plans[bucket] = self._plan(bucket, references.get(bucket), unit, (known or {}).get(str(bucket), {}))
         return plans
 
+    def _references(
+        self, buckets: Sequence[Bucket], quantised: bool, report: Callable[[str], None]
+    ) -> tuple[dict[Bucket, Tensor], float]:
+        """The eager network's predictions, and how far rounding takes them; kept in the cache, if there is one."""
+        # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
+        other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
+        clip = replace(buckets[0], frames=min(buckets[0].frames, UNIT_FRAMES))
+        rounding = f"rounding of {clip} to {other}"
+        kept = References(cache.part(cache.REFERENCES), self._denoiser.transformer, self._denoiser.mode)
+        if kept.missing(rounding, *map(str, buckets)):
+            report("computing what faster paths are compared with")
+
+        def distance() -> Tensor:
+            wide = Path([in_type(block, other) for block in self._backends.blocks])
+            narrow = self._backends.predict(clip, self._denoiser.eager)
+            return torch.tensor(relative_l2(narrow, self._backends.predict(clip, wide)), dtype=torch.float64)
+
+        with self._placement.streamed() if self._placement else nullcontext():
+            references = {
+                bucket: kept.get(
+                    str(bucket), self._device, partial(self._backends.predict, bucket, self._denoiser.eager)
+                )
+                for bucket in buckets
+            }
+            unit = float(kept.get(rounding, torch.device("cpu"), distance))
+        kept.save()
+        return references, max(unit, ROUNDING)
+
     def _plan(
-        self, bucket: Bucket, reference: Tensor | None, unit: float, known: Mapping[str, float] | None
+        self, bucket: Bucket, reference: Tensor | None, unit: float, known: Mapping[str, Any]
     ) -> tuple[Path, Readiness]:
         shape = self._backends.attention_shape(bucket)
         kernel = self._kernel
         times: dict[str, float] = {}
         if kernel == "auto":
-            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest, known)
+            measured = known.get("attention_milliseconds")
+            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest, measured)
         backend: str | None = self._backend
         reasons = []
         while backend is not None:
@@ -163,8 +187,9 @@ class Planner:
                 backend = FALLBACK.get(backend)
                 continue
             built = time.perf_counter()
-            self._backends.predict(bucket, path)
-            single = time.perf_counter() - built
+            placement = self._placement.name if self._placement else "full"
+            served = {"backend": backend, "precision": self._served_precision, "placement": placement}
+            single = known["prediction_seconds"] if served.items() <= known.items() else None
             path = replace(path, pairs=self._pairs(bucket, path, backend, single, reference, unit))
             readiness = Readiness(
                 bucket=bucket,
@@ -173,7 +198,6 @@ class Planner:
                 attention=kernel,
                 guidance_batch=2 if path.pairs else 1,
                 build_seconds=built - began,
-                prediction_seconds=single,
                 relative_l2=error,
                 cosine=cosine(predicted, reference) if reference is not None else 1.0,
                 rounding_l2=unit if reference is not None else 0.0,
@@ -186,16 +210,19 @@ class Planner:
         )
 
     def _pairs(
-        self, bucket: Bucket, path: Path, backend: str, single: float, reference: Tensor | None, unit: float
+        self, bucket: Bucket, path: Path, backend: str, single: float | None, reference: Tensor | None, unit: float
     ) -> bool:
         """Whether the two predictions of guidance are made together: where that is faster, fits and computes the same.
 
-        TensorRT's engines are built for one sample, and on the CPU nothing is measured.
+        TensorRT's engines are built for one sample, and on the CPU nothing is measured. `single` is what a prediction
+        takes, where that is known.
         """
         if self._batch != "auto" or backend == "tensorrt" or self._device.type != "cuda":
             return self._batch == "2"
-        if single > SATURATED or (self._placement is not None and self._placement.name != "full"):
+        if self._placement is not None and self._placement.name != "full":
             return False  # where weights make room for activations, these are not doubled
+        if (single or self._seconds(bucket, path, batch=1, times=1)) > SATURATED:
+            return False
         try:
             for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
                 self._distance(predicted, reference, unit)
@@ -203,14 +230,14 @@ class Planner:
         except (torch.OutOfMemoryError, ArithmeticError):
             return False
 
-    def _seconds(self, bucket: Bucket, path: Path, batch: int) -> float:
+    def _seconds(self, bucket: Bucket, path: Path, batch: int, times: int = MEASUREMENTS) -> float:
         """What a prediction takes that has run before; the median of a few."""
-        times = []
-        for _ in range(MEASUREMENTS):
+        taken = []
+        for _ in range(times):
             began = time.perf_counter()
             self._backends.predict(bucket, path, batch)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
 
     def _distance(self, predicted: Tensor, reference: Tensor | None, unit: float) -> float:
         """Relative L2 from the eager network; 0 without one to compare with. Raises where the gate refuses it."""

@@ -176,7 +176,7 @@ def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
 
 def _file(program: ExportedProgram, version: str) -> Path | None:
     """Where the engine of a program is kept: by its code, its inputs' shapes and types, and the builder's version."""
-    folder = cache.engine_folder()
+    folder = cache.part(cache.TENSORRT)
     if folder is None:
         return None
     inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
