@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python bench/memory.py                  # 24, 16 and 12 GiB on the card that is there
     PYTHONPATH=. python bench/memory.py --seconds 300    # as many rows as that allows; the next run goes on
-    PYTHONPATH=. python bench/memory.py --load           # and how a full-size folder is loaded
+    PYTHONPATH=. python bench/memory.py --placements model_cpu_offload_and_qfloat8    # those rows alone
 
 Each row is a generation with a start picture and guidance, from two prompts to frames on the host, in an engine whose
 buckets are warm. Of its 35 steps a few are taken and scaled; `steps_measured` says how many. Frames are decoded after
@@ -16,9 +16,7 @@ import gc
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -102,10 +100,18 @@ class MemoryBenchmark:
         file: Of the results; what is there is kept.
         seconds: After which no further row is begun.
         backend: How the transformer's blocks run.
+        commit: What is measured, where git does not know.
     """
 
     def __init__(
-        self, model: str, device: torch.device, cases: Sequence[Case], file: Path, seconds: float, backend: str
+        self,
+        model: str,
+        device: torch.device,
+        cases: Sequence[Case],
+        file: Path,
+        seconds: float,
+        backend: str,
+        commit: str = "",
     ) -> None:
         self._began = time.monotonic()
         self._model, self._device, self._file, self._backend = model, device, file, backend
@@ -114,9 +120,10 @@ class MemoryBenchmark:
         self._stopwatch = measure.Stopwatch(device)
         self.rows: list[Row] = []
         if file.exists():
-            old = json.loads(file.read_text())["rows"]
-            self.rows = [row for row in old if row["model"] == model and "error" not in row]
-        self._header = measure.machine(device)
+            again = {case.key for case in cases}  # of what failed
+            old = [row for row in json.loads(file.read_text())["rows"] if row["model"] == model]
+            self.rows = [row for row in old if "error" not in row or key_of(row) not in again]
+        self._header = measure.machine(device) | ({"commit": commit} if commit else {})
         self._engine: Engine | None = None
         self._in_8_bits = False
         self._latents: dict[Bucket, Tensor] = {}
@@ -304,40 +311,6 @@ class MemoryBenchmark:
         print(f"[{time.monotonic() - self._began:4.0f} s] {text}", flush=True)
 
 
-def measure_load(model: str, folder: Path | None, placement: str, device: str) -> Row:
-    """Load a folder in a process of its own, written first where there is none: seconds, bytes, peak of host memory."""
-    with tempfile.TemporaryDirectory() as place:
-        if folder is None:
-            folder = Path(place) / "model"
-            checkpoint.export(model, folder)
-        sizes = {
-            part.name: sum(file.stat().st_size for file in part.glob("*.safetensors")) for part in folder.iterdir()
-        }
-        asked = [sys.executable, __file__, "--load-once", str(folder), "--placement", placement, "--device", device]
-        done = subprocess.run(asked, capture_output=True, text=True, check=True)
-        facts = json.loads(done.stdout.splitlines()[-1])
-    return {"model": model, "placement": placement, "largest_gib": max(sizes.values()) / GIB,
-            "folder_gib": sum(sizes.values()) / GIB, **facts}  # fmt: skip
-
-
-def load_once(folder: str, placement: str, device: torch.device) -> None:
-    """Print what loading took of time and of host memory, beyond what the libraries take."""
-    dtype = resolve_dtype("auto", device)
-    if device.type == "cuda":
-        torch.zeros(1, device=device)
-    before, began = measure.HostPeak().nbytes, time.perf_counter()
-    host = measure.HostPeak()
-    modules = checkpoint.load(folder, device=device, dtype=dtype, on_host=placement != "full")
-    engine = Engine(modules, placement=placement, locked_limit=locked_limit(None))
-    took = time.perf_counter() - began
-    facts = {
-        "seconds": took,
-        "host_peak_gib": (host.nbytes - before) / GIB,
-        "locked_gib": engine.placement.locked_bytes / GIB,
-    }
-    print(json.dumps(facts))
-
-
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
@@ -361,32 +334,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", default="inductor", choices=("eager", "inductor"))
     parser.add_argument("--seconds", type=float, default=540.0, help="no further row is begun after that")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--load", action="store_true", help="measure loading a folder instead")
-    parser.add_argument("--folder", type=Path, help="the folder to load; without, one is written")
-    parser.add_argument("--placement", default="full", help="for --load")
-    parser.add_argument("--load-once", help=argparse.SUPPRESS)
+    parser.add_argument("--placements", default="", help="by name, with commas; default: all")
+    parser.add_argument("--commit", default="")
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
-    if given.load_once:
-        load_once(given.load_once, given.placement, device)
-        return 0
     cuda = device.type == "cuda"
     model = given.model or ("synthetic:7b" if cuda else "builtin:tiny")
     name = measure.machine(device)["gpu"] or "cpu"
     slug = name.lower().replace("nvidia ", "").replace("geforce ", "").replace(" ", "-")
-    if given.load:
-        row = {
-            key: _rounded(value)
-            for key, value in measure_load(model, given.folder, given.placement, given.device).items()
-        }
-        file = given.out / f"{slug}-load-{given.placement}.json"
-        record.write(file, [row], command=f"python bench/memory.py --load --placement {given.placement}", gpu=name)
-        print(json.dumps(row))
-        return 0
     if cuda and shutil.disk_usage("/tmp").free < GIB:
         print("less than 1 GiB free for compiled code in /tmp", file=sys.stderr)
     file = given.out / f"{slug}-memory.json"
-    bench = MemoryBenchmark(model, device, on_a_gpu() if cuda else on_the_cpu(), file, given.seconds, given.backend)
+    wanted = [name for name in given.placements.split(",") if name]
+    cases = [case for case in (on_a_gpu() if cuda else on_the_cpu()) if not wanted or case.placement in wanted]
+    bench = MemoryBenchmark(model, device, cases, file, given.seconds, given.backend, given.commit)
     bench.run()
     print(f"wrote {file}")
     return int(any("error" in row for row in bench.rows))
