@@ -309,23 +309,39 @@ def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Te
 
 
 def _gated(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
-    gate = _by_token(gates, GATE, x.shape[1], texts)
-    return (x.float() + gate * torch.cat(branch, dim=1).float()).to(x.dtype)
+    y = torch.cat(branch, dim=1).float()
+    summed = [
+        x[:, span].float() + _row(gates, kind, GATE) * y[:, span] for kind, span in _kinds(x.shape[1], texts).items()
+    ]
+    return torch.cat(summed, dim=1).to(x.dtype)
 
 
 def _normed(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, modulation: Tensor, texts: int, quantise: bool
 ) -> list[Tensor]:
     y = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
-    shift, scale = (_by_token(modulation, part, x.shape[1], texts) for part in (SHIFT, SCALE))
-    y = y * (1 + scale) + shift
+    modulated = [
+        y[:, span] * (1 + _row(modulation, kind, SCALE)) + _row(modulation, kind, SHIFT)
+        for kind, span in _kinds(x.shape[1], texts).items()
+    ]
+    y = torch.cat(modulated, dim=1)
     return list(_scaled(y)) if quantise else [y.to(x.dtype)]
 
 
-def _by_token(table: Tensor, part: int, tokens: int, texts: int) -> Tensor:
-    """One part of a modulation table for every token: (batch, 2, 3, dim) to (batch, tokens, dim) float32."""
-    is_text = (torch.arange(tokens, device=table.device) < texts).unsqueeze(-1)  # (tokens, 1)
-    return torch.where(is_text, table[:, TEXT, part, None], table[:, VIDEO, part, None]).float()
+def _kinds(tokens: int, texts: int) -> dict[int, slice]:
+    """Where the tokens of each kind are that there is."""
+    spans = {TEXT: slice(0, texts), VIDEO: slice(texts, tokens)}
+    return {kind: span for kind, span in spans.items() if span.start < span.stop}
+
+
+def _row(table: Tensor, kind: int, part: int) -> Tensor:
+    """One row of a modulation table: (batch, 2, 3, dim) to (batch, 1, dim) float32.
+
+    As a slice of a table of rows: TensorRT for RTX 1.4 gives wrong numbers where it is picked by two indices, and a
+    kind for every token by `torch.where`.
+    """
+    number = 3 * kind + part
+    return table.flatten(1, 2)[:, number : number + 1].float()
 
 
 def _by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
