@@ -15,7 +15,7 @@ PROMETHEUS ?= http://127.0.0.1:9090
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-loading bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ bench-overhead: install ## What front and worker add to the engine's own time; w
 
 bench-memory: install ## Placements under the memory of smaller cards; flags in BENCH; writes bench/results/*-memory.json
 	PYTHONPATH=. $(BIN)/python bench/memory.py $(BENCH)
+
+bench-loading: install ## Seconds and host memory of loading a full-size folder; writes bench/results/*-loading.json
+	PYTHONPATH=. $(BIN)/python bench/loading.py $(BENCH)
 
 bench-telemetry: install ## What metrics and traces add to a call; writes bench/results/telemetry.json
 	PYTHONPATH=. $(BIN)/python bench/telemetry.py

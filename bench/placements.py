@@ -58,10 +58,10 @@ PHASES = ("image_encode", "denoise", "decode")
 """Of a video, in the table of CPUs."""
 
 
-def start_tables(folder: Path = RESULTS) -> str:
+def start_tables(folder: Path = RESULTS, files: str = "*-start.json") -> str:
     """Seconds from the command to the first healthy answer, for each card that was measured."""
     lines = []
-    for file in sorted(folder.glob("*-start.json")):
+    for file in sorted(folder.glob(files)):
         document = json.loads(file.read_text())
         rows = [row for row in document["rows"] if row["what"] == "start" and not row["model"].startswith("builtin:")]
         rows = [row for row in rows if row["buckets"] == rows[0]["buckets"]]
@@ -126,6 +126,28 @@ def card_table(folder: Path = RESULTS) -> str:
     return "\n".join(parts) or NOT_MEASURED
 
 
+def loading_tables(folder: Path = RESULTS) -> str:
+    """How a folder was loaded, for each card that was measured."""
+    lines = []
+    for file in sorted(folder.glob("*-loading.json")):
+        document = json.loads(file.read_text())
+        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
+        if rows:
+            known = document["header"]
+            size = f"{rows[0]['folder_gib']:.1f} GiB, the largest component {rows[0]['largest_gib']:.1f}"
+            lines += [f"**{known['gpu'] or known['cpu']}, {rows[0]['model']}: {size}** "
+                      f"(torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]  # fmt: skip
+            lines += ["| placement | files come from | files read, no more | loaded | weights placed | host peak GiB |"]
+            lines += ["|---|---|---:|---:|---:|---:|"]
+            for row in rows:
+                seconds = [f"{row[name]:.1f} s" for name in ("plain_read_seconds", "load_seconds", "place_seconds")]
+                source = "page cache" if row["page_cache"] else "disk"
+                cells = [row["placement"], source, *seconds, f"{row['host_peak_gib']:.1f}"]
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
 def _cards(rows: Sequence[Row]) -> list[str]:
     buckets = list(dict.fromkeys(bucket_of(row) for row in rows))
     lines = [f"| card | {' | '.join(buckets)} |", f"|---|{'---|' * len(buckets)}"]
@@ -152,7 +174,7 @@ def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
     ]
     for row in sorted(fine, key=lambda row: (buckets.index(bucket_of(row)), -(row["cap_gib"] or 999))):
         cells = [
-            "no cap" if row["cap_gib"] is None else f"{row['cap_gib']:g} GiB",
+            _card(row),
             bucket_of(row),
             row["placement"] + (", VAE tiled" if row["vae_tiled"] else ""),
             row["precision"],
@@ -160,11 +182,16 @@ def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
             form(row["host_peak_gib"], "{:.1f}"),
             f"{row['seconds']:.1f}",
             form(row["ratio_to_full"], "{:.2f}"),
-            "yes" if row["equal_to_full"] else f"no, {form(row['relative_l2'], '{:.3f}')} apart",
+            "yes" if row["equal_to_full"] else f"no{form(row['relative_l2'], ', {:.3f} apart')}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"Failed: {bucket_of(row)} {row['placement']}: {row['error']}\n" for row in rows if "error" in row)]
+    failed = [row for row in rows if "error" in row]
+    lines += ["", *(f"Failed: {_card(row)}, {bucket_of(row)} {row['placement']}: {row['error']}\n" for row in failed)]
     return "\n".join(lines)
+
+
+def _card(row: Row) -> str:
+    return "no cap" if row["cap_gib"] is None else f"{row['cap_gib']:g} GiB"
 
 
 def _best(row: Row | None) -> str:

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from tools.quality import plots as quality_plots
 from tools.quality import tables as quality_tables
 
-from bench.placements import bucket_of, card_table, cpu_tables, form, memory_tables, profile_tables, start_tables
+from bench.placements import (
+    bucket_of,
+    card_table,
+    cpu_tables,
+    form,
+    loading_tables,
+    memory_tables,
+    profile_tables,
+    start_tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -72,10 +81,15 @@ class Result:
         return f"{software}; {matmul}; commit {known['commit']}, {known['date'][:10]}"
 
 
-def load(folder: Path = RESULTS) -> list[Result]:
-    """Read every file that holds steps of a model of published shape; the tiny one's times say nothing of those."""
+def load(folder: Path = RESULTS, files: str = "*-speed.json") -> list[Result]:
+    """Read every file that holds steps of a model of published shape; the tiny one's times say nothing of those.
+
+    Args:
+        folder: Where they are.
+        files: Which.
+    """
     results = []
-    for file in sorted(folder.glob("*-speed*.json")):
+    for file in sorted(folder.glob(files)):
         document = json.loads(file.read_text())
         rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
         fine = [row for row in rows if "error" not in row]
@@ -259,9 +273,15 @@ def documents() -> dict[Path, dict[str, str]]:
     results = load()
     return {
         README: {"summary": summary(results), "cards": card_table()},
-        PERFORMANCE: {"speed": markdown(results), "start": start_tables(), "cpu": cpu_tables()},
+        PERFORMANCE: {
+            "speed": markdown(results),
+            "tensorrt": markdown(load(files="*-speed-tensorrt.json")),
+            "start": start_tables(),
+            "start-tensorrt": start_tables(files="*-start-tensorrt.json"),
+            "cpu": cpu_tables(),
+        },
         CONCEPTS: {"profiles": profile_tables()},
-        MEMORY: {"memory": memory_tables()},
+        MEMORY: {"memory": memory_tables(), "loading": loading_tables()},
         QUALITY: {"quality": quality_tables.markdown(RESULTS / "quality.json")},
     }
 

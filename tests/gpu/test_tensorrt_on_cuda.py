@@ -48,8 +48,8 @@ def test_engines_serve_a_bucket_and_are_found_at_the_next_start(tmp_path: Path) 
         videos.append((run(engine).latents, after.hits - before.hits, after.misses - before.misses))
 
     (first, found, built), (again, found_again, built_again) = videos
-    assert (found, built_again) == (0, 0)
-    assert found_again == built > 0
+    assert built > found, "found are only those that two kinds of block share"
+    assert (found_again, built_again) == (found + built, 0)
     assert torch.equal(first, again)
     eager = Engine(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16))
     assert relative_l2(first, run(eager).latents) < 20 * readiness.rounding_l2

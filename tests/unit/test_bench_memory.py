@@ -99,4 +99,4 @@ def test_the_report_has_a_table_of_cards_and_every_row(tmp_path: Path, folder: P
 
     assert "| 12 GiB | model_cpu_offload: 9 s, 11.0 GiB |" in tables
     assert "| no cap | 32x48x5 | full | float32 | 10.0 |" in tables
-    assert "Failed: 32x48x5 full: OutOfDeviceMemory: too little" in tables
+    assert "Failed: 8 GiB, 32x48x5 full: OutOfDeviceMemory: too little" in tables

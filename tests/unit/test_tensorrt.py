@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -59,6 +62,51 @@ def test_nothing_is_exported_that_tensorrt_has_never_heard_of() -> None:
 
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not {name for name in names if not name.startswith("aten.") and "getitem" not in name}
+
+
+@pytest.fixture
+def half() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], int]:
+    """What a compiler makes of a half block, here of torch's own operators; its inputs; bytes of the weights."""
+    block, given = Block(make_pipeline().transformer.transformer_blocks[0], "original"), example()
+    before, inputs = BeforeAttention(block, TEXTS, 1.0), [given.x, given.emb, *given.rope]
+    weights = tensorrt.weights_of(before).values()
+    compiled = tensorrt.export(before, inputs).module()
+    return compiled, (*inputs, *weights), sum(weight.nbytes for weight in weights)
+
+
+def test_engines_are_kept_without_the_weights_that_they_were_built_with(half: Any, tmp_path: Path) -> None:
+    compiled, given, weight_bytes = half
+    file = tmp_path / "engine.ep"
+    assert tensorrt.read(file) is None
+
+    tensorrt.keep(compiled, given, file)
+
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.stat().st_size < weight_bytes / 2
+    found = tensorrt.read(file)
+    assert found is not None
+    for result, expected in zip(found(*given), compiled(*given), strict=True):
+        assert torch.equal(result, expected)
+
+
+def test_an_engine_that_was_cut_off_is_built_again(half: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    compiled, given, _ = half
+    file = tmp_path / "engine.ep"
+    tensorrt.keep(compiled, given, file)
+    file.write_bytes(file.read_bytes()[:1000])
+
+    assert tensorrt.read(file) is None
+    assert "cannot be read and is made again" in caplog.text
+
+
+def test_an_engine_that_cannot_be_kept_serves_all_the_same(
+    half: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled, given, _ = half
+
+    tensorrt.keep(compiled, given, tmp_path / "no such folder" / "engine.ep")
+
+    assert "cannot be written" in caplog.text
 
 
 def test_where_tensorrt_cannot_run_the_next_backend_serves_and_says_why() -> None:

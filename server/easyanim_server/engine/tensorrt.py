@@ -9,6 +9,7 @@ and no engine holds a second copy of the model. It is built for one shape and ke
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from torch.export import ExportedProgram
 from easyanim_server.engine import cache, kernels
 from easyanim_server.engine.attention import attend, query_scale
 from easyanim_server.engine.block import Block, Rope
+
+log = logging.getLogger(__name__)
 
 Half = Callable[..., Any]
 
@@ -154,11 +157,10 @@ def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
     file = _file(program, torch_tensorrt.__version__)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations that its own defaults trip over
-        if file is not None and file.exists():
-            cache.note(hit=True)
-            loaded: Half = torch.export.load(file).module()
-            return loaded
-        cache.note(hit=False)
+        kept = read(file) if file is not None else None
+        cache.note(hit=kept is not None)
+        if kept is not None:
+            return kept
         # Neither precisions nor typing are set: every version that this project allows then keeps the graph's types,
         # and the options that say so are gone from the newer ones.
         built: Half = torch_tensorrt.dynamo.compile(
@@ -170,8 +172,39 @@ def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
             truncate_double=True,
         )
         if file is not None:
-            torch_tensorrt.save(built, str(file), output_format="exported_program", arg_inputs=given)
+            keep(built, given, file)
     return built
+
+
+def keep(built: Any, given: tuple[Tensor, ...], file: Path) -> None:
+    """Write an engine; where the disk takes no more, the next start builds it again.
+
+    Args:
+        built: The module that was compiled.
+        given: Inputs of its shapes. They are not kept: a block's weights are among them.
+        file: Where to.
+    """
+    draft = file.with_suffix(".draft")
+    try:
+        with torch.no_grad():
+            program = torch.export.export(built, given, strict=False)
+        program.example_inputs = None
+        torch.export.save(program, draft)
+        draft.replace(file)  # at once: another server may be reading
+    except (OSError, RuntimeError) as error:
+        log.warning("%s cannot be written: %s", file, error)
+
+
+def read(file: Path) -> Half | None:
+    """The engine that `keep` wrote; None where there is none that can be read."""
+    if not file.exists():
+        return None
+    try:
+        loaded: Half = torch.export.load(file).module()
+    except Exception as error:  # a file that was cut off fails in as many ways as there are parts of it
+        log.warning("%s cannot be read and is made again: %s", file, error)
+        return None
+    return loaded
 
 
 def _file(program: ExportedProgram, version: str) -> Path | None:
