@@ -272,7 +272,7 @@ def documents() -> dict[Path, dict[str, str]]:
     """What belongs between which markers of which document."""
     results = load()
     return {
-        README: {"summary": summary(results), "cards": card_table()},
+        README: {"summary": summary(results), "profiles": profile_tables(), "cards": card_table()},
         PERFORMANCE: {
             "speed": markdown(results),
             "tensorrt": markdown(load(files="*-speed-tensorrt.json")),
