@@ -33,7 +33,8 @@ from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.placement import QFLOAT8
 from easyanim_server.engine.plans import relative_l2
 from easyanim_server.engine.precision import resolve_precision
-from easyanim_server.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket, Job, Phase, Picture
+from easyanim_server.events import Phase
+from easyanim_server.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket, Job, Picture
 from easyanim_server.workers import record
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -12,26 +12,17 @@ import sys
 from collections.abc import AsyncIterator, Callable
 
 from easyanim_server.errors import WorkerLost
-from easyanim_server.job import (
-    CHUNK_BYTES,
-    Chunk,
-    Completed,
-    Job,
-    ModelInfo,
-    Phase,
-    Progress,
-    PromptTokenizer,
-    Readiness,
-    Served,
-)
+from easyanim_server.events import CHUNK_BYTES, Chunk, Completed, Phase, Progress
+from easyanim_server.job import Job
 from easyanim_server.rpc.app import serve
+from easyanim_server.served import ModelInfo, PromptTokenizer, Readiness, Served
 from easyanim_server.settings import Settings
 from easyanim_server.telemetry.log import configure_logging
 from tests.engines import word_tokenizer
 
 
 class SimulatedWorker:
-    """Generates nothing. Implements `job.Worker`."""
+    """Generates nothing. Implements `protocols.Worker`."""
 
     def __init__(self, megabytes: int) -> None:
         self._chunk = os.urandom(CHUNK_BYTES)

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from easyanim_server.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.job import Bucket, Job, Lookups, ModelInfo, Observer, Phase, PromptTokenizer, Readiness, Work
+from easyanim_server.events import Phase, Work
+from easyanim_server.job import Bucket, Job
+from easyanim_server.protocols import Observer
+from easyanim_server.served import Lookups, ModelInfo, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 SIMULATED = "tests.engines:SimulatedEngine.load"

@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from easyanim_server.job import NO_WORK, Job, ModelInfo, Readiness, Work
+from easyanim_server.events import NO_WORK, Work
+from easyanim_server.job import Job
 from easyanim_server.prompts import NEGATIVE_CHINESE, NEGATIVE_ENGLISH
+from easyanim_server.served import ModelInfo, Readiness
 
 FORM = 1
 """Of the metadata; another number where readers of this one would misread it."""

@@ -7,7 +7,7 @@ import torch
 
 from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine
-from easyanim_server.job import ModelInfo, PromptTokenizer, Served
+from easyanim_server.served import ModelInfo, PromptTokenizer, Served
 from easyanim_server.telemetry.devices import Devices
 
 pytestmark = pytest.mark.gpu

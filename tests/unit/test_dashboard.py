@@ -14,7 +14,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from easyanim_server.errors import QueueFull, WorkerLost
-from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Progress, PromptTokenizer, Readiness, Served
+from easyanim_server.events import Completed, Phase, Progress
+from easyanim_server.job import Bucket, Job
+from easyanim_server.served import ModelInfo, PromptTokenizer, Readiness, Served
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.metrics import STATES, Load, Metrics
 

@@ -16,7 +16,8 @@ from easyanim_server.engine import checkpoint
 from easyanim_server.engine.engine import Engine, resolve_device, resolve_dtype
 from easyanim_server.engine.modules import Modules
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket, Job
 from easyanim_server.settings import Settings
 from tests.models import Broken, breaking, make_job, make_modules, run
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Picture, Progress, Readiness
+from easyanim_server.events import Completed, Phase, Progress
+from easyanim_server.job import Bucket, Job, Picture
 from easyanim_server.jobs.eta import Estimator
+from easyanim_server.served import ModelInfo, Readiness
 
 MODEL = ModelInfo("m", "", 0, "original", "float32", "cpu")
 JOB = Job("1", "", "", Bucket(64, 64, 5), steps=10, guidance=6.0, seed=0, start=Picture(64, 64, b""))

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from easyanim_server.errors import WorkerLost
-from easyanim_server.job import Bucket, Completed, Job, Picture
+from easyanim_server.events import Completed
+from easyanim_server.job import Bucket, Job, Picture
 from easyanim_server.workers import local
 from easyanim_server.workers.local import LocalWorker
 from easyanim_server.workers.protocol import Ready

@@ -16,7 +16,8 @@ from easyanim_server.engine import checkpoint
 from easyanim_server.engine.choice import FASTEST_FIRST, Choice, choose, find_placement
 from easyanim_server.engine.memory import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket
 from easyanim_server.settings import PUBLISHED_BUCKETS, Settings
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"

@@ -17,7 +17,7 @@ from easyanim_server.engine.devices import limit_memory, locked_limit, resolve_d
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.memory import CONTEXT_BYTES, GIB
 from easyanim_server.errors import ConfigurationError, JobCancelled
-from easyanim_server.job import Completed, Phase, Progress
+from easyanim_server.events import Completed, Phase, Progress
 from easyanim_server.settings import DEFAULT_MODEL, Settings
 from easyanim_server.workers import memoryplan
 from easyanim_server.workers.generation import Generation

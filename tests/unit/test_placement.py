@@ -17,7 +17,8 @@ from easyanim_server.engine import plans
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.modules import Modules
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket, Job
 from tests import models
 from tests.models import Broken, breaking, make_modules, make_pipeline, run
 

@@ -7,9 +7,11 @@ from typing import get_args
 
 import pytest
 
-from easyanim_server.job import Bucket, Completed, Job, ModelInfo, Phase, Readiness
+from easyanim_server.events import Completed, Phase
+from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.profiles import DEFAULT_PROFILE, PROFILES, Acceleration, Solver
+from easyanim_server.served import ModelInfo, Readiness
 from easyanim_server.settings import Settings
 
 JOB = Job("1", "", "", Bucket(64, 64, 5), steps=35, guidance=6.0, seed=0)

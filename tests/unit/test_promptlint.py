@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyanim_server.job import PromptTokenizer
 from easyanim_server.jobs.tokens import TokenCounter
 from easyanim_server.promptlint import EXCERPT_CHARS, RULES, lint
 from easyanim_server.prompts import recommended_negative
+from easyanim_server.served import PromptTokenizer
 from tests.e2e.processes import ROOT
 from tests.engines import word_tokenizer
 

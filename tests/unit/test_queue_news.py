@@ -10,10 +10,12 @@ import psutil
 import pytest
 
 from easyanim_server.errors import ShuttingDown, WorkerLost
-from easyanim_server.job import Bucket, Chunk, Completed, Job, ModelInfo, Progress, PromptTokenizer, Queued, Served
+from easyanim_server.events import Chunk, Completed, Progress, Queued
+from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs import scheduler as scheduling
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.jobs.spool import Spool
+from easyanim_server.served import ModelInfo, PromptTokenizer, Served
 from tests.engines import word_tokenizer
 
 BUCKET = Bucket(64, 64, 5)

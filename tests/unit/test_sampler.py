@@ -11,7 +11,8 @@ from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.sampler import Sampler, Sampling, given_frames, to_pixels
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder
-from easyanim_server.job import Bucket, Job, Phase, Picture
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket, Job, Picture
 from tests.models import Broken, breaking, make_job, make_modules, make_picture
 
 TEXT = torch.zeros(1, 256, 64)

@@ -10,21 +10,10 @@ from typing import Any
 import pytest
 
 from easyanim_server.errors import EasyAnimError, JobCancelled
-from easyanim_server.job import (
-    Accepted,
-    Bucket,
-    Chunk,
-    Completed,
-    Event,
-    Job,
-    ModelInfo,
-    Phase,
-    Progress,
-    Queued,
-    Readiness,
-    Restarted,
-)
+from easyanim_server.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs.spool import Spool
+from easyanim_server.served import ModelInfo, Readiness
 
 JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
 READY = Readiness(JOB.bucket, "eager", "float32", "torch")

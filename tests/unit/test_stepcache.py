@@ -18,7 +18,8 @@ from easyanim_server.engine.sampler import Sampling
 from easyanim_server.engine.stepcache import PUBLISHED, UNFITTED, StepCache, resolve_coefficients
 from easyanim_server.engine.transformer import Path
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Job, Work
+from easyanim_server.events import Work
+from easyanim_server.job import Job
 from easyanim_server.profiles import Acceleration, Solver
 from tests.models import Broken, breaking, make_job, make_modules, run
 

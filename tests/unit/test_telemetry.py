@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from easyanim_server.job import ModelInfo, PromptTokenizer, Served
+from easyanim_server.served import ModelInfo, PromptTokenizer, Served
 from easyanim_server.telemetry.devices import Devices
 
 MODEL = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.errors import UnsupportedModel
-from easyanim_server.job import PromptTokenizer
+from easyanim_server.served import PromptTokenizer
 from tests.models import breaking, make_modules, shared_pipeline
 
 PROMPTS = {

@@ -46,18 +46,10 @@ from easyanim_server.engine.tiles import is_cut
 from easyanim_server.engine.transformer import Denoiser
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.job import (
-    Bucket,
-    Job,
-    Lookups,
-    ModelInfo,
-    Observer,
-    Phase,
-    Picture,
-    PromptTokenizer,
-    Readiness,
-    Work,
-)
+from easyanim_server.events import Phase, Work
+from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.protocols import Observer
+from easyanim_server.served import Lookups, ModelInfo, PromptTokenizer, Readiness
 from easyanim_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -68,7 +60,7 @@ def unobserved(phase: Phase, completed: int, total: int) -> None:
 
 
 class Engine:
-    """Implements `job.Engine`. Several samplings may be under way; calls come from one thread at a time.
+    """Implements `protocols.Engine`. Several samplings may be under way; calls come from one thread at a time.
 
     A call that fails or is left through its observer leaves no trace: the next one gives what a fresh engine would.
 

@@ -19,7 +19,8 @@ from easyanim_server.engine.qwen import TrimmedTextEncoder
 from easyanim_server.engine.stream import AHEAD
 from easyanim_server.engine.text import MAX_TOKENS
 from easyanim_server.engine.tiles import TILE, is_cut
-from easyanim_server.job import Bucket, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket
 
 GIB = 2**30
 MIB = 2**20

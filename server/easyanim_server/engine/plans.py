@@ -23,7 +23,8 @@ from easyanim_server.engine.products import ConvolvedLinear, convolving_is_faste
 from easyanim_server.engine.references import References
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket, Readiness
+from easyanim_server.job import Bucket
+from easyanim_server.served import Readiness
 
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""

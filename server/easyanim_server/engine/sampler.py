@@ -18,8 +18,10 @@ from easyanim_server.engine.solvers import History
 from easyanim_server.engine.stepcache import UNFITTED, StepCache
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.engine.vae import VideoAutoencoder
-from easyanim_server.job import MAX_FRAMES, Bucket, Job, Observer, Phase, Picture, Work, is_frame_count
+from easyanim_server.events import Phase, Work
+from easyanim_server.job import MAX_FRAMES, Bucket, Job, Picture, is_frame_count
 from easyanim_server.profiles import NO_ACCELERATION, Acceleration, Solver
+from easyanim_server.protocols import Observer
 
 SHIFT = 1.0
 """Logarithm of the factor by which time is shifted towards noise; EasyAnimate's pipelines use it at every size."""

@@ -27,7 +27,8 @@ from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import MAX_TOKENS, PromptEncoder
 from easyanim_server.engine.transformer import Denoiser, Path
 from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
-from easyanim_server.job import DEFAULT_GUIDANCE, Bucket, Job, Phase, Picture
+from easyanim_server.events import Phase
+from easyanim_server.job import DEFAULT_GUIDANCE, Bucket, Job, Picture
 
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
 

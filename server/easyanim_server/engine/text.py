@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from easyanim_server.engine.modules import Modules
 from easyanim_server.errors import UnsupportedModel
-from easyanim_server.job import PromptTokenizer
+from easyanim_server.served import PromptTokenizer
 
 MAX_TOKENS = 256
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""

@@ -23,11 +23,14 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.job import Accepted, Chunk, Completed, Job, Progress, Queued, Restarted, Served, Worker
+from easyanim_server.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
+from easyanim_server.job import Job
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
 from easyanim_server.jobs.watchdog import Watchdog
+from easyanim_server.protocols import Worker
+from easyanim_server.served import Served
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import IO
 
 from easyanim_server.errors import EasyAnimError
-from easyanim_server.job import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.events import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 
 
 @cache

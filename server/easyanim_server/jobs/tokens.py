@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from easyanim_server.job import PromptTokenizer
 from easyanim_server.promptlint import PromptWarning, lint, too_long
+from easyanim_server.served import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import math
 
 import structlog
 
-from easyanim_server.job import Job, Progress, Queued, Worker
+from easyanim_server.events import Progress, Queued
+from easyanim_server.job import Job
+from easyanim_server.protocols import Worker
 
 log = structlog.get_logger(__name__)
 

@@ -10,24 +10,14 @@ from google.protobuf.duration_pb2 import Duration
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server import job as jobs
-from easyanim_server.job import (
-    Accepted,
-    Bucket,
-    Chunk,
-    Completed,
-    Event,
-    Job,
-    Phase,
-    Progress,
-    Queued,
-    Readiness,
-    Restarted,
-)
+from easyanim_server.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs.scheduler import Scheduler, Ticket
 from easyanim_server.jobs.tokens import PromptReading
 from easyanim_server.profiles import PROFILES, Profile
 from easyanim_server.promptlint import PromptWarning
 from easyanim_server.receipt import parameters, receipt
+from easyanim_server.served import Readiness
 from easyanim_server.settings import Settings
 from easyanim_server.telemetry.devices import DeviceStatus
 

@@ -13,7 +13,7 @@ import structlog
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_server.errors import EasyAnimError, GenerationFailed
-from easyanim_server.job import Chunk
+from easyanim_server.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.calls import in_this_call
 from easyanim_server.rpc.convert import check_prompts, to_job

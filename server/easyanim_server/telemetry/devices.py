@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pynvml
 import structlog
 
-from easyanim_server.job import Served
+from easyanim_server.served import Served
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,9 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.job import Chunk, Completed, Job, Lookups, Phase, Progress, Served
+from easyanim_server.events import Chunk, Completed, Phase, Progress
+from easyanim_server.job import Job
+from easyanim_server.served import Lookups, Served
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.observer import JobObserver
 

@@ -8,7 +8,9 @@ from typing import Any
 import structlog
 
 from easyanim_server.errors import EasyAnimError
-from easyanim_server.job import Chunk, Completed, Job, Progress, Served
+from easyanim_server.events import Chunk, Completed, Progress
+from easyanim_server.job import Job
+from easyanim_server.served import Served
 
 log = structlog.get_logger(__name__)
 

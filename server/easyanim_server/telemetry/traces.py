@@ -20,7 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from easyanim_server import __version__
 from easyanim_server.errors import EasyAnimError
-from easyanim_server.job import Chunk, Completed, Job, Phase, Progress
+from easyanim_server.events import Chunk, Completed, Phase, Progress
+from easyanim_server.job import Job
 from easyanim_server.telemetry.observer import JobObserver
 
 ATTRIBUTE = "easyanim."

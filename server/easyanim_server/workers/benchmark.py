@@ -16,7 +16,8 @@ from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.flops import video_tokens
 from easyanim_server.engine.speedtest import STOCK, STOCK_COMPILED, Generation, SpeedTest, Step, Variant
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import Bucket
 from easyanim_server.workers import record
 
 Row = dict[str, Any]

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from easyanim_server.job import CHUNK_BYTES, Chunk, Completed, Encoding, Engine, Job, Phase, Progress
+from easyanim_server.events import CHUNK_BYTES, Chunk, Completed, Encoding, Phase, Progress
+from easyanim_server.job import Job
+from easyanim_server.protocols import Engine
 from easyanim_server.receipt import comment
 from easyanim_server.video.encoder import VideoEncoder
 

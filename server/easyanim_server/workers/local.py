@@ -15,7 +15,9 @@ from multiprocessing.process import BaseProcess
 import structlog
 
 from easyanim_server.errors import WorkerLost
-from easyanim_server.job import Chunk, Completed, Job, Progress, Served
+from easyanim_server.events import Chunk, Completed, Progress
+from easyanim_server.job import Job
+from easyanim_server.served import Served
 from easyanim_server.settings import Settings
 from easyanim_server.workers.protocol import (
     Cancel,
@@ -51,7 +53,7 @@ class Spawned:
 
 
 class LocalWorker:
-    """One spawned process that owns one device. Implements `job.Worker`; may be started again after it died."""
+    """One spawned process that owns one device. Implements `protocols.Worker`; may be started again after it died."""
 
     def __init__(self, settings: Settings, engine_path: str = DEFAULT_ENGINE) -> None:
         """Prepare; `start` spawns.
@@ -73,11 +75,11 @@ class LocalWorker:
 
     @property
     def up(self) -> bool:
-        """Whether the process is there, as far as is known. See `job.Worker`."""
+        """Whether the process is there, as far as is known. See `protocols.Worker`."""
         return self._spawned is not None and not self._closed.is_set()
 
     async def start(self, report: Callable[[str], None]) -> Served:
-        """Spawn the process and wait until it is warm. See `job.Worker`."""
+        """Spawn the process and wait until it is warm. See `protocols.Worker`."""
         await self.stop()
         # Not on a thread: a cancel would leave it behind, and the process that it then spawns.
         self._spawn(asyncio.get_running_loop())
@@ -99,7 +101,7 @@ class LocalWorker:
         return served
 
     async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
-        """Run one job to its end. See `job.Worker`."""
+        """Run one job to its end. See `protocols.Worker`."""
         self._send(Run(job))
         while True:
             message = await self._messages.get()
@@ -113,16 +115,16 @@ class LocalWorker:
                 raise await self._lost("while it worked on the job")
 
     def cancel(self, job: Job) -> None:
-        """Ask the worker to leave this job. See `job.Worker`."""
+        """Ask the worker to leave this job. See `protocols.Worker`."""
         self._send(Cancel(job.id))
 
     def kill(self) -> None:
-        """End the process at once; its pipe's end tells `run`. See `job.Worker`."""
+        """End the process at once; its pipe's end tells `run`. See `protocols.Worker`."""
         if self._spawned is not None:
             self._spawned.process.kill()
 
     async def lost(self) -> WorkerLost:
-        """Wait until the process is gone. See `job.Worker`."""
+        """Wait until the process is gone. See `protocols.Worker`."""
         await self._closed.wait()
         return await self._lost("while it waited for a job")
 

@@ -15,7 +15,9 @@ from multiprocessing.connection import Connection
 import structlog
 
 from easyanim_server.errors import EasyAnimError, GenerationFailed, JobCancelled
-from easyanim_server.job import Engine, Job, Served
+from easyanim_server.job import Job
+from easyanim_server.protocols import Engine
+from easyanim_server.served import Served
 from easyanim_server.settings import Settings
 from easyanim_server.telemetry.log import configure_logging
 from easyanim_server.workers.generation import Generation

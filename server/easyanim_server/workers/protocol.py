@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from easyanim_server.errors import EasyAnimError
-from easyanim_server.job import Chunk, Completed, Job, Progress, Served
+from easyanim_server.events import Chunk, Completed, Progress
+from easyanim_server.job import Job
+from easyanim_server.served import Served
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import DEFAULT_GUIDANCE, Bucket, Chunk, Completed, Job, OutputFormat, Phase, Picture
+from easyanim_server.events import Chunk, Completed, Phase
+from easyanim_server.job import DEFAULT_GUIDANCE, Bucket, Job, OutputFormat, Picture
 from easyanim_server.prompts import recommended_negative
 from easyanim_server.workers.local import LocalWorker
 from easyanim_server.workers.tunejournal import Row

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from easyanim_server.job import DEFAULT_STEPS, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import DEFAULT_STEPS
 from easyanim_server.workers.tunejournal import Row
 from easyanim_server.workers.tuneplan import BEFORE, BEFORE_STEPS
 from easyanim_server.workers.tunetables import Line, Table, Tables, psnr

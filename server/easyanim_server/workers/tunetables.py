@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from easyanim_server.engine.choice import FASTEST_FIRST
 from easyanim_server.engine.memory import Estimate
-from easyanim_server.job import DEFAULT_STEPS, Bucket, Phase
+from easyanim_server.events import Phase
+from easyanim_server.job import DEFAULT_STEPS, Bucket
 from easyanim_server.video.decoder import read_frames
 from easyanim_server.workers.tune import GENERATION, PROBE, Tuned
 from easyanim_server.workers.tunejournal import Row
