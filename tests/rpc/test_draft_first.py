@@ -100,7 +100,10 @@ def test_on_a_terminal_the_answer_decides(
         os.close(side)
         shown = b""
         while b"Make the final video?" not in shown:
-            shown += os.read(terminal, 4096)
+            try:
+                shown += os.read(terminal, 4096)
+            except OSError:  # it has closed its side
+                pytest.fail(f"ended with {process.wait(PATIENCE)} instead of asking: {shown.decode()}")
         os.write(terminal, answer.encode())
         assert process.wait(PATIENCE) == code
     os.close(terminal)

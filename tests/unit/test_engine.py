@@ -190,7 +190,7 @@ def test_preparing_runs_every_distinct_shape_once(modules: Modules, engine: Engi
         ready = engine.prepare(buckets)
 
     assert [item.bucket for item in ready] == buckets[:2]
-    assert steps.calls == 2 * (2 + 2)  # twice when it is built, then a step with and without the prompt
+    assert steps.calls == 2 * (1 + 2)  # when it is built, then a step with and without the prompt
     assert groups.calls == 2 + 1
 
 
