@@ -62,7 +62,7 @@ class SimulatedEngine:
         return tuple(map(self.readiness, buckets))
 
     def readiness(self, bucket: Bucket) -> Readiness:
-        return Readiness(bucket, "simulated", "float32", "none")
+        return Readiness(bucket, "simulated", "float32", "none", prediction_seconds=10 * UNIT_SECONDS)
 
     def begin(self, job: Job, observe: Observer) -> SimulatedSampling:
         self.prompts_seen += [job.prompt, job.negative_prompt]

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     cancel_seconds: float = Field(default=120.0, gt=0.0)
     """How long a worker may take to leave a job whose caller has left, or ten of the job's steps where that is longer;
     then it counts as stuck, is killed and started anew."""
+    stall_seconds: float = Field(default=600.0, gt=0.0)
+    """How long nothing may be heard of a worker in a job, or ten of the job's steps where that is longer; then it
+    counts as stuck as well. The job is begun anew, see `job_attempts`; inf waits for ever."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
     """Largest request message; gRPC itself refuses a larger one."""
     max_image_pixels: int = Field(default=50_000_000, ge=256)

@@ -165,12 +165,11 @@ def test_a_full_queue_refuses_with_a_delay_before_pictures_are_decoded_and_says_
         stub = Stub(channel)
         running = stub.Generate(request("slow", step_count=50))
         assert any(event.HasField("progress") for event in running)
-        waiting = [stub.Generate(request()) for _ in range(2)]
-        ahead = []
-        for call in waiting:
+        waiting = []
+        for ahead in (1, 2):
+            waiting.append(call := stub.Generate(request()))
             assert next(call).HasField("accepted")
-            ahead.append(next(call).queued.jobs_ahead_count)
-        assert ahead == [1, 2]
+            assert next(call).queued.jobs_ahead_count == ahead
 
         with pytest.raises(grpc.RpcError) as refused:
             next(stub.Generate(request()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import grpc
@@ -19,6 +21,14 @@ from tests.servers import RunningServer, settings
 def impatient() -> Iterator[Metered]:
     """A server that gives its worker a second to leave a job."""
     configured = settings(metrics_listen="127.0.0.1:0", cancel_seconds="1")
+    with RunningServer(configured, SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
+        yield Metered(server, Stub(channel))
+
+
+@pytest.fixture(scope="module")
+def watchful() -> Iterator[Metered]:
+    """A server that listens to its worker for a second, or ten steps: 4 s, as the simulated engine measured them."""
+    configured = settings(metrics_listen="127.0.0.1:0", stall_seconds="1")
     with RunningServer(configured, SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
         yield Metered(server, Stub(channel))
 
@@ -74,3 +84,43 @@ def test_a_worker_whose_steps_are_slow_has_the_time_of_ten(impatient: Metered) -
     wait_until_idle(impatient.stub)
     assert list(impatient.stub.Generate(request()))[-1].HasField("completed")
     assert impatient.server.worker.pid == before
+
+
+@pytest.mark.parametrize("phase", ["TEXT_ENCODE", "DENOISE", "DECODE"])
+def test_a_worker_that_freezes_under_a_caller_who_stays_is_killed_and_the_job_begun_anew(
+    watchful: Metered, phase: str
+) -> None:
+    stuck = watchful.value("easyanim_worker_losses_total", reason="STUCK")
+    before = watchful.server.worker.pid
+    assert before is not None
+    call = watchful.stub.Generate(request("slow", step_count=5))
+    assert any(event.progress.phase == pb.Phase.Value(f"PHASE_{phase}") for event in call)
+    os.kill(before, signal.SIGSTOP)
+
+    events = list(call)
+
+    (restarted,) = (event.restarted for event in events if event.HasField("restarted"))
+    assert restarted.attempt == 2
+    assert restarted.detail == "nothing was heard of the worker for 4 s, so it was killed"
+    assert events[-1].HasField("completed")
+    assert watchful.server.worker.pid != before
+    watchful.wait_for(stuck + 1, "easyanim_worker_losses_total", reason="STUCK")
+
+
+def test_a_job_that_stops_every_worker_fails_and_the_next_one_runs(watchful: Metered) -> None:
+    hanging = watchful.stub.Generate(request("instant hang in DENOISE"))
+    with pytest.raises(grpc.RpcError) as failed:
+        list(hanging)
+
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "nothing was heard of the worker" in failed.value.details()
+    assert failed.value.details().endswith("the job was run 2 times")
+    assert list(watchful.stub.Generate(request()))[-1].HasField("completed")
+
+
+def test_steps_that_are_slower_than_that_are_waited_for(watchful: Metered) -> None:
+    before = watchful.server.worker.pid
+    events = list(watchful.stub.Generate(request("very slow in DENOISE", step_count=3)))  # of 2 s
+
+    assert events[-1].HasField("completed")
+    assert watchful.server.worker.pid == before

@@ -132,7 +132,9 @@ def test_a_video_in_tiles_is_complete_and_its_progress_goes_forward(tiled: Engin
     assert readiness.vae_tiled
     assert isinstance(said[-1], Completed)
     decode = [event.completed for event in said if isinstance(event, Progress) and event.phase is Phase.DECODE]
-    assert decode == [0, 1, 5]
+    assert decode == sorted(decode)
+    assert list(dict.fromkeys(decode)) == [0, 1, 5]
+    assert decode.count(0) > 2, "a sign of life from every chunk of every tile"
     data = b"".join(event.data for event in said if hasattr(event, "data"))
     assert hashlib.sha256(data).digest() == said[-1].sha256
 

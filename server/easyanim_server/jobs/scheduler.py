@@ -24,7 +24,7 @@ from easyanim_server.errors import (
     WorkerLost,
 )
 from easyanim_server.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
-from easyanim_server.job import Job
+from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
@@ -75,6 +75,7 @@ class Scheduler:
         queue_size: int,
         attempts: int = 1,
         cancel_seconds: float = math.inf,
+        stall_seconds: float = math.inf,
         on_state: Callable[[State], None] = lambda state: None,
         observer: JobObserver | None = None,
     ) -> None:
@@ -85,13 +86,14 @@ class Scheduler:
             queue_size: Jobs that may wait beside the running one.
             attempts: Runs that a job gets in all where the worker is lost under it.
             cancel_seconds: How long the worker may take to leave a job before it is killed; see `Settings`.
+            stall_seconds: How long nothing may be heard of the worker in a job before it is killed; see `Settings`.
             on_state: Told of every change of `state`.
             observer: Told what happens to every job.
         """
         self._worker = worker
         self._queue_size = queue_size
         self._attempts = attempts
-        self._watchdog = Watchdog(worker, cancel_seconds)
+        self._watchdog = Watchdog(worker, cancel_seconds, stall_seconds)
         self._on_state = on_state
         self._observer = observer or JobObserver()
         self._state = State.STARTING
@@ -219,10 +221,9 @@ class Scheduler:
                         await self._run_one(await self._next())
                 except WorkerLost as error:
                     log.error("worker lost", error=str(error))
-                    stuck, self._watchdog.fired, self._ready = self._watchdog.fired, False, False
+                    stuck, self._watchdog.fired, self._ready = bool(self._watchdog.fired), "", False
                     self._observer.worker_lost(stuck)
-                    what = "the worker was stuck in a cancelled job and was killed" if stuck else str(error)
-                    self._change(State.STARTING, f"{what}; it is being started again")
+                    self._change(State.STARTING, f"{error}; it is being started again")
                     self._announce()
         finally:
             self._cut_off()
@@ -287,8 +288,10 @@ class Scheduler:
         structlog.contextvars.bind_contextvars(**job.log_context)
         self._observer.started(job, started - (ticket.requeued or ticket.admitted))
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=ticket.attempt)
+        self._watchdog.watch(self._step_seconds(job.bucket))
         try:
             async for event in self._worker.run(job):
+                self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
                 if isinstance(event, Progress):
                     event = replace(event, eta=self._estimator.remaining(job, event))
                     self._running_eta = event.eta
@@ -297,13 +300,14 @@ class Scheduler:
                     event = replace(event, queue_seconds=started - ticket.admitted)
                     log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
                 self._say(ticket, event)
-        except WorkerLost as error:
+        except WorkerLost as lost:
+            error = WorkerLost(self._watchdog.fired) if self._watchdog.fired else lost
             if not ticket.spool.ended and ticket.attempt < self._attempts:
                 self._restart(ticket, error)
             else:
                 times = f"; the job was run {ticket.attempt} times" if ticket.attempt > 1 else ""
                 self._fail(ticket, WorkerLost(f"{error}{times}"))
-            raise
+            raise error from lost
         except EasyAnimError as error:
             self._fail(ticket, error)
         finally:
@@ -312,6 +316,11 @@ class Scheduler:
             if ticket not in self._waiting:
                 self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
             self._note_idle()
+
+    def _step_seconds(self, bucket: Bucket) -> float:
+        """What a guided step took when the bucket was made ready; 0 where that was not measured."""
+        ready = self.served.buckets if self.served else ()
+        return next((2 * item.prediction_seconds for item in ready if item.bucket == bucket), 0.0)
 
     def _restart(self, ticket: Ticket, error: WorkerLost) -> None:
         """Put the job before all that wait; what it has said so far is void."""
@@ -345,7 +354,7 @@ class Scheduler:
     def _cancel(self, ticket: Ticket) -> None:
         """Have the worker leave the running job."""
         self._worker.cancel(ticket.job)
-        self._watchdog.watch(ticket.job, ticket.spool.latest)
+        self._watchdog.give_up()
 
     def _announce(self) -> None:
         """Have everybody who waits told where they stand: now, or as soon as the last round is far enough back."""

@@ -44,6 +44,7 @@ class App:
             queue_size=settings.queue_size,
             attempts=settings.job_attempts,
             cancel_seconds=settings.cancel_seconds,
+            stall_seconds=settings.stall_seconds,
             on_state=self._report_health,
             observer=self.telemetry.observer,
         )

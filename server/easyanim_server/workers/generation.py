@@ -90,8 +90,8 @@ class Generation:
             closing(self._engine.decode(sampling)) as groups,
         ):
             for frames in groups:
-                if not len(frames):  # on its way, and a chance to leave
-                    self._check()
+                if not len(frames):  # on its way: a sign of life, and a chance to leave
+                    self._observe(Phase.DECODE, done, bucket.frames)
                     continue
                 with self._encoding():
                     data = video.write(frames)
@@ -106,7 +106,7 @@ class Generation:
     def _observe(self, phase: Phase, completed: int, total: int) -> None:
         self._check()
         now = time.perf_counter()
-        if completed == 0:
+        if phase not in self._seconds:
             self._phase_began = now
         self._seconds[phase] = spent = now - self._phase_began
         unit = spent / completed if completed else None
