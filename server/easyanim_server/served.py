@@ -106,3 +106,7 @@ class Served:
     device_uuids: tuple[str, ...] = ()
     """The driver's names of the devices that it holds, such as ``GPU-8f5a...``; empty on the CPU."""
     lookups: Lookups = Lookups()
+
+    def step_seconds(self, bucket: Bucket) -> float:
+        """What a guided step took when the bucket was made ready; 0 where that was not measured."""
+        return next((2 * ready.prediction_seconds for ready in self.buckets if ready.bucket == bucket), 0.0)

@@ -159,7 +159,7 @@ def test_the_documentation_lists_every_metric_with_type_labels_and_meaning(regis
 
 
 def test_states_are_those_of_the_scheduler() -> None:
-    from easyanim_server.jobs.scheduler import State
+    from easyanim_server.jobs.state import State
 
     assert set(STATES) == {state.value for state in State}
 

@@ -13,8 +13,9 @@ from easyanim_server.errors import ShuttingDown, WorkerLost
 from easyanim_server.events import Chunk, Completed, Progress, Queued
 from easyanim_server.job import Bucket, Job
 from easyanim_server.jobs import scheduler as scheduling
-from easyanim_server.jobs.scheduler import Scheduler, Ticket
+from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.spool import Spool
+from easyanim_server.jobs.ticket import Ticket
 from easyanim_server.served import ModelInfo, PromptTokenizer, Served
 from tests.engines import word_tokenizer
 

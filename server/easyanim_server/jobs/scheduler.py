@@ -9,8 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 import structlog
 
@@ -24,9 +23,11 @@ from easyanim_server.errors import (
     WorkerLost,
 )
 from easyanim_server.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
-from easyanim_server.job import Bucket, Job
+from easyanim_server.job import Job
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
+from easyanim_server.jobs.state import State
+from easyanim_server.jobs.ticket import Ticket
 from easyanim_server.jobs.tokens import PromptReading, TokenCounter
 from easyanim_server.jobs.watchdog import Watchdog
 from easyanim_server.protocols import Worker
@@ -41,28 +42,6 @@ MAX_BACKOFF_SECONDS = 30.0
 ANNOUNCEMENTS_PER_SECOND = 250
 """Most messages to those who wait. Telling all of a long queue of every change grows with its square: with 200 callers
 and jobs of 60 ms the front took 40 % of all CPU time for it."""
-
-
-class State(Enum):
-    """Whether requests are served; values are the contract's enum names less their prefix."""
-
-    STARTING = "STARTING"
-    SERVING = "SERVING"
-    DRAINING = "DRAINING"
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A job's place in the scheduler."""
-
-    job: Job
-    spool: Spool
-    admitted: float
-    """When it was admitted, on the monotonic clock."""
-    attempt: int = 1
-    """The run that it waits for or is in."""
-    requeued: float | None = None
-    """When it last lost its worker, on the same clock."""
 
 
 class Scheduler:
@@ -288,7 +267,7 @@ class Scheduler:
         structlog.contextvars.bind_contextvars(**job.log_context)
         self._observer.started(job, started - (ticket.requeued or ticket.admitted))
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=ticket.attempt)
-        self._watchdog.watch(self._step_seconds(job.bucket))
+        self._watchdog.watch(self.served.step_seconds(job.bucket) if self.served else 0.0)
         try:
             async for event in self._worker.run(job):
                 self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
@@ -316,11 +295,6 @@ class Scheduler:
             if ticket not in self._waiting:
                 self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
             self._note_idle()
-
-    def _step_seconds(self, bucket: Bucket) -> float:
-        """What a guided step took when the bucket was made ready; 0 where that was not measured."""
-        ready = self.served.buckets if self.served else ()
-        return next((2 * item.prediction_seconds for item in ready if item.bucket == bucket), 0.0)
 
     def _restart(self, ticket: Ticket, error: WorkerLost) -> None:
         """Put the job before all that wait; what it has said so far is void."""

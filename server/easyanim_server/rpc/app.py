@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from easyanim.v1 import video_pb2, video_pb2_grpc
 from easyanim_server.errors import ConfigurationError
-from easyanim_server.jobs.scheduler import Scheduler, State
+from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.state import State
 from easyanim_server.protocols import Worker
 from easyanim_server.rpc.calls import CallObserver
 from easyanim_server.rpc.service import VideoService

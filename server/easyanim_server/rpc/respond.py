@@ -12,7 +12,8 @@ from easyanim_server import __version__
 from easyanim_server import job as jobs
 from easyanim_server.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 from easyanim_server.job import Bucket, Job
-from easyanim_server.jobs.scheduler import Scheduler, Ticket
+from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.ticket import Ticket
 from easyanim_server.jobs.tokens import PromptReading
 from easyanim_server.profiles import PROFILES, Profile
 from easyanim_server.promptlint import PromptWarning
