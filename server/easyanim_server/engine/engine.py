@@ -158,7 +158,7 @@ class Engine:
             choice = replace(choice, reason=f"{choice.reason}; {found.source}")
         precision = resolve_precision(settings.precision, choice.placement.endswith(QFLOAT8), device)
         log.info("placement %s: %s", choice.placement, choice.reason)
-        if settings.backend != "eager":
+        if settings.backend != "eager" or device.type == "cuda":  # where kernels are compiled without a compiler too
             cache.use(settings.cache_dir, device)
         if settings.cpu_threads:
             torch.set_num_threads(settings.cpu_threads)
