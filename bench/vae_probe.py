@@ -1,8 +1,8 @@
 """Measures the VAE on this machine's GPU: the stock network, and every way in which ours can run.
 
-    python bench/vae_probe.py                    # published size, random weights, bfloat16
-    python bench/vae_probe.py --seconds 300      # gives Inductor the time that it needs
-    python bench/vae_probe.py --tiny             # a narrow network on the CPU, to try the script
+    PYTHONPATH=. python bench/vae_probe.py                    # published size, random weights, bfloat16
+    PYTHONPATH=. python bench/vae_probe.py --seconds 300      # gives Inductor the time that it needs
+    PYTHONPATH=. python bench/vae_probe.py --tiny             # a narrow network on the CPU, to try the script
 
 Needs torch, diffusers and Triton, no network. Writes bench/results/<gpu>-vae.json. A variant that fails is
 reported and the others go on. For every variant: median milliseconds of up to `ROUNDS` encodes and decodes after the
@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,9 +34,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLMagvit
 from torch import Tensor
-from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
+from bench.vae_inside import convolutions, profiled
 from easyanim_server.engine.builtin import PUBLISHED_VAE
 from easyanim_server.engine.vae import VideoAutoencoder
 from easyanim_server.workers import record
@@ -234,67 +232,6 @@ def distance(ours: Tensor, wanted: Tensor) -> float:
     return float((sum(error for error, _ in sums) / sum(norm for _, norm in sums)) ** 0.5)
 
 
-def profiled(bench: Bench, size: tuple[int, int, int], variant: Variant) -> list[dict[str, Any]]:
-    """Kernels of one encode and one decode by the time that they take."""
-    video, latents = bench.inputs(*size)
-    vae = VideoAutoencoder(bench.stock if variant is STOCK else bench.ours, **variant.arguments)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        encode(vae, video)
-        for _ in vae.decode(latents):
-            pass
-        bench.synchronize()
-    spent: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            spent[event.name] += event.device_time / 1000
-            calls[event.name] += 1
-    whole = sum(spent.values())
-    print(f"\nkernels of {variant.name}, encode and decode: {whole:.0f} ms")
-    kernels = [
-        {"kernel": name, "ms": round(ms, 2), "share": round(ms / whole, 4), "calls": calls[name]}
-        for name, ms in spent.most_common(14)
-    ]
-    for kernel in kernels:
-        print(f"  {kernel['ms']:8.1f} ms  {kernel['share']:6.1%}  {kernel['calls']:6}  {kernel['kernel'][:100]}")
-    return kernels
-
-
-CONVOLUTIONS = ((128, 128, 384, 672), (256, 128, 384, 672), (256, 256, 384, 672), (256, 256, 192, 336),
-                (512, 512, 96, 168), (512, 512, 48, 84), (8, 128, 384, 672), (128, 8, 384, 672))  # fmt: skip
-"""(in, out, height, width) of the network's convolutions; 8 stands for 3 or 16 channels."""
-
-
-def convolutions(bench: Bench) -> list[dict[str, Any]]:
-    """TFLOP/s of convolutions alone: in space and time, and in space over three stacked frames."""
-    found = []
-    print("\nconvolutions alone, TFLOP/s: in three dimensions, and in two over three frames in the channels")
-    for into, out, height, width in CONVOLUTIONS:
-        for frames in (1, 4, 16):
-            flops = 2 * 27 * into * out * height * width * frames
-            options: dict[str, Any] = {"device": bench.device, "dtype": bench.dtype}
-            x = torch.randn((1, into, frames + 2, height, width), **options)
-            w = torch.randn((out, into, 3, 3, 3), **options)
-            x, w = (tensor.contiguous(memory_format=torch.channels_last_3d) for tensor in (x, w))
-            stacked = torch.randn((frames, 3 * into, height, width), **options)
-            flat = torch.randn((out, 3 * into, 3, 3), **options)
-            stacked, flat = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (stacked, flat))
-            rates = []
-            for run in (
-                lambda x=x, w=w: F.conv3d(x, w, padding=(0, 1, 1)),
-                lambda x=stacked, w=flat: F.conv2d(x, w, padding=1),
-            ):
-                run()
-                times, _ = bench.timed(run)
-                rates.append(flops / min(times) / 1e9)
-            found.append(
-                {"in": into, "out": out, "height": height, "width": width, "frames": frames}
-                | {"conv3d_tflops": round(rates[0], 1), "conv2d_tflops": round(rates[1], 1)}
-            )
-            print(f"  {into:3} -> {out:3}  {height}x{width}  {frames:2} frames  {rates[0]:6.0f}  {rates[1]:6.0f}")
-    return found
-
-
 def guarded(bench: Bench, what: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
     try:
         with bench.alarm():
@@ -404,13 +341,15 @@ def main() -> None:
     for variant in (STOCK, TRITON, TRITON_16, TRITON_8):
         bench.measure(small, variant)
     if not options.tiny:
-        extras["kernels"] = guarded(bench, lambda: profiled(bench, small, TRITON))
+        extras["kernels"] = guarded(
+            bench, lambda: profiled(VideoAutoencoder(bench.ours, **TRITON.arguments), *bench.inputs(*small))
+        )
     bench.reference(large, frames=5)
     for variant in (STOCK, TRITON, TRITON_16):
         bench.measure(large, variant)
     apart(bench, options.tiny)
     if not options.tiny:
-        extras["convolutions"] = guarded(bench, lambda: convolutions(bench))
+        extras["convolutions"] = guarded(bench, lambda: convolutions(bench.device, bench.dtype, bench.timed))
     for variant in (EAGER, COMPILED):
         bench.measure(small, variant)
 
@@ -421,7 +360,10 @@ def main() -> None:
     slug = device.lower().removeprefix("nvidia ").split()[0] if bench.device.type == "cuda" else "cpu"
     file = options.out / f"{slug}-vae.json"
     record.write(
-        file, [finite(asdict(result)) for result in bench.results], command="python bench/vae_probe.py", **header
+        file,
+        [finite(asdict(result)) for result in bench.results],
+        command="PYTHONPATH=. python bench/vae_probe.py",
+        **header,
     )
     print(f"\n{device}, torch {torch.__version__}; milliseconds, written to {file}")
     print(HEADER)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,11 +54,11 @@ class References:
         """Write what was computed; a disk that takes no more costs the next start its time, and this one nothing."""
         if self._file is None or not self._changed:
             return
-        draft = self._file.with_suffix(".draft")
+        draft = self._file.with_suffix(f".{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             save_file(self._kept, draft)
-            draft.replace(self._file)  # at once: another server may be reading
+            draft.replace(self._file)  # at once: another server may be reading, or writing the same
         except (OSError, SafetensorError) as error:
             log.warning("%s cannot be written: %s", self._file, error)
 

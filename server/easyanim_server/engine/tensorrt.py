@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,13 +185,13 @@ def keep(built: Any, given: tuple[Tensor, ...], file: Path) -> None:
         given: Inputs of its shapes. They are not kept: a block's weights are among them.
         file: Where to.
     """
-    draft = file.with_suffix(".draft")
+    draft = file.with_suffix(f".{os.getpid()}")
     try:
         with torch.no_grad():
             program = torch.export.export(built, given, strict=False)
         program.example_inputs = None
         torch.export.save(program, draft)
-        draft.replace(file)  # at once: another server may be reading
+        draft.replace(file)  # at once: another server may be reading, or writing the same
     except (OSError, RuntimeError) as error:
         log.warning("%s cannot be written: %s", file, error)
 
