@@ -3,7 +3,7 @@
     PYTHONPATH=. python bench/loading.py                      # writes the folder first, 28 GB of it
     PYTHONPATH=. python bench/loading.py --folder MODEL       # a folder that is there
 
-Each load is a process of its own, once with the files out of the page cache and once with them in it.
+Each load is a process of its own, from the disk or with the files in the page cache; see `CASES`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     model = given.model or ("synthetic:7b" if device.type == "cuda" else "builtin:tiny")
     facts = measure.machine(device) | ({"commit": given.commit} if given.commit else {})
-    name = (facts["gpu"] or "cpu").lower().replace("nvidia ", "").replace(" ", "-")
+    name = record.slug(facts["gpu"] or "cpu")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(given.folder or Path(place) / "model")
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         for row in measured(given.folder or model, folder, device):
-            rows.append({key: float(f"{value:.4g}") if type(value) is float else value for key, value in row.items()})
+            rows.append(record.rounded(row))
             print(rows[-1], flush=True)
             command = "PYTHONPATH=. python bench/loading.py"
             record.write(given.out / f"{name}-loading.json", rows, command=command, **facts)

@@ -305,17 +305,11 @@ class MemoryBenchmark:
 
     def _write(self) -> None:
         command = f"python bench/memory.py --model {self._model} --backend {self._backend}"
-        rows = [{name: _rounded(value) for name, value in row.items()} for row in self.rows]
+        rows = [{name: record.rounded(value) for name, value in row.items()} for row in self.rows]
         record.write(self._file, rows, command=command, **self._header)
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self._began:4.0f} s] {text}", flush=True)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _sentence(row: Row) -> str:
@@ -342,10 +336,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cuda = device.type == "cuda"
     model = given.model or ("synthetic:7b" if cuda else "builtin:tiny")
     name = measure.machine(device)["gpu"] or "cpu"
-    slug = name.lower().replace("nvidia ", "").replace("geforce ", "").replace(" ", "-")
     if cuda and shutil.disk_usage("/tmp").free < GIB:
         print("less than 1 GiB free for compiled code in /tmp", file=sys.stderr)
-    file = given.out / f"{slug}-memory.json"
+    file = given.out / f"{record.slug(name)}-memory.json"
     wanted = [name for name in given.placements.split(",") if name]
     cases = [case for case in (on_a_gpu() if cuda else on_the_cpu()) if not wanted or case.placement in wanted]
     bench = MemoryBenchmark(model, device, cases, file, given.seconds, given.backend, given.commit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,14 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 NOT_MEASURED = "Not measured yet: `python bench/memory.py` on a card and `make bench-report` fill this in.\n"
+
+
+def published(folder: Path, files: str) -> Iterator[tuple[Row, list[Row]]]:
+    """Header and rows of each file that has rows of a model of published shape; others' are left out."""
+    for file in sorted(folder.glob(files)):
+        document = json.loads(file.read_text())
+        if rows := [row for row in document["rows"] if not row["model"].startswith("builtin:")]:
+            yield document["header"], rows
 
 
 def bucket_of(row: Row) -> str:
@@ -106,45 +114,34 @@ def cpu_tables(folder: Path = RESULTS) -> str:
 
 def memory_tables(folder: Path = RESULTS) -> str:
     """What fits which card, as upstream has it, then every row; for each card that was measured."""
-    parts = []
-    for file in sorted(folder.glob("*-memory.json")):
-        document = json.loads(file.read_text())
-        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
-        if rows:
-            parts.append(_memory_section(document["header"], rows))
-    return "\n".join(parts) or NOT_MEASURED
+    return "\n".join(_memory_section(*found) for found in published(folder, "*-memory.json")) or NOT_MEASURED
 
 
 def card_table(folder: Path = RESULTS) -> str:
     """What fits which card, as upstream has it; for each card that was measured."""
     parts = []
-    for file in sorted(folder.glob("*-memory.json")):
-        document = json.loads(file.read_text())
-        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:") and "error" not in row]
-        if rows:
-            parts.append("\n".join([*_cards(rows), ""]))
+    for _, rows in published(folder, "*-memory.json"):
+        fine = [row for row in rows if "error" not in row]
+        if fine:
+            parts.append("\n".join([*_cards(fine), ""]))
     return "\n".join(parts) or NOT_MEASURED
 
 
 def loading_tables(folder: Path = RESULTS) -> str:
     """How a folder was loaded, for each card that was measured."""
     lines = []
-    for file in sorted(folder.glob("*-loading.json")):
-        document = json.loads(file.read_text())
-        rows = [row for row in document["rows"] if not row["model"].startswith("builtin:")]
-        if rows:
-            known = document["header"]
-            size = f"{rows[0]['folder_gib']:.1f} GiB, the largest component {rows[0]['largest_gib']:.1f}"
-            lines += [f"**{known['gpu'] or known['cpu']}, {rows[0]['model']}: {size}** "
-                      f"(torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]  # fmt: skip
-            lines += ["| placement | files come from | files read, no more | loaded | weights placed | host peak GiB |"]
-            lines += ["|---|---|---:|---:|---:|---:|"]
-            for row in rows:
-                seconds = [f"{row[name]:.1f} s" for name in ("plain_read_seconds", "load_seconds", "place_seconds")]
-                source = "page cache" if row["page_cache"] else "disk"
-                cells = [row["placement"], source, *seconds, f"{row['host_peak_gib']:.1f}"]
-                lines.append(f"| {' | '.join(cells)} |")
-            lines.append("")
+    for known, rows in published(folder, "*-loading.json"):
+        size = f"{rows[0]['folder_gib']:.1f} GiB, the largest component {rows[0]['largest_gib']:.1f}"
+        lines += [f"**{known['gpu'] or known['cpu']}, {rows[0]['model']}: {size}** "
+                  f"(torch {known['torch']}; commit {known['commit']}, {known['date'][:10]})", ""]  # fmt: skip
+        lines += ["| placement | files come from | files read, no more | loaded | weights placed | host peak GiB |"]
+        lines += ["|---|---|---:|---:|---:|---:|"]
+        for row in rows:
+            seconds = [f"{row[name]:.1f} s" for name in ("plain_read_seconds", "load_seconds", "place_seconds")]
+            source = "page cache" if row["page_cache"] else "disk"
+            cells = [row["placement"], source, *seconds, f"{row['host_peak_gib']:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
     return "\n".join(lines)
 
 

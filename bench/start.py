@@ -45,7 +45,7 @@ def main() -> None:
     options = parsed()
     device = resolve_device(options.device)
     facts = measure.machine(device)
-    name = (facts["gpu"] or "cpu").lower().replace("nvidia ", "").replace(" ", "-")
+    name = record.slug(facts["gpu"] or "cpu")
     file = options.out / f"{name}-{options.what}.json"
     header = facts | ({"commit": options.commit} if options.commit else {})
     rows: list[Row] = []
@@ -53,7 +53,7 @@ def main() -> None:
     def add(row: Row) -> None:
         rows.append(row)
         print(row, flush=True)
-        record.write(file, rows, command="PYTHONPATH=. python bench/start.py " + " ".join(sys.argv[1:]), **header)
+        record.write(file, rows, command=repeated(), **header)
 
     profiles = [name for name in options.profiles.split(",") if name]
     if profiles:
@@ -70,6 +70,11 @@ def main() -> None:
                         add(row)
                 profiles = []
     print(f"wrote {file}")
+
+
+def repeated() -> str:
+    """The command, without what is this run's alone."""
+    return re.sub(r" --(out|commit)[ =]\S+", "", " ".join(["PYTHONPATH=. python bench/start.py", *sys.argv[1:]]))
 
 
 def parsed() -> argparse.Namespace:

@@ -103,8 +103,9 @@ def test_an_engine_that_cannot_be_kept_serves_all_the_same(
     half: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiled, given, _ = half
+    (tmp_path / "occupied").write_text("a file where the folder should be")
 
-    tensorrt.keep(compiled, given, tmp_path / "no such folder" / "engine.ep")
+    tensorrt.keep(compiled, given, tmp_path / "occupied" / "engine.ep")
 
     assert "cannot be written" in caplog.text
 

@@ -35,7 +35,7 @@ def dog(worker: SimulatedWorker, cancel: float = math.inf, stall: float = math.i
 
 async def test_a_silent_worker_is_killed_once(worker: SimulatedWorker) -> None:
     watchdog = dog(worker, stall=PATIENCE)
-    watchdog.watch(0.0)
+    watchdog.watch("1", 0.0)
     await asyncio.sleep(LONG)
 
     assert worker.killed == 1
@@ -44,7 +44,7 @@ async def test_a_silent_worker_is_killed_once(worker: SimulatedWorker) -> None:
 
 async def test_news_are_a_sign_of_life(worker: SimulatedWorker) -> None:
     watchdog = dog(worker, stall=PATIENCE)
-    watchdog.watch(0.0)
+    watchdog.watch("1", 0.0)
     for _ in range(15):
         await asyncio.sleep(PATIENCE / 5)
         watchdog.heard(None)
@@ -57,7 +57,7 @@ async def test_news_are_a_sign_of_life(worker: SimulatedWorker) -> None:
 @pytest.mark.parametrize("expected", [True, False], ids=["as expected", "as it turns out"])
 async def test_slow_units_have_the_time_of_ten(worker: SimulatedWorker, expected: bool) -> None:
     watchdog = dog(worker, stall=PATIENCE)
-    watchdog.watch(LONG if expected else 0.0)
+    watchdog.watch("1", LONG if expected else 0.0)
     if not expected:
         watchdog.heard(LONG)
     await asyncio.sleep(LONG)
@@ -68,7 +68,7 @@ async def test_slow_units_have_the_time_of_ten(worker: SimulatedWorker, expected
 
 async def test_a_front_that_was_stopped_itself_blames_nobody(worker: SimulatedWorker) -> None:
     watchdog = dog(worker, stall=PATIENCE)
-    watchdog.watch(0.0)
+    watchdog.watch("1", 0.0)
     time.sleep(LONG)  # nothing runs, as under a debugger
     await asyncio.sleep(PATIENCE / 5)
     assert worker.killed == 0
@@ -79,7 +79,7 @@ async def test_a_front_that_was_stopped_itself_blames_nobody(worker: SimulatedWo
 
 async def test_of_a_job_that_was_given_up_no_news_count(worker: SimulatedWorker) -> None:
     watchdog = dog(worker, cancel=PATIENCE, stall=LONG)
-    watchdog.watch(0.0)
+    watchdog.watch("1", 0.0)
     watchdog.give_up()
     for _ in range(15):
         await asyncio.sleep(PATIENCE / 5)
@@ -91,7 +91,7 @@ async def test_of_a_job_that_was_given_up_no_news_count(worker: SimulatedWorker)
 
 async def test_nobody_is_killed_where_patience_has_no_end(worker: SimulatedWorker) -> None:
     watchdog = dog(worker)
-    watchdog.watch(0.0)
+    watchdog.watch("1", 0.0)
     watchdog.give_up()
     await asyncio.sleep(PATIENCE)
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch._dynamo.utils import counters
 
 from easyanim_server.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 ENGINE = Path(__file__).parent
 
@@ -91,6 +96,26 @@ def use(folder: Path | None, device: torch.device) -> Path:
 def part(name: str) -> Path | None:
     """A part of the folder in use; None where no cache is."""
     return _place / name if _place is not None else None
+
+
+def put(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file at once, for another server may be reading it or writing the same.
+
+    A disk that takes no more costs the next start its time, and this one nothing.
+
+    Args:
+        file: Which; its folder is made if absent.
+        write: Writes the content to the path that it is given.
+    """
+    draft = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(draft)
+        draft.replace(file)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        log.warning("%s cannot be written: %s", file, error)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def note(hit: bool) -> None:

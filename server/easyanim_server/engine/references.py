@@ -1,6 +1,6 @@
 """What faster paths are compared with: predictions of the eager network, kept across restarts.
 
-A start that finds its compiled code in the cache would spend a third of its time on these. They depend on the weights,
+A start that finds its compiled code in the cache would spend much of its time on these. They depend on the weights,
 so they are kept under a digest of them.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from easyanim_server.engine import cache
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +52,16 @@ class References:
         return self._kept[name].to(device)
 
     def save(self) -> None:
-        """Write what was computed; a disk that takes no more costs the next start its time, and this one nothing."""
-        if self._file is None or not self._changed:
-            return
-        draft = self._file.with_suffix(f".{os.getpid()}")
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(self._kept, draft)
-            draft.replace(self._file)  # at once: another server may be reading, or writing the same
-        except (OSError, SafetensorError) as error:
-            log.warning("%s cannot be written: %s", self._file, error)
+        """Write what was computed, if anything was."""
+        if self._file is not None and self._changed:
+            cache.put(self._file, lambda draft: save_file(self._kept, draft))
 
 
 @torch.no_grad()
 def _digest(network: nn.Module, kind: str) -> str:
     """Of the names, types, shapes and contents of all weights: of each the sum of its bits, read as 64-bit integers.
 
-    That is as fast as memory is read, 14 GB in milliseconds on a card, and no training leaves all sums as they were.
+    That is as fast as memory is read, and no training leaves all sums as they were.
     """
     weights = network.state_dict()
     sums = [_sum(tensor) for tensor in weights.values()]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -178,22 +177,21 @@ def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
 
 
 def keep(built: Any, given: tuple[Tensor, ...], file: Path) -> None:
-    """Write an engine; where the disk takes no more, the next start builds it again.
+    """Write an engine.
 
     Args:
         built: The module that was compiled.
         given: Inputs of its shapes. They are not kept: a block's weights are among them.
         file: Where to.
     """
-    draft = file.with_suffix(f".{os.getpid()}")
-    try:
+
+    def write(draft: Path) -> None:
         with torch.no_grad():
             program = torch.export.export(built, given, strict=False)
         program.example_inputs = None
         torch.export.save(program, draft)
-        draft.replace(file)  # at once: another server may be reading, or writing the same
-    except (OSError, RuntimeError) as error:
-        log.warning("%s cannot be written: %s", file, error)
+
+    cache.put(file, write)
 
 
 def read(file: Path) -> Half | None:

@@ -267,7 +267,7 @@ class Scheduler:
         structlog.contextvars.bind_contextvars(**job.log_context)
         self._observer.started(job, started - (ticket.requeued or ticket.admitted))
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=ticket.attempt)
-        self._watchdog.watch(self.served.step_seconds(job.bucket) if self.served else 0.0)
+        self._watchdog.watch(job.id, self.served.step_seconds(job.bucket) if self.served else 0.0)
         try:
             async for event in self._worker.run(job):
                 self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)

@@ -33,14 +33,16 @@ class Watchdog:
         """
         self._worker = worker
         self._cancel_seconds, self._stall_seconds = cancel_seconds, stall_seconds
+        self._job_id = ""
         self._unit = 0.0
         self._silent_looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self.fired = ""
         """Why the worker was killed, in a sentence; `rest` does not change it."""
 
-    def watch(self, unit_seconds: float) -> None:
+    def watch(self, job_id: str, unit_seconds: float) -> None:
         """The worker begins a job, whose units are expected to take so long."""
+        self._job_id = job_id
         self._unit, self._silent_looks = unit_seconds, 0
         self._call(self._stall_patience / LOOKS, self._look)
 
@@ -77,5 +79,5 @@ class Watchdog:
 
     def _kill(self, why: str) -> None:
         self.fired = f"{why}, so it was killed"
-        log.error("worker is stuck; killing it", why=why)
+        log.error("worker is stuck; killing it", job_id=self._job_id, why=why)
         self._worker.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable
@@ -151,12 +150,12 @@ class Benchmark:
         facts = measure.machine(self._device)
         self._matmul = measure.matmul_rate(self._device)
         self._header = facts | {
-            "matmul_tflops": _rounded(self._matmul / 1e12),
+            "matmul_tflops": record.rounded(self._matmul / 1e12),
             "matmul_size": measure.MATMUL_SIZES[self._device.type],
         }
         if commit:
             self._header["commit"] = commit
-        self.file = out / f"{_slug(facts['gpu'] or 'cpu')}-{what}.json"
+        self.file = out / f"{record.slug(facts['gpu'] or 'cpu')}-{what}.json"
         self.rows: list[Row] = []
         self._stock_ms: dict[Bucket, float] = {}
         self._test = SpeedTest(plan.model, self._device, plan.repeats)
@@ -228,7 +227,7 @@ class Benchmark:
             return None
 
     def _add(self, row: Row) -> None:
-        self.rows.append({name: _rounded(value) for name, value in row.items()})
+        self.rows.append({name: record.rounded(value) for name, value in row.items()})
         self._header["bench_seconds"] = round(time.monotonic() - self._began)
         record.write(self.file, self.rows, command=self._plan.command, **self._header)
         self._say(f"[{self._header['bench_seconds']:4d} s] {_sentence(self.rows[-1])}")
@@ -251,18 +250,6 @@ def _phases(measured: Generation, denoise: float) -> dict[str, float]:
     """Seconds of all phases in their order."""
     seconds = measured.around | {Phase.DENOISE: denoise}
     return {phase.value: seconds[phase] for phase in Phase if phase in seconds}
-
-
-def _rounded(value: Any) -> Any:
-    """Four significant digits: more than one run can tell."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _slug(gpu: str) -> str:
-    """A file's name from a card's: ``NVIDIA H200`` to ``h200``."""
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower().replace("nvidia", "").replace("geforce", "")).strip("-")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -28,6 +29,18 @@ def write(file: Path, rows: Sequence[dict[str, Any]], *, command: str, **header:
     document = {"header": header_of(command, **header), "rows": rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Four significant digits: more than one run can tell."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def slug(gpu: str) -> str:
+    """A file's name from a card's: ``NVIDIA H200`` to ``h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower().replace("nvidia", "").replace("geforce", "")).strip("-")
 
 
 def header_of(command: str, **more: Any) -> dict[str, Any]:
