@@ -30,8 +30,8 @@ from torch import Tensor
 from easyanim_server.engine import checkpoint, measure
 from easyanim_server.engine.devices import GIB, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.gate import relative_l2
 from easyanim_server.engine.placement import QFLOAT8
-from easyanim_server.engine.plans import relative_l2
 from easyanim_server.engine.precision import resolve_precision
 from easyanim_server.events import Phase
 from easyanim_server.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket, Job, Picture

@@ -64,6 +64,8 @@ class Work:
     """Steps that reused what the blocks did in an earlier one."""
     cache_coefficients: tuple[float, ...] = ()
     """Of the polynomial that reuse was decided with, highest power first; empty where it was off."""
+    running_steps: int = 0
+    """Steps that were taken and still run: a device is told the next one before it has done the last."""
 
 
 NO_WORK = Work()

@@ -32,7 +32,7 @@ class Readiness:
     rounding_l2: float = 0.0
     """Distance of the eager network's own prediction from float32's: the measure for `relative_l2`."""
     fallback: str = ""
-    """Why another backend than the configured one is used; empty where it is not."""
+    """What was configured and is not used, backend or batch, and why; empty where all is."""
     attention_milliseconds: dict[str, float] = field(default_factory=dict)
     """What each attention kernel took; empty where none was measured."""
     placement: str = "full"

@@ -13,9 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from easyanim_server.engine import builtin, checkpoint
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.gate import relative_l2
 from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.plans import relative_l2
 from easyanim_server.engine.sampler import Sampling
+from easyanim_server.events import Phase
 from easyanim_server.job import Bucket, Job, Picture
 from easyanim_server.profiles import Acceleration, Solver
 
@@ -94,6 +95,36 @@ def test_no_step_waits_for_the_device_but_for_the_step_before_it(seven: Engine) 
     assert calls.get("cudaEventSynchronize", 0) <= 3, "one a step: the step before it"
     assert not [name for name in calls if "Memcpy DtoH" in name or "Memcpy HtoD" in name]
     assert sampling.done
+
+
+def test_phases_and_the_first_step_of_every_job_are_reported_when_they_are_done(seven: Engine) -> None:
+    idle = torch.cuda.current_stream(CUDA).query
+    done: dict[tuple[Phase, int], bool] = {}
+
+    def observe(phase: Phase, completed: int, total: int) -> None:
+        if completed == total:
+            done[phase, completed] = idle()
+
+    for number in range(2):
+        sampling = seven.begin(replace(JOB, prompt=f"cat {number}"), observe)
+        seven.step(sampling)
+        assert idle()
+        assert seven.work(sampling).running_steps == 0
+        seven.step(sampling)
+        assert seven.work(sampling).running_steps == 1
+        while not sampling.done:
+            seven.step(sampling)
+        assert idle()
+        assert seven.work(sampling).running_steps == 0
+    assert done == {(Phase.TEXT_ENCODE, 2): True, (Phase.IMAGE_ENCODE, BUCKET.frames): True}
+
+
+def test_guidance_in_a_batch_of_two_is_compiled_before_requests() -> None:
+    together = Engine(modules(), backend="inductor", guidance_batch="2")
+    (readiness,) = together.prepare([BUCKET])
+
+    assert (readiness.backend, readiness.guidance_batch, readiness.fallback) == ("inductor", 2, "")
+    assert torch.isfinite(run(together).latents).all()
 
 
 def test_peak_memory_is_that_of_the_job(eager: Engine) -> None:

@@ -12,7 +12,7 @@ from easyanim_server.engine import builtin, cache, checkpoint
 from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.plans import relative_l2
+from easyanim_server.engine.gate import relative_l2
 from easyanim_server.engine.sampler import Sampling
 from easyanim_server.engine.tensorrt import AfterAttention, BeforeAttention, _engine, weights_of
 from easyanim_server.engine.transformer import Denoiser

@@ -8,7 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyanim_server.engine import attention, attention_cpu
-from easyanim_server.engine.attention import attend, available, choose, largest_product, query_scale
+from easyanim_server.engine.attention import (
+    attend,
+    available,
+    candidates,
+    fastest,
+    largest_product,
+    measure,
+    query_scale,
+)
 from easyanim_server.engine.kernels import qk_norm_rotate
 
 CPU = torch.device("cpu")
@@ -104,13 +112,13 @@ def test_other_kernels_take_queries_as_they_are() -> None:
 def test_on_the_cpu_the_choice_is_torchs_unless_another_kernel_is_clearly_faster(
     times: dict[str, float], chosen: str
 ) -> None:
-    assert choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32, known=times) == (chosen, times)
+    assert fastest(times) == chosen
 
 
 def test_on_the_cpu_kernels_are_measured() -> None:
-    chosen, times = choose(torch.Size((1, 16, 2, 8)), CPU, torch.float32)
+    times = measure(torch.Size((1, 16, 2, 8)), CPU, torch.float32, candidates(CPU, torch.float32))
 
-    assert chosen in times
+    assert fastest(times) in times
     assert times.keys() == {"torch", "convolution"}
     assert all(0 < value < math.inf for value in times.values())
 
@@ -123,21 +131,11 @@ def test_scores_may_be_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.gpu
-def test_what_was_measured_before_is_believed_as_long_as_the_same_kernels_are_there() -> None:
-    device, dtype, shape = torch.device("cuda"), torch.bfloat16, torch.Size((1, 256, 2, 64))
-    _, times = choose(shape, device, dtype)
-    slowest = max(times, key=lambda name: times[name])
-    known = {**times, slowest: 0.001}
-
-    assert choose(shape, device, dtype, known=known) == (slowest, known)
-    assert choose(shape, device, dtype, known={slowest: 0.001})[1].keys() == times.keys()
-
-
-@pytest.mark.gpu
 def test_on_a_gpu_all_kernels_are_measured_and_agree() -> None:
     device, dtype = torch.device("cuda"), torch.bfloat16
     shape = torch.Size((1, 1024, 8, 64))
-    chosen, times = choose(shape, device, dtype)
+    times = measure(shape, device, dtype, candidates(device, dtype))
+    chosen = fastest(times)
 
     assert chosen == min(times, key=lambda name: times[name])
     assert {"flash", "cudnn", "efficient"} <= set(times)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch._dynamo.utils import counters
 
-from easyanim_server.engine import plans
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.gate import FACTORS
 from easyanim_server.engine.modules import Modules
 from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
 from easyanim_server.events import Phase
@@ -94,7 +94,7 @@ def test_weights_in_8_bits_take_half_the_room_and_pass_the_gate(
 
     assert readiness.backend == backend, readiness.fallback
     assert readiness.precision == "fp8-weights"
-    assert 0.01 < readiness.relative_l2 < plans.GATE_FACTORS["fp8-weights"] * readiness.rounding_l2
+    assert 0.01 < readiness.relative_l2 < FACTORS["fp8-weights"] * readiness.rounding_l2
     assert sum(block.nbytes for block in engine.placement._parts["transformer"].units) < 0.6 * before
     video = render(engine, make_job(pictures=2))
     assert not np.array_equal(video, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from easyanim_server.engine import plans
+from easyanim_server.engine import attention, cache, plans
+from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.gate import relative_l2
+from easyanim_server.engine.transformer import Path
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.job import Bucket
 from tests.models import make_job, make_modules, make_pipeline, run
@@ -52,7 +56,7 @@ def test_the_compiled_path_gives_the_eager_paths_video_up_to_rounding(compiled: 
 
     expected = run(engine("eager"), job).latents
 
-    assert plans.relative_l2(run(compiled, job).latents, expected) < 1e-4
+    assert relative_l2(run(compiled, job).latents, expected) < 1e-4
 
 
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
@@ -109,7 +113,51 @@ def test_guidance_in_a_batch_of_two_is_guidance() -> None:
     (readiness,) = together.prepare([SMALL])
 
     assert readiness.guidance_batch == 2
-    assert plans.relative_l2(run(together, job).latents, expected) < 1e-4
+    assert relative_l2(run(together, job).latents, expected) < 1e-4
+
+
+def test_a_compiled_batch_of_two_is_ready_before_the_first_request() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    together = engine("inductor", guidance_batch="2")
+    (readiness,) = together.prepare([SMALL])
+    before = compilations()
+
+    for guidance in (1.0, 6.0):
+        run(together, make_job(bucket=str(SMALL), steps=2, guidance=guidance))
+
+    assert (readiness.backend, readiness.guidance_batch, readiness.fallback) == ("inductor", 2, "")
+    assert compilations() == before
+    torch._dynamo.reset()
+
+
+def test_a_batch_of_two_that_computes_something_else_is_refused_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = Backends.predict
+
+    def spoiled(self: Backends, bucket: Bucket, path: Path, batch: int = 1) -> Tensor:
+        return predict(self, bucket, path, batch) * (1.01 if batch == 2 else 1)
+
+    monkeypatch.setattr(Backends, "predict", spoiled)
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
+    (readiness,) = engine("inductor", guidance_batch="2").prepare([SMALL])
+
+    assert (readiness.backend, readiness.guidance_batch) == ("inductor", 1)
+    assert readiness.fallback.startswith("guidance in a batch of two: ArithmeticError: relative L2 0.01 from the eager")
+
+
+def test_restarts_choose_as_the_first_start_did(monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath) -> None:
+    monkeypatch.setattr(cache, "_place", tmp_path)
+    job = make_job(bucket=str(SMALL), steps=2)
+    videos = []
+    for times, convolves in (({"torch": 9.0, "convolution": 1.0}, True), ({"torch": 1.0, "convolution": 9.0}, False)):
+        monkeypatch.setattr(attention, "measure", lambda *_, times=times: times)
+        monkeypatch.setattr(plans, "convolving_is_faster", lambda dtype, convolves=convolves: convolves)
+        made = engine("eager", attention="auto")
+        (readiness,) = made.prepare([SMALL])
+        assert readiness.attention == "convolution"
+        videos.append(run(made, job).latents)
+
+    assert torch.equal(*videos)
 
 
 def test_on_the_cpu_predictions_are_made_one_by_one_unless_told_otherwise() -> None:

@@ -20,6 +20,23 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5, dtype=torch.bfloat16), nn.LayerNorm(5))
 
 
+class Configured(nn.Linear):
+    """A network of the diffusers library keeps what it was made with."""
+
+    config: dict[str, object]
+
+
+def test_another_configuration_of_the_same_weights_has_references_of_its_own(tmp_path: Path) -> None:
+    network = Configured(6, 5)
+    network.config = {"norm_eps": 1e-6, "_name_or_path": "here"}
+    made(tmp_path, network)
+
+    network.config = {"norm_eps": 1e-6, "_name_or_path": "there"}
+    assert not References(tmp_path, network, "original").missing("here")
+    network.config = {"norm_eps": 0.3, "_name_or_path": "here"}
+    assert References(tmp_path, network, "original").missing("here")
+
+
 def forbidden() -> Tensor:
     raise AssertionError("it was computed again")
 

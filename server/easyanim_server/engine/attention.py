@@ -119,50 +119,43 @@ def available(device: torch.device, dtype: torch.dtype, largest: float = math.in
     return [*names, "efficient"]
 
 
-def choose(
-    shape: torch.Size,
-    device: torch.device,
-    dtype: torch.dtype,
-    largest: float = math.inf,
-    known: Mapping[str, float] | None = None,
-) -> tuple[str, dict[str, float]]:
-    """Measure all kernels on random tokens and pick the fastest.
+def candidates(device: torch.device, dtype: torch.dtype, largest: float = math.inf) -> list[str]:
+    """Those of `available` among which measuring decides.
+
+    Math needs tokens x tokens of memory. On CUDA torch chooses among the others, on the CPU it has one of its own.
+    """
+    left_out = ("torch", "math") if device.type == "cuda" else ("math",)
+    return [name for name in available(device, dtype, largest) if name not in left_out]
+
+
+def measure(shape: torch.Size, device: torch.device, dtype: torch.dtype, kernels: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of each kernel on random tokens; infinite for those that fail.
 
     Args:
         shape: (batch, tokens, heads, channels).
-        device: Where to measure; on the CPU torch chooses unless another kernel is clearly faster.
+        device: Where to measure.
         dtype: Of the tokens.
-        largest: The most that a query times a key can be; see `largest_product`.
-        known: Milliseconds that were measured before, of this shape on this device; nothing is measured again as
-            long as the same kernels are there.
-
-    Returns:
-        The kernel's name, and the milliseconds of every kernel; infinite for those that failed.
+        kernels: Which.
     """
-    # Math needs tokens x tokens of memory. On CUDA torch chooses among the others, on the CPU it has one of its own.
-    left_out = ("torch", "math") if device.type == "cuda" else ("math",)
-    offered = [name for name in available(device, dtype, largest) if name not in left_out]
-    if known and set(known) == set(offered):
-        return _fastest(known), dict(known)
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     times: dict[str, float] = {}
-    for name in offered:
+    for name in kernels:
         scaled = q * query_scale(name, shape[-1])
         try:
             best = min(times.values(), default=math.inf)
             times[name] = _milliseconds(partial(attend, scaled, k, v, name), best, device)
         except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
             times[name] = math.inf
-    return _fastest(times), times
+    return times
 
 
-def _fastest(times: Mapping[str, float]) -> str:
-    """The kernel to take; ``torch`` where none runs."""
+def fastest(times: Mapping[str, float]) -> str:
+    """The kernel to take by its milliseconds; ``torch`` where none runs, on a CPU also unless one is clearly faster."""
     # A choice of torch's that has a time of its own is the CPU's.
     weighed = {name: CLEARLY * value if name == "torch" else value for name, value in times.items()}
-    fastest = min(weighed, key=lambda name: weighed[name])
-    return fastest if times[fastest] < math.inf else "torch"
+    best = min(weighed, key=lambda name: weighed[name])
+    return best if times[best] < math.inf else "torch"
 
 
 def _milliseconds(run: Callable[[], Tensor], best: float, device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -10,27 +11,41 @@ import platform
 import re
 import tarfile
 import time
+import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch._dynamo.utils import counters
 
 from easyanim_server.errors import ConfigurationError
+from easyanim_server.machine import processor
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 ENGINE = Path(__file__).parent
+
+LIBRARIES = ("diffusers", "triton", "flash-attn", "flash-attn-4", "sageattention")
+"""Beside torch, those whose code runs in a prediction."""
+
+MEBIBYTE = 2**20
 
 TENSORRT = "tensorrt"
 """The part of the version's folder that holds TensorRT engines."""
 
 REFERENCES = "references"
 """The part of it that holds what paths are compared with."""
+
+CHOICES = "choices"
+"""The part of it that holds what was measured to choose by."""
 
 _place: Path | None = None
 """The folder in use."""
@@ -58,14 +73,24 @@ def version_folder(folder: Path, device: torch.device) -> Path:
     Shapes of model and buckets are in the compilers' own keys; what they do not see is here.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    facts = [name, torch.__version__, str(torch.version.cuda), platform.python_version()]
+    facts = [name, torch.__version__, str(torch.version.cuda), platform.python_version(), *map(_version, LIBRARIES)]
     if device.type == "cuda":
-        facts.append(str(torch.cuda.get_device_capability(device)))
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        facts += [str(torch.cuda.get_device_capability(device)), str(cudnn)]
+    else:
+        facts.append(processor())
     digest = hashlib.sha256("\n".join(facts).encode())
     for source in sorted(ENGINE.glob("*.py")):
         digest.update(source.read_bytes())
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return folder / f"{slug}-torch{torch.__version__.partition('+')[0]}-{digest.hexdigest()[:12]}"
+
+
+def _version(library: str) -> str:
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return f"no {library}"
 
 
 def use(folder: Path | None, device: torch.device) -> Path:
@@ -84,7 +109,7 @@ def use(folder: Path | None, device: torch.device) -> Path:
             (place / part).mkdir(parents=True, exist_ok=True)
             os.environ[variable] = str(place / part)  # read when something is looked up, or imported
         os.environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"] = "1"
-        for part in (TENSORRT, REFERENCES):
+        for part in (TENSORRT, REFERENCES, CHOICES):
             (place / part).mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
@@ -107,7 +132,7 @@ def put(file: Path, write: Callable[[Path], object]) -> None:
         file: Which; its folder is made if absent.
         write: Writes the content to the path that it is given.
     """
-    draft = file.with_suffix(f".{os.getpid()}")
+    draft = file.with_suffix(f".{uuid.uuid4().hex[:8]}")  # servers in containers all have the same process number
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
@@ -116,6 +141,28 @@ def put(file: Path, write: Callable[[Path], object]) -> None:
         log.warning("%s cannot be written: %s", file, error)
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def once(question: str, measure: Callable[[], Answer]) -> Answer:
+    """What was measured at an earlier start, where a cache is in use, or now.
+
+    Every start then chooses alike, for which choice is made shows in a video's last bits.
+
+    Args:
+        question: What is measured, with everything that the answer depends on beside device and versions.
+        measure: Gives the answer, of JSON's types.
+    """
+    folder = part(CHOICES)
+    if folder is None:
+        return measure()
+    file = folder / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept: Answer = json.loads(file.read_text())["answer"]
+        return kept
+    answer = measure()
+    text = json.dumps({"question": question, "answer": answer}, indent=1)
+    put(file, lambda draft: draft.write_text(text))
+    return answer
 
 
 def note(hit: bool) -> None:
@@ -135,7 +182,7 @@ def remember(model: str, facts: Sequence[dict[str, Any]]) -> None:
     """Note how a model's buckets are served, where a cache is in use; replaces what was noted of it before."""
     if _place is not None:
         noted = {"model": model, "time": time.strftime("%Y-%m-%d %H:%M:%S"), "buckets": list(facts)}
-        _notes(_place, model).write_text(json.dumps(noted, indent=1))
+        put(_notes(_place, model), lambda draft: draft.write_text(json.dumps(noted, indent=1)))
 
 
 def remembered(model: str, place: Path | None = None) -> dict[str, Any]:
@@ -183,6 +230,9 @@ def unpack(folder: Path | None, device: torch.device, file: Path) -> int:
     if not file.is_file():
         raise ConfigurationError(f"{str(file)!r} is not a file; `easyanim-server cache export` writes one")
     try:
+        with gzip.open(file) as whole:  # its checksum stands at the end, and is to be known before anything is written
+            while whole.read(MEBIBYTE):
+                pass
         with tarfile.open(file, "r:gz") as archive:
             names = [member.name for member in archive.getmembers()]
             fitting = [name for name in names if name.startswith(f"{place.name}/")]
@@ -191,6 +241,6 @@ def unpack(folder: Path | None, device: torch.device, file: Path) -> int:
                 raise ConfigurationError(f"{file} holds caches for {made_for}; this is {place.name}")
             place.parent.mkdir(parents=True, exist_ok=True)
             archive.extractall(place.parent, filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise ConfigurationError(f"{file} is not a packed cache: {error}") from error
     return len(fitting)

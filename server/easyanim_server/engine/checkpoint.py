@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from pathlib import Path
 
 import torch
 from diffusers import EasyAnimateInpaintPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -14,7 +15,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.utils import logging as transformers_logging
 
+from easyanim_server import preflight
 from easyanim_server.engine import builtin
 from easyanim_server.engine import folder as folders
 from easyanim_server.engine.devices import resolve_device
@@ -23,7 +26,7 @@ from easyanim_server.engine.folder import CONFIG_PATTERNS, check, read, weight_f
 from easyanim_server.engine.modules import Modules
 from easyanim_server.engine.qwen import TrimmedTextEncoder
 from easyanim_server.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.settings import DEFAULT_MODEL
+from easyanim_server.preflight import is_hosted, published_size
 
 TINY = "builtin:tiny"
 DEMO = "builtin:demo"
@@ -31,10 +34,12 @@ DEMO_FOLDER = Path(__file__).resolve().parent.parent / "models" / "demo"
 """Comes with the package; its README.md is the model's card."""
 SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PUBLISHED = re.compile(r"alibaba-pai/EasyAnimateV(?P<version>[\d.]+)-(?P<rest>.+)")
-_V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(?P<format>-diffusers|)")
-_KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
+# By themselves these libraries write to stderr, past whatever form the program's log has.
+for _library in (diffusers_logging, transformers_logging):
+    _library.disable_default_handler()
+    _library.enable_propagation()
+# Diffusers warns of a key that published configurations have, and that its own pipeline reads.
+logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "cache_mag_vae" not in record.getMessage())
 
 
 def load(
@@ -54,14 +59,14 @@ def load(
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
         ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
     """
-    hosted = _is_hosted(model, revision)
+    preflight.check_model(model, revision)
     if model in SYNTHETIC:
         return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
     home = torch.device("cpu") if on_host else device
     if model == TINY:
         modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
     else:
-        folder = _demo() if model == DEMO else _download(model, revision) if hosted else _local(model)
+        folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
         modules = read(folder, model, device=home, dtype=dtype, own=on_host)
     modules.compute = device
     return modules
@@ -76,33 +81,20 @@ def outline(model: str, revision: str | None = None) -> Modules:
         UnsupportedModel: as `load`.
         ConfigurationError: as `load`.
     """
-    hosted = _is_hosted(model, revision)
+    preflight.check_model(model, revision)
     if model in SYNTHETIC:
         return builtin.synthetic_outline(SYNTHETIC[model])
     if model == TINY:
         return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
     if model == DEMO:
         return folders.outline(_demo(), model)
-    return folders.outline(_fetch_configurations(model, revision) if hosted else _local(model), model)
+    return folders.outline(_fetch(model, revision, CONFIG_PATTERNS) if is_hosted(model) else _local(model), model)
 
 
 def like_published(model: str) -> str:
     """The synthetic model of the shape of a published one, by its name; other models as they are."""
-    published = _PUBLISHED.fullmatch(model)
-    size = published and _V51.match(published["rest"])
-    return f"synthetic:{size['size']}" if size else model
-
-
-def _is_hosted(model: str, revision: str | None) -> bool:
-    """Whether a model is a Hugging Face id.
-
-    Raises:
-        ConfigurationError: it is not, and there is a revision.
-    """
-    hosted = not model.startswith(("builtin:", "synthetic:")) and not _is_path(model)
-    if revision is not None and not hosted:
-        raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
-    return hosted
+    size = published_size(model)
+    return f"synthetic:{size}" if size else model
 
 
 def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Modules:
@@ -158,54 +150,15 @@ def _demo() -> Path:
     return DEMO_FOLDER
 
 
-def _is_path(model: str) -> bool:
-    return model.startswith(("/", "./", "../", "~")) or (model != "" and Path(model).exists())
-
-
 def _local(model: str) -> Path:
-    if model.startswith(("builtin:", "synthetic:")):
-        known = ", ".join([DEMO, TINY, *SYNTHETIC])
-        raise UnsupportedModel(f"there is no model {model}; known are {known}")
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        raise UnsupportedModel(f"{model} is no folder; give one in diffusers layout, or a Hugging Face id")
-    return folder
+    return Path(model).expanduser()
 
 
 def _download(model: str, revision: str | None) -> Path:
     """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
-    folder = _fetch_configurations(model, revision)
+    folder = _fetch(model, revision, CONFIG_PATTERNS)
     check(folder, model)
     return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
-
-
-def _fetch_configurations(model: str, revision: str | None) -> Path:
-    if not _HUB_ID.fullmatch(model):
-        raise UnsupportedModel(
-            f"{model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
-        )
-    _refuse_published(model)
-    return _fetch(model, revision, CONFIG_PATTERNS)
-
-
-def _refuse_published(model: str) -> None:
-    """Refuse what the authors publish and this server cannot run, by name, before anything is fetched."""
-    published = _PUBLISHED.fullmatch(model)
-    if published is None:
-        return
-    if published["version"] != "5.1":
-        raise UnsupportedModel(
-            f"{model} is EasyAnimate V{published['version']}, which reads prompts with other text encoders than the "
-            f"V5.1 that this server runs; use {DEFAULT_MODEL} instead"
-        )
-    variant = _V51.fullmatch(published["rest"])
-    if variant is None:
-        return
-    instead = f"alibaba-pai/EasyAnimateV5.1-{variant['size']}-zh-InP-diffusers"
-    if variant["kind"] in _KINDS:
-        raise UnsupportedModel(f"{model} is {_KINDS[variant['kind']]}, not image-to-video; use {instead} instead")
-    if not variant["format"]:
-        raise UnsupportedModel(f"{model} is in EasyAnimate's original format, not diffusers'; use {instead} instead")
 
 
 def _fetch(model: str, revision: str | None, patterns: list[str]) -> Path:

@@ -122,6 +122,7 @@ class Engine:
         self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
         self._readiness: dict[Bucket, Readiness] = {}
         self._told: torch.cuda.Event | None = None
+        """After the last step that the device was told."""
         self._model = ModelInfo(
             name=modules.name,
             fingerprint=modules.fingerprint(),
@@ -209,9 +210,7 @@ class Engine:
         Raises:
             ConfigurationError: they cannot be served as this engine was configured.
         """
-        noted = cache.remembered(self._model.name).get("buckets", ())
-        known = {facts["bucket"]: facts for facts in noted}
-        plans = self._planner.prepare(buckets, report, known)
+        plans = self._planner.prepare(buckets, report)
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
         self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
         report("running every shape once")
@@ -279,21 +278,28 @@ class Engine:
             ValueError: the job contradicts itself or asks for what the model cannot make.
             OutOfDeviceMemory: the device cannot hold it.
         """
+
+        def finished(phase: Phase, completed: int, total: int) -> None:
+            if completed == total and self._device.type == "cuda":  # else its time would be the next phase's
+                torch.cuda.synchronize(self._device)
+            observe(phase, completed, total)
+
         prompts = [job.prompt, job.negative_prompt] if job.guidance > 1 else [job.prompt]
         self.placement.restore()
+        self._told = None
         texts = []
-        observe(Phase.TEXT_ENCODE, 0, len(prompts))
+        finished(Phase.TEXT_ENCODE, 0, len(prompts))
         for prompt in prompts:
             texts.append(self._second_try(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
-            observe(Phase.TEXT_ENCODE, len(texts), len(prompts))
+            finished(Phase.TEXT_ENCODE, len(texts), len(prompts))
         text, negative_text = texts if len(texts) == 2 else (texts[0], None)
-        return self._second_try(lambda: self._sampler.begin(job, text, negative_text, observe))
+        return self._second_try(lambda: self._sampler.begin(job, text, negative_text, finished))
 
     def step(self, sampling: Sampling) -> None:
         """Take one denoising step in place; where it fails, `sampling` is as it was.
 
         A device works one step behind what it was told, so that it never waits for the host: this returns when the
-        step before is done, and the last one when it is done itself.
+        step before is done, and the first and the last one when they are done themselves.
 
         Raises:
             ValueError: all steps are taken.
@@ -312,7 +318,8 @@ class Engine:
 
     def work(self, sampling: Sampling) -> Work:
         """What its steps took so far."""
-        return sampling.work
+        behind = self._device.type == "cuda" and 1 < sampling.index < sampling.steps
+        return replace(sampling.work, running_steps=int(behind))
 
     def fingerprint(self, sampling: Sampling) -> str:
         """SHA-256 of the latents' type, shape and bytes, hex; waits for the device."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from easyanim_server.engine import attention, cache
 from easyanim_server.engine.backends import Backends
 from easyanim_server.engine.block import Block
+from easyanim_server.engine.gate import FACTORS, ROUNDING, Gate, relative_l2
 from easyanim_server.engine.placement import Placement
 from easyanim_server.engine.precision import CastLinear, Fp8Linear, require_fp8
 from easyanim_server.engine.products import ConvolvedLinear, convolving_is_faster
@@ -29,12 +30,6 @@ from easyanim_server.served import Readiness
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
 
-GATE_FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
-"""How many times as far from float32 as the eager network a path may be, by precision. See docs/performance.md."""
-
-ROUNDING = 1e-5
-"""Least error that is told apart from none: float32's own, through all blocks."""
-
 UNIT_FRAMES = 13
 """Most frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little to do
 with the number of tokens."""
@@ -42,6 +37,9 @@ with the number of tokens."""
 SATURATED = 0.1
 """Seconds of a prediction beyond which guidance is never tried in a batch of two: one sample then fills any card, and
 batches were measured to be up to 1.5 % slower, for twice the activations."""
+
+CLEARLY = 0.95
+"""Share of the time of two predictions under which they are made together."""
 
 MEASUREMENTS = 5
 """Of each way to make the two predictions of guidance."""
@@ -99,15 +97,12 @@ class Planner:
         self,
         buckets: Sequence[Bucket],
         report: Callable[[str], None],
-        known: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[Bucket, tuple[Path, Readiness]]:
         """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
 
         Args:
             buckets: Shapes to serve.
             report: Told what is being done, in one sentence.
-            known: `Readiness.facts` by bucket, from an earlier start on this device: choices that it measured are
-                taken over.
 
         Raises:
             ConfigurationError: no path of this precision is near enough to the eager network.
@@ -130,13 +125,19 @@ class Planner:
                 self._placement.rebuild(lambda number: block_to_fp8(self._denoiser, number, layer))
             else:
                 to_fp8(self._denoiser, layer)
-        elif self._device.type == "cpu" and self._denoiser.mode == "original" and convolving_is_faster(self._dtype):
+        elif self._may_convolve() and cache.once(
+            f"products in {self._dtype}", partial(convolving_is_faster, self._dtype)
+        ):
             convolve(self._denoiser)
         plans = {}
+        precision = self._served_precision
         for number, bucket in enumerate(ordered, 1):
-            report(f"building {bucket} ({self._backend}, {self._precision}), {number} of {len(ordered)} buckets")
-            plans[bucket] = self._plan(bucket, references.get(bucket), unit, (known or {}).get(str(bucket), {}))
+            report(f"building {bucket} ({self._backend}, {precision}), {number} of {len(ordered)} buckets")
+            plans[bucket] = self._plan(bucket, Gate(references.get(bucket), unit, FACTORS[precision]))
         return plans
+
+    def _may_convolve(self) -> bool:
+        return self._device.type == "cpu" and self._denoiser.mode == "original"
 
     def _references(
         self, buckets: Sequence[Bucket], quantised: bool, report: Callable[[str], None]
@@ -166,15 +167,8 @@ class Planner:
         kept.save()
         return references, max(unit, ROUNDING)
 
-    def _plan(
-        self, bucket: Bucket, reference: Tensor | None, unit: float, known: Mapping[str, Any]
-    ) -> tuple[Path, Readiness]:
-        shape = self._backends.attention_shape(bucket)
-        kernel = self._kernel
-        times: dict[str, float] = {}
-        if kernel == "auto":
-            measured = known.get("attention_milliseconds")
-            kernel, times = attention.choose(shape, self._device, self._dtype, self._largest, measured)
+    def _plan(self, bucket: Bucket, gate: Gate) -> tuple[Path, Readiness]:
+        kernel, times = self._choose_kernel(self._backends.attention_shape(bucket))
         backend: str | None = self._backend
         reasons = []
         while backend is not None:
@@ -182,54 +176,74 @@ class Planner:
             try:
                 path = Path(self._backends.build(backend, bucket, kernel), kernel)
                 predicted = self._backends.predict(bucket, path)
-                error = self._distance(predicted, reference, unit)
+                error = gate.check(predicted)
             except Exception as failure:  # compilers raise anything; the next backend is tried and the reason is said
-                reasons.append(f"{backend}: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}")
+                reasons.append(_reason(backend, failure))
                 backend = FALLBACK.get(backend)
                 continue
             built = time.perf_counter()
-            placement = self._placement.name if self._placement else "full"
-            served = {"backend": backend, "precision": self._served_precision, "placement": placement}
-            single = known["prediction_seconds"] if served.items() <= known.items() else None
-            path = replace(path, pairs=self._pairs(bucket, path, backend, single, reference, unit))
+            pairs, reason = self._pairs(bucket, path, backend, gate)
             readiness = Readiness(
                 bucket=bucket,
                 backend=backend,
                 precision=self._served_precision,
                 attention=kernel,
-                guidance_batch=2 if path.pairs else 1,
+                guidance_batch=2 if pairs else 1,
                 build_seconds=built - began,
                 relative_l2=error,
-                cosine=cosine(predicted, reference) if reference is not None else 1.0,
-                rounding_l2=unit if reference is not None else 0.0,
-                fallback="; ".join(reasons),
+                cosine=gate.cosine(predicted),
+                rounding_l2=gate.rounding if gate.reference is not None else 0.0,
+                fallback="; ".join([*reasons, *reason]),
                 attention_milliseconds=times,
             )
-            return path, readiness
+            return replace(path, pairs=pairs), readiness
         raise ConfigurationError(
             f"bucket {bucket} cannot be served in precision {self._precision}: {'; '.join(reasons)}"
         )
 
-    def _pairs(
-        self, bucket: Bucket, path: Path, backend: str, single: float | None, reference: Tensor | None, unit: float
-    ) -> bool:
-        """Whether the two predictions of guidance are made together: where that is faster, fits and computes the same.
+    def _choose_kernel(self, shape: torch.Size) -> tuple[str, dict[str, float]]:
+        """The attention kernel for a shape, and the milliseconds of those that were measured."""
+        if self._kernel != "auto":
+            return self._kernel, {}
+        offered = attention.candidates(self._device, self._dtype, self._largest)
+        times = cache.once(
+            f"attention of {tuple(shape)} in {self._dtype} by {', '.join(offered)}",
+            partial(attention.measure, shape, self._device, self._dtype, offered),
+        )
+        return attention.fastest(times), times
 
-        TensorRT's engines are built for one sample, and on the CPU nothing is measured. `single` is what a prediction
-        takes, where that is known.
+    def _pairs(self, bucket: Bucket, path: Path, backend: str, gate: Gate) -> tuple[bool, Sequence[str]]:
+        """Whether the two predictions of guidance are made together; and what speaks against it where it was asked for.
+
+        By default they are where that is faster, fits and computes the same. On the CPU nothing is measured.
         """
-        if self._batch != "auto" or backend == "tensorrt" or self._device.type != "cuda":
-            return self._batch == "2"
-        if self._placement is not None and self._placement.name != "full":
-            return False  # where weights make room for activations, these are not doubled
-        if (single or self._seconds(bucket, path, batch=1, times=1)) > SATURATED:
-            return False
+        if self._batch == "1" or (self._batch == "auto" and not self._may_pair(backend)):
+            return False, ()
         try:
-            for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
-                self._distance(predicted, reference, unit)
-            return self._seconds(bucket, path, batch=2) < 2 * self._seconds(bucket, path, batch=1)
-        except (torch.OutOfMemoryError, ArithmeticError):
+            if backend == "tensorrt":
+                raise ValueError("engines are built for one sample")
+            placed = f"{backend} in {self._served_precision} by {path.kernel}"
+            blocks = f"{len(self._backends.blocks)} blocks of {tuple(self._backends.attention_shape(bucket))}"
+            won = self._batch == "2" or cache.once(
+                f"guidance of {blocks}, {placed}", partial(self._pairing_is_faster, bucket, path)
+            )
+            if won:  # compiled now, where it was only measured at an earlier start
+                for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
+                    gate.check(predicted)
+            return won, ()
+        except Exception as failure:  # as with backends
+            return False, [_reason("guidance in a batch of two", failure)] if self._batch == "2" else ()
+
+    def _may_pair(self, backend: str) -> bool:
+        """Whether it is worth measuring: where weights make room for activations, these are not doubled."""
+        full = self._placement is None or self._placement.name == "full"
+        return self._device.type == "cuda" and backend != "tensorrt" and full
+
+    def _pairing_is_faster(self, bucket: Bucket, path: Path) -> bool:
+        if self._seconds(bucket, path, batch=1, times=1) > SATURATED:
             return False
+        self._backends.predict(bucket, path, batch=2)  # compiles
+        return self._seconds(bucket, path, batch=2) < CLEARLY * 2 * self._seconds(bucket, path, batch=1)
 
     def _seconds(self, bucket: Bucket, path: Path, batch: int, times: int = MEASUREMENTS) -> float:
         """What a prediction takes that has run before; the median of a few."""
@@ -240,25 +254,10 @@ class Planner:
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)
 
-    def _distance(self, predicted: Tensor, reference: Tensor | None, unit: float) -> float:
-        """Relative L2 from the eager network; 0 without one to compare with. Raises where the gate refuses it."""
-        error = 0.0 if reference is None else relative_l2(predicted, reference)
-        self._check(error, unit)
-        return error
-
     @property
     def _served_precision(self) -> str:
         converted = self._precision != "bf16" or self._dtype is torch.bfloat16
         return self._precision if converted else str(self._dtype).removeprefix("torch.")
-
-    def _check(self, error: float, unit: float) -> None:
-        """Refuse a path that is too far from the eager network."""
-        # Where a path and the eager network err independently, each by its own distance from float32, the distance
-        # between them is at most the sum.
-        factor = GATE_FACTORS[self._served_precision]
-        limit = (factor + 1) * unit
-        if not error <= limit:  # NaN too
-            raise ArithmeticError(f"relative L2 {error:.3g} from the eager network; the gate is {limit:.3g}")
 
 
 @contextmanager
@@ -268,16 +267,9 @@ def no_compilation() -> Iterator[None]:
         yield
 
 
-def relative_l2(result: Tensor, reference: Tensor) -> float:
-    """Norm of the difference over the norm of the reference, in float32."""
-    reference = reference.float()
-    return float((result.float() - reference).norm() / reference.norm())
-
-
-def cosine(result: Tensor, reference: Tensor) -> float:
-    """Cosine of the angle between two results, as vectors in float32."""
-    result, reference = result.float().flatten(), reference.float().flatten()
-    return float(result @ reference / (result.norm() * reference.norm()))
+def _reason(what: str, failure: Exception) -> str:
+    """Why something is not used, in one line."""
+    return f"{what}: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
 
 
 def in_type(block: Block, dtype: torch.dtype) -> Callable[..., Tensor]:

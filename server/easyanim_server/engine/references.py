@@ -7,6 +7,7 @@ so they are kept under a digest of them.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ class References:
     """
 
     def __init__(self, folder: Path | None, network: nn.Module, kind: str) -> None:
-        self._file = folder / f"{_digest(network, kind)}.safetensors" if folder else None
+        self._file = folder / f"{_digest(network, f'{kind} {_configuration(network)}')}.safetensors" if folder else None
         self._kept: dict[str, Tensor] = {}
         self._changed = False
         if self._file and self._file.exists():
@@ -55,6 +56,14 @@ class References:
         """Write what was computed, if anything was."""
         if self._file is not None and self._changed:
             cache.put(self._file, lambda draft: save_file(self._kept, draft))
+
+
+def _configuration(network: nn.Module) -> str:
+    """What a network of the diffusers library was made with; two of the same weights may differ in it."""
+    config = getattr(network, "config", {})
+    return json.dumps(
+        {name: value for name, value in dict(config).items() if name[0] != "_"}, sort_keys=True, default=str
+    )
 
 
 @torch.no_grad()

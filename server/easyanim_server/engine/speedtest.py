@@ -19,9 +19,10 @@ from easyanim_server.engine.backends import MAX_SHAPES, TIMESTEP, Backends
 from easyanim_server.engine.block import AttentionMode
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.flops import step_flops, video_tokens
+from easyanim_server.engine.gate import relative_l2
 from easyanim_server.engine.measure import Stopwatch, Timing
 from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.plans import relative_l2, to_fp8
+from easyanim_server.engine.plans import to_fp8
 from easyanim_server.engine.precision import require_fp8
 from easyanim_server.engine.sampler import Sampler, Sampling
 from easyanim_server.engine.text import MAX_TOKENS, PromptEncoder
@@ -266,7 +267,9 @@ class SpeedTest:
             tokens = MAX_TOKENS + video_tokens(bucket)
             shape = torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
             largest = self._denoiser.largest_product()
-            self._kernels[bucket], _ = attention.choose(shape, self._device, torch.bfloat16, largest)
+            offered = attention.candidates(self._device, torch.bfloat16, largest)
+            times = attention.measure(shape, self._device, torch.bfloat16, offered)
+            self._kernels[bucket] = attention.fastest(times)
         return self._kernels[bucket]
 
     def _flops(self, variant: Variant, bucket: Bucket) -> int:

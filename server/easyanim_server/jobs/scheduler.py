@@ -24,6 +24,7 @@ from easyanim_server.errors import (
 )
 from easyanim_server.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
 from easyanim_server.job import Job
+from easyanim_server.jobs.announcer import Announcer
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.state import State
@@ -39,9 +40,6 @@ log = structlog.get_logger(__name__)
 FIRST_START_TRIES = 3
 """A worker that dies so often before it was ever ready will not recover by itself."""
 MAX_BACKOFF_SECONDS = 30.0
-ANNOUNCEMENTS_PER_SECOND = 250
-"""Most messages to those who wait. Telling all of a long queue of every change grows with its square: with 200 callers
-and jobs of 60 ms the front took 40 % of all CPU time for it."""
 
 
 class Scheduler:
@@ -84,8 +82,7 @@ class Scheduler:
         self._open: set[Ticket] = set()
         """Those whose callers are there: they wait, run, or are read."""
         self._running_eta: float | None = None
-        self._next_announcement = 0.0
-        self._announcement: asyncio.TimerHandle | None = None
+        self._announcer = Announcer(self.waiting)
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,7 +131,8 @@ class Scheduler:
         """
         if self._state is State.DRAINING:
             raise ShuttingDown
-        if len(self._waiting) >= self._queue_size:
+        idle = self._ready and self._running is None
+        if len(self._waiting) >= self._queue_size + idle:  # the first of them is as good as running then
             raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
 
     def submit(self, job: Job) -> Ticket:
@@ -181,7 +179,7 @@ class Scheduler:
             self._waiting.remove(ticket)
             self._observer.ended(ticket.job, ticket.spool.failure or JobCancelled())
             log.info("job cancelled while it waited", job_id=ticket.job.id)
-            self._announce()
+            self._announcer.announce()
         ticket.spool.close()
         self._open.discard(ticket)
         self._note_idle()
@@ -198,12 +196,15 @@ class Scheduler:
                 try:
                     while True:
                         await self._run_one(await self._next())
+                        if self._watchdog.fired:  # it left the job after all, but is dying
+                            await self._worker.lost()
+                            raise WorkerLost(self._watchdog.fired)
                 except WorkerLost as error:
                     log.error("worker lost", error=str(error))
                     stuck, self._watchdog.fired, self._ready = bool(self._watchdog.fired), "", False
                     self._observer.worker_lost(stuck)
                     self._change(State.STARTING, f"{error}; it is being started again")
-                    self._announce()
+                    self._announcer.announce()
         finally:
             self._cut_off()
             await self._worker.stop()
@@ -258,27 +259,18 @@ class Scheduler:
             lost.cancel()
         self._running = self._waiting.popleft()
         self._running_eta = self._estimator.whole(self._running.job)
-        self._announce()
+        self._announcer.announce()
         return self._running
 
     async def _run_one(self, ticket: Ticket) -> None:
         job, started = ticket.job, time.monotonic()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**job.log_context)
         self._observer.started(job, started - (ticket.requeued or ticket.admitted))
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=ticket.attempt)
         self._watchdog.watch(job.id, self.served.step_seconds(job.bucket) if self.served else 0.0)
         try:
             async for event in self._worker.run(job):
-                self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
-                if isinstance(event, Progress):
-                    event = replace(event, eta=self._estimator.remaining(job, event))
-                    self._running_eta = event.eta
-                elif isinstance(event, Completed):
-                    self._estimator.learn(job, event)
-                    event = replace(event, queue_seconds=started - ticket.admitted)
-                    log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
-                self._say(ticket, event)
+                self._heard(ticket, event, started)
         except WorkerLost as lost:
             error = WorkerLost(self._watchdog.fired) if self._watchdog.fired else lost
             if not ticket.spool.ended and ticket.attempt < self._attempts:
@@ -292,9 +284,23 @@ class Scheduler:
         finally:
             self._watchdog.rest()
             self._running = None
-            if ticket not in self._waiting:
+            if ticket not in self._waiting:  # it is not run again
                 self._observer.ended(job, ticket.spool.failure or (None if ticket.spool.ended else ShuttingDown()))
             self._note_idle()
+            structlog.contextvars.clear_contextvars()
+
+    def _heard(self, ticket: Ticket, event: Progress | Chunk | Completed, started: float) -> None:
+        """Pass on what the worker says of the running job, with what only the queue knows."""
+        job = ticket.job
+        self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
+        if isinstance(event, Progress):
+            event = replace(event, eta=self._estimator.remaining(job, event))
+            self._running_eta = event.eta
+        elif isinstance(event, Completed):
+            self._estimator.learn(job, event)
+            event = replace(event, queue_seconds=started - ticket.admitted)
+            log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
+        self._say(ticket, event)
 
     def _restart(self, ticket: Ticket, error: WorkerLost) -> None:
         """Put the job before all that wait; what it has said so far is void."""
@@ -329,18 +335,6 @@ class Scheduler:
         """Have the worker leave the running job."""
         self._worker.cancel(ticket.job)
         self._watchdog.give_up()
-
-    def _announce(self) -> None:
-        """Have everybody who waits told where they stand: now, or as soon as the last round is far enough back."""
-        if self._announcement is None:
-            loop = asyncio.get_running_loop()
-            self._announcement = loop.call_at(max(self._next_announcement, loop.time()), self._tell_places)
-
-    def _tell_places(self) -> None:
-        self._announcement = None
-        self._next_announcement = asyncio.get_running_loop().time() + len(self._waiting) / ANNOUNCEMENTS_PER_SECOND
-        for ticket, place in self.waiting():
-            ticket.spool.put(place)
 
     def waiting(self) -> Iterator[tuple[Ticket, Queued]]:
         """Who waits, and where each one stands now."""

@@ -38,11 +38,11 @@ class Watchdog:
         self._silent_looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self.fired = ""
-        """Why the worker was killed, in a sentence; `rest` does not change it."""
+        """Why the worker was killed, in a sentence; `rest` does not change it, `watch` does."""
 
     def watch(self, job_id: str, unit_seconds: float) -> None:
         """The worker begins a job, whose units are expected to take so long."""
-        self._job_id = job_id
+        self._job_id, self.fired = job_id, ""
         self._unit, self._silent_looks = unit_seconds, 0
         self._call(self._stall_patience / LOOKS, self._look)
 

@@ -72,6 +72,20 @@ def missing_codecs() -> list[str]:
     return [recipe.codec for recipe in _RECIPES.values() if not _has_encoder(recipe.codec)]
 
 
+def require_codec(output: OutputFormat) -> None:
+    """Refuse what cannot be written here.
+
+    Raises:
+        ConfigurationError: the installed PyAV lacks the format's encoder.
+    """
+    codec = _RECIPES[output].codec
+    if not _has_encoder(codec):
+        raise ConfigurationError(
+            f"{output.value} needs the encoder {codec}, which PyAV {av.__version__} was built without; "
+            "PyAV's own wheels on PyPI have it"
+        )
+
+
 class VideoEncoder:
     """Writes one video file front to back; the bytes that its methods return, in order, are the file.
 
@@ -110,12 +124,8 @@ class VideoEncoder:
         Raises:
             ConfigurationError: the installed PyAV lacks the encoder.
         """
+        require_codec(output)
         recipe = _RECIPES[output]
-        if not _has_encoder(recipe.codec):
-            raise ConfigurationError(
-                f"{output.value} needs the encoder {recipe.codec}, which PyAV {av.__version__} was built without; "
-                "PyAV's own wheels on PyPI have it"
-            )
         self._shape = (height, width, 3)
         self._frame_seconds = Fraction(1, fps)
         self._pixels = recipe.pixels

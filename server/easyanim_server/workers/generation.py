@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from easyanim_server.events import CHUNK_BYTES, Chunk, Completed, Encoding, Phase, Progress
+from easyanim_server.events import CHUNK_BYTES, NO_WORK, Chunk, Completed, Encoding, Phase, Progress
 from easyanim_server.job import Job
 from easyanim_server.protocols import Engine
 from easyanim_server.receipt import comment
-from easyanim_server.video.encoder import VideoEncoder
+from easyanim_server.video.encoder import VideoEncoder, require_codec
 
 
 class Generation:
@@ -41,7 +41,7 @@ class Generation:
         self._seconds: dict[Phase, float] = {}
         self._encoding_began: float | None = None
         self._encoding_busy = 0.0
-        self._reused = 0
+        self._work = NO_WORK
         self._began = self._phase_began = time.perf_counter()
 
     def run(self) -> None:
@@ -49,14 +49,15 @@ class Generation:
         engine, job = self._engine, self._job
         engine.peak_bytes(reset=True)
         self._check()
+        require_codec(job.output)  # it is opened only when all steps are taken
         sampling = engine.begin(job, self._observe)
         self._observe(Phase.DENOISE, 0, job.steps)
         for step in range(job.steps):
             engine.step(sampling)
-            self._reused = engine.work(sampling).reused_steps
+            self._work = engine.work(sampling)
             self._observe(Phase.DENOISE, step + 1, job.steps)
         latents = engine.fingerprint(sampling)
-        work = engine.work(sampling)
+        self._work = work = engine.work(sampling)
         self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents, work))
         self._say(
             Completed(
@@ -109,8 +110,10 @@ class Generation:
         if phase not in self._seconds:
             self._phase_began = now
         self._seconds[phase] = spent = now - self._phase_began
-        unit = spent / completed if completed else None
-        self._say(Progress(phase, completed, total, unit, now - self._began, eta=None, reused_steps=self._reused))
+        done = completed - (self._work.running_steps if phase is Phase.DENOISE else 0)
+        unit = spent / done if done else None
+        reused = self._work.reused_steps
+        self._say(Progress(phase, completed, total, unit, now - self._began, eta=None, reused_steps=reused))
 
     @contextmanager
     def _encoding(self) -> Iterator[None]:

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from easyanim_server import machine
+
 LIBRARIES = ("easyanim", "torch", "triton", "diffusers", "transformers", "flash-attn-4", "grpcio", "av")
 """Whose versions are noted, as far as they are installed."""
 
@@ -68,10 +70,7 @@ def commit() -> str:
 
 def processor() -> str:
     """The processor's name and how many cores there are."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return platform.processor()
+    return f"{machine.processor() or platform.processor()}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

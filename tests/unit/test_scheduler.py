@@ -1,0 +1,135 @@
+"""Admission, and whom a lost worker is laid to, against simulated workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from easyanim_server.errors import QueueFull, WorkerLost
+from easyanim_server.events import Chunk, Completed, Progress
+from easyanim_server.job import Job
+from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.served import Served
+from tests.unit.test_queue_news import BUCKET, SimulatedWorker
+
+CANCEL_SECONDS = 0.05
+
+
+class MortalWorker(SimulatedWorker):
+    """A simulated worker that can die; killed in a job, it still says that it has left it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gone = asyncio.Event()
+        self.starts = 0
+
+    async def start(self, report: Callable[[str], None]) -> Served:
+        self._gone.clear()
+        self.starts += 1
+        return await super().start(report)
+
+    @property
+    def up(self) -> bool:  # type: ignore[override]
+        return not self._gone.is_set()
+
+    async def lost(self) -> WorkerLost:
+        await self._gone.wait()
+        return WorkerLost("the worker process ended")
+
+    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        if self._gone.is_set():
+            raise WorkerLost("the worker process ended")
+        async for event in super().run(job):
+            yield event
+
+    def cancel(self, job: Job) -> None:
+        """Is not heard."""
+
+    def kill(self) -> None:
+        self.finish()
+        self._gone.set()
+
+
+def submit(scheduler: Scheduler, number: int, **log_context: str) -> Ticket:
+    return scheduler.submit(
+        Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0, log_context=log_context)
+    )
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), 10)
+
+
+@pytest.fixture
+async def begun() -> AsyncIterator[Callable[..., Any]]:
+    tasks = []
+
+    async def begin(worker: SimulatedWorker, **options: Any) -> Scheduler:
+        scheduler = Scheduler(worker, **options)  # type: ignore[arg-type]
+        tasks.append(asyncio.create_task(scheduler.run()))
+        await until(lambda: scheduler.served)
+        await asyncio.sleep(0.02)  # it waits for a job
+        return scheduler
+
+    yield begin
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_the_first_job_of_an_idle_server_takes_no_place_in_the_queue(begun: Callable[..., Any]) -> None:
+    scheduler = await begun(SimulatedWorker(), queue_size=1)
+    submit(scheduler, 1)
+    submit(scheduler, 2)
+    with pytest.raises(QueueFull):
+        submit(scheduler, 3)
+
+    await until(lambda: scheduler.running)
+    with pytest.raises(QueueFull):
+        submit(scheduler, 3)
+
+
+async def test_a_worker_that_is_killed_while_it_leaves_a_job_does_not_get_the_next_one(
+    begun: Callable[..., Any],
+) -> None:
+    worker = MortalWorker()
+    scheduler = await begun(worker, queue_size=4, attempts=1, cancel_seconds=CANCEL_SECONDS)
+    first, second = submit(scheduler, 1), submit(scheduler, 2)
+    await until(lambda: scheduler.running is first)
+
+    scheduler.release(first)
+    await until(lambda: scheduler.running is second)
+
+    assert worker.starts == 2
+    assert second.spool.failure is None
+    assert second.attempt == 1
+
+
+async def test_a_worker_that_dies_idle_is_not_laid_to_the_last_caller(begun: Callable[..., Any]) -> None:
+    worker = MortalWorker()
+    scheduler = await begun(worker, queue_size=4)
+    said = LogCapture()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, said])
+    ticket = submit(scheduler, 1, request_id="REQ-1")
+    await until(lambda: scheduler.running)
+    worker.finish()
+    await until(lambda: scheduler.running is None)
+    scheduler.release(ticket)
+
+    worker.kill()
+    await until(lambda: worker.starts == 2)
+
+    context = {line["event"]: line.get("request_id") for line in said.entries}
+    assert context["job started"] == "REQ-1"
+    assert "worker lost" in context
+    assert context["worker lost"] is None
