@@ -6,14 +6,14 @@ import asyncio
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 try:
     import typer
     from pydantic.fields import FieldInfo
 
-    from easyanim_server import __version__, doctor
-    from easyanim_server.errors import ConfigurationError, EasyAnimError
+    from easyanim_server import __version__, doctor, preflight
+    from easyanim_server.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.app import serve as serve_app
     from easyanim_server.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.telemetry.log import configure_logging
@@ -54,8 +54,26 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     # In the text: what typer shows of a default that is no value of the flag stands in brackets and is cut off.
     note = "" if shown in (None, "") else f" Default: {str(shown).lower() if shown is True else shown}."
-    option = typer.Option(flag, help=f"{field.description}{note}", show_default=False)
+    option = typer.Option(flag, help=f"{_described(name)}{note}", show_default=False, metavar=_kind(field.annotation))
     return _parameter(name, Annotated[str | None, option])
+
+
+def _described(name: str) -> str:
+    """What the help says of a setting, with the values that it may have where they are few."""
+    field = Settings.model_fields[name]
+    choices = ", ".join(_choices(field.annotation))
+    return f"{field.description} One of {choices}." if choices else str(field.description)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
+
+
+def _kind(annotation: Any) -> str:
+    """What stands for a setting's value in the help."""
+    kinds = {kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)}
+    names = {bool: "<true|false>", int: "<int>", float: "<float>", Path: "<path>"}
+    return "<choice>" if _choices(annotation) else next((names[kind] for kind in names if kind in kinds), "<text>")
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
@@ -78,6 +96,19 @@ def _with_settings(command: Any) -> Any:
     return wrapped
 
 
+def _whole(text: str) -> int:
+    """A whole number; typer's own refusal does not say what it was given."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} must be a whole number") from None
+
+
+def _number(words: str) -> Any:
+    """An option that takes a whole number."""
+    return typer.Option(help=words, parser=_whole, metavar="<int>")
+
+
 SOURCES = f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file."
 
 
@@ -88,8 +119,8 @@ def _examples(*lines: str, before: str = "") -> str:
 
 @app.command(
     epilog=_examples(
-        f"easyanim-server serve       {DEFAULT_MODEL}",
-        "easyanim-server serve --model builtin:demo       on any machine",
+        f"easyanim-server serve  # {DEFAULT_MODEL}",
+        "easyanim-server serve --model builtin:demo  # on any machine",
         "easyanim-server serve --buckets 384x672,672x384 --listen 0.0.0.0:50051",
         "easyanim-server serve --config easyanim.toml --log-format json",
         before=SOURCES,
@@ -98,10 +129,11 @@ def _examples(*lines: str, before: str = "") -> str:
 @_with_settings
 def serve(settings: Settings) -> None:
     """Load the model, warm every bucket, serve until SIGTERM."""
+    preflight.check(settings)
+    preflight.check_address(settings.listen)
     configure_logging(settings.log_format, settings.log_level)
-    host = settings.listen.rpartition(":")[0]
     asyncio.run(
-        serve_app(settings, LocalWorker(settings), lambda port: print(f"listening on {host}:{port}", flush=True))
+        serve_app(settings, LocalWorker(settings), lambda address: print(f"listening on {address}", flush=True))
     )
 
 
@@ -116,6 +148,7 @@ def doctor_command(settings: Settings) -> None:
 @_with_settings
 def warm(settings: Settings) -> None:
     """Build every bucket, so that later starts find compiled code in the cache."""
+    preflight.check(settings)
     from easyanim_server.workers import tools
 
     configure_logging(settings.log_format, settings.log_level)
@@ -128,19 +161,20 @@ def warm(settings: Settings) -> None:
 )
 def plan(
     vram: Annotated[str, typer.Option(help="The card's memory: 24GiB, 24GB, 24564MiB.")],
-    model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
-    buckets: Annotated[str | None, typer.Option(help=Settings.model_fields["buckets"].description)] = None,
-    placement: Annotated[str | None, typer.Option(help=Settings.model_fields["placement"].description)] = None,
-    precision: Annotated[str | None, typer.Option(help=Settings.model_fields["precision"].description)] = None,
-    backend: Annotated[str | None, typer.Option(help=Settings.model_fields["backend"].description)] = None,
-    vae_tiling: Annotated[str | None, typer.Option(help=Settings.model_fields["vae_tiling"].description)] = None,
+    model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
+    buckets: Annotated[str | None, typer.Option(help=_described("buckets"))] = None,
+    placement: Annotated[str | None, typer.Option(help=_described("placement"))] = None,
+    precision: Annotated[str | None, typer.Option(help=_described("precision"))] = None,
+    backend: Annotated[str | None, typer.Option(help=_described("backend"))] = None,
+    vae_tiling: Annotated[str | None, typer.Option(help=_described("vae_tiling"))] = None,
 ) -> None:
     """Print what fits a card of that size, bucket by placement; needs no GPU."""
-    from easyanim_server.workers import memoryplan
-
     flags = {"model": model, "buckets": buckets, "placement": placement, "precision": precision, "backend": backend,
              "vae_tiling": vae_tiling}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
+    preflight.check_model(settings.model, settings.revision)
+    from easyanim_server.workers import memoryplan
+
     memoryplan.show(memoryplan.plan(settings, vram))
 
 
@@ -152,17 +186,18 @@ def fit_cache(
     prompts: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A prompt a line. Default: four of our own.")
     ] = None,
-    generations: Annotated[int, typer.Option(help="How many; prompts take turns, seeds count from 0.")] = 8,
-    steps: Annotated[int, typer.Option(help="Of each, all of them computed.")] = 50,
+    generations: Annotated[int, _number("How many; prompts take turns, seeds count from 0.")] = 8,
+    steps: Annotated[int, _number("Of each, all of them computed.")] = 50,
     bucket: Annotated[str | None, typer.Option(help="HxW or HxWxF. Default: the model's first.")] = None,
-    model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
+    model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
 ) -> None:
     """Fit the step cache (TeaCache) to a model; other settings come from --config and the environment."""
-    from easyanim_server.workers import tools
-
     flags = {"model": model, "buckets": bucket}
     settings = Settings.load({name: value for name, value in flags.items() if value is not None}, config)
+    preflight.check(settings)
+    from easyanim_server.workers import tools
+
     configure_logging(settings.log_format, settings.log_level)
     texts = prompts.read_text(encoding="utf-8") if prompts else ""
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
@@ -182,13 +217,14 @@ def fit_cache(
 cache_app = typer.Typer(help="Move compiled code to other machines of the same kind.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 File = Annotated[Path, typer.Argument(help="The packed cache, a .tar.gz.")]
-CacheDir = Annotated[str | None, typer.Option(help=Settings.model_fields["cache_dir"].description)]
-Device = Annotated[str, typer.Option(help=Settings.model_fields["device"].description)]
+CacheDir = Annotated[str | None, typer.Option(help=_described("cache_dir"))]
+Device = Annotated[str, typer.Option(help=_described("device"))]
 
 
 @cache_app.command("export", epilog=_examples("easyanim-server cache export compiled.tar.gz"))
 def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Pack what was compiled for this device and version into one file."""
+    preflight.check_new_file(file)
     from easyanim_server.workers import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -227,16 +263,20 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     buckets: Annotated[str | None, typer.Option(help="HxW or HxWxF. Default: three published sizes.")] = None,
     backends: Annotated[str, typer.Option(help="Of ours; generations run in the last.")] = "eager,inductor",
-    precisions: Annotated[str, typer.Option(help="Of the large products.")] = "bf16,fp8",
+    precisions: Annotated[
+        str | None, typer.Option(help="Of the large products. Default: bf16,fp8, on the CPU bf16.", show_default=False)
+    ] = None,
     steps: Annotated[str, typer.Option(help="Of whole generations.")] = "25,35,50",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench/results"),
-    repeats: Annotated[int, typer.Option(help="How often a step is measured at most.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench-results"),
+    repeats: Annotated[int, _number("How often a step is measured at most.")] = 3,
     full: Annotated[bool, typer.Option("--full", help="All steps in every bucket, not the smallest alone.")] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Guidance in batches of two as well.")] = False,
     what: Annotated[str, typer.Option(help="Names the file: GPU-WHAT.json.")] = "speed",
     commit: Annotated[str | None, typer.Option(help="What is measured, where there is no clone to ask.")] = None,
 ) -> None:
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
+    if model is not None:
+        preflight.check_model(model)
     from easyanim_server.workers import benchmark, speedtable
 
     plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full, pairs)
@@ -253,9 +293,9 @@ def bench(
     )
 )
 def tune(
-    model: Annotated[str | None, typer.Option(help=Settings.model_fields["model"].description)] = None,
-    buckets: Annotated[str | None, typer.Option(help=Settings.model_fields["buckets"].description)] = None,
-    device: Annotated[str | None, typer.Option(help=Settings.model_fields["device"].description)] = None,
+    model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
+    buckets: Annotated[str | None, typer.Option(help=_described("buckets"))] = None,
+    device: Annotated[str | None, typer.Option(help=_described("device"))] = None,
     budget: Annotated[str, typer.Option(help="When to stop: 90s, 20m, 1h30m. Run it again to go on.")] = "20m",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuning"),
     steps: Annotated[str, typer.Option(help="Of whole generations, whose frames are compared.")] = "25,35,50,75",
@@ -268,18 +308,17 @@ def tune(
     precisions: Annotated[str, typer.Option(help="To try; fp8 changes videos, so it is asked for.")] = "bf16",
     prompt: Annotated[str, typer.Option(help="Of the videos that are made.")] = "the light changes slowly",
     image: Annotated[Path | None, typer.Option(help="Their start picture. Default: one that is drawn.")] = None,
-    vram_limit_gib: Annotated[
-        str | None, typer.Option(help=Settings.model_fields["vram_limit_gib"].description)
-    ] = None,
+    vram_limit_gib: Annotated[str | None, typer.Option(help=_described("vram_limit_gib"))] = None,
     cache_dir: CacheDir = None,
     retry: Annotated[bool, typer.Option("--retry", help="Measure again what failed before.")] = False,
 ) -> None:
     """Measure on this machine which settings are the fastest; `serve --tuned OUT/tuned.json` uses them."""
-    from easyanim_server.workers import tunecommand
-
     flags = {"model": model, "buckets": buckets, "device": device, "vram_limit_gib": vram_limit_gib,
              "cache_dir": cache_dir}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
+    preflight.check(settings)
+    from easyanim_server.workers import tunecommand
+
     plan = tunecommand.TunePlan.parse(
         settings, budget=budget, steps=steps, placements=placements, backends=backends, precisions=precisions,
         prompt=prompt, image=image,
@@ -295,23 +334,22 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; wrong settings end in one sentence and exit code 2, other failures with a name in 1."""
+    """Run the command line; a line for each wrong setting or file and exit code 2, other failures with a name in 1."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
         app(prog_name="easyanim-server")
-    except ConfigurationError as error:
-        print(f"easyanim-server: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE) from None
     except EasyAnimError as error:
-        print(f"easyanim-server: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED) from None
+        for line in str(error).splitlines():
+            print(f"easyanim-server: {line}", file=sys.stderr)
+        usage = isinstance(error, (ConfigurationError, UnsupportedModel))
+        raise SystemExit(EXIT_USAGE if usage else EXIT_FAILED) from None
     except OSError as error:
         if error.filename is None:  # no file of the user's
             raise
         print(f"easyanim-server: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED) from None
+        raise SystemExit(EXIT_USAGE) from None
 
 
 if __name__ == "__main__":

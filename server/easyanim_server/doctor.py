@@ -15,11 +15,14 @@ def report(settings: Settings) -> int:
     findings = tools.examine(settings)
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        mark = "[red]missing[/red]" if finding.fatal else "[green]ok[/green]"
+        mark = "[yellow]warn[/yellow]" if finding.doubtful else "[green]ok[/green]"
+        mark = "[red]missing[/red]" if finding.fatal else mark
         table.add_row(mark, finding.subject, finding.detail)
     console = Console()
     console.print(table)
     broken = [finding.subject for finding in findings if finding.fatal]
-    verdict = f"serve will not work: {', '.join(broken)}" if broken else "serve can start with these settings"
+    doubtful = [finding.subject for finding in findings if finding.doubtful]
+    verdict = "serve can start with these settings" + (f"; mind {', '.join(doubtful)}" if doubtful else "")
+    verdict = f"serve will not work: {', '.join(broken)}" if broken else verdict
     console.print(verdict)
     return 1 if broken else 0

@@ -6,7 +6,6 @@ EasyAnimError
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
-├── DeadlineExpired      the caller's deadline passed before the video was complete
 ├── JobCancelled         the caller gave up
 ├── OutOfDeviceMemory    the device cannot hold this generation
 ├── GenerationFailed     anything else that broke inside a generation
@@ -95,15 +94,6 @@ class WorkerLost(EasyAnimError):
 
     reason = "WORKER_LOST"
     retry_after = 1.0
-
-
-class DeadlineExpired(EasyAnimError):
-    """The caller's deadline passed before the video was complete."""
-
-    reason = "DEADLINE_EXPIRED"
-
-    def __init__(self) -> None:
-        super().__init__("the deadline passed before the video was complete; work has stopped")
 
 
 class JobCancelled(EasyAnimError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -88,7 +90,8 @@ class Settings(BaseSettings):
     vram_limit_gib: float | None = Field(default=None, gt=0.0)
     """Most device memory to take, for a card that is shared; unset means all that is free."""
     attention: str = "auto"
-    """The attention kernel; auto measures all that are installed, for every bucket."""
+    """The attention kernel; auto measures all that are installed, for every bucket. Others, where they can run, are
+    torch, math, convolution, efficient, flash, cudnn, fa4, fa4-bounded, fa3, fa2 and sage."""
     guidance_batch: Literal["auto", "1", "2"] = "auto"
     """Predictions made at once where guidance needs two; auto measures on CUDA and is 1 on the CPU."""
     tuned: Path | None = None
@@ -163,6 +166,19 @@ class Settings(BaseSettings):
             raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, such as 127.0.0.1:50051")
         return value
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        # The exporter takes anything, and tells of what it cannot reach by retrying for ever.
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            usable = False
+        if value and not usable:
+            raise ValueError("must be http://HOST:PORT, or https for TLS, such as http://localhost:4317")
+        return value
+
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
         """The buckets to serve, in order of preference."""
@@ -191,12 +207,12 @@ class Settings(BaseSettings):
 
         Raises:
             ConfigurationError: a value is not allowed, a name is not known, a file cannot be read, or the tuning was
-                measured with another model.
+                measured with another model. Says where each wrong value comes from, one a line.
         """
         unknown = unknown_environment(os.environ)
         if unknown:
-            known = ", ".join(sorted(ENV_PREFIX + name.upper() for name in cls.model_fields))
-            raise ConfigurationError(f"unknown environment variable {', '.join(unknown)}; known are {known}")
+            known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
+            raise ConfigurationError(_unknown({name: f"environment variable {name}" for name in unknown}, known))
         if file is not None and not file.is_file():
             raise ConfigurationError(f"settings file {str(file)!r} is not a file")
 
@@ -216,7 +232,8 @@ class Settings(BaseSettings):
         try:
             read: Settings = FromFiles(**flags)
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_sentence(item) for item in error.errors())) from error
+            in_file = TomlConfigSettingsSource(cls, toml_file=file).toml_data if file else {}
+            raise ConfigurationError(_sentences(error, flags, file, in_file)) from error
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
         return read
@@ -228,8 +245,33 @@ def unknown_environment(environment: Iterable[str]) -> list[str]:
     return sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 
-def _sentence(item: Any) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; known are {', '.join(sorted(Settings.model_fields))}"
-    return f"{name}={item.get('input')!r}: {item['msg'].removeprefix('Value error, ')}"
+def _sentences(error: ValidationError, flags: Mapping[str, Any], file: Path | None, in_file: Mapping[str, Any]) -> str:
+    """A line for each wrong value, with where it comes from; sources are asked in their order."""
+    environment = {name.upper(): name for name in os.environ}
+
+    def source(name: str) -> str:
+        variable = ENV_PREFIX + name.upper()
+        if name in flags:
+            return f"--{name.replace('_', '-')}"
+        return environment.get(variable) or (str(file) if name in in_file else "the tuning file")
+
+    lines, unknown = [], {}
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "extra_forbidden":
+            unknown[name] = f"setting {name!r} (from {source(name)})"
+        else:
+            said = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}={item['input']!r}: {said} (from {source(name)})")
+    return "\n".join([*lines, *([_unknown(unknown, list(Settings.model_fields))] if unknown else [])])
+
+
+def _unknown(found: Mapping[str, str], known: Iterable[str]) -> str:
+    """A line for each unknown name, with the one that was probably meant; all that there are where none is near."""
+    short = {name.lower().removeprefix(ENV_PREFIX.lower()): name for name in known}
+    lines, lost = [], False
+    for name, words in found.items():
+        near = difflib.get_close_matches(name.lower().removeprefix(ENV_PREFIX.lower()), short, n=1, cutoff=0.7)
+        lost = lost or not near
+        lines.append(f"unknown {words}" + (f"; did you mean {short[near[0]]}?" if near else ""))
+    return "\n".join(lines) + (f"; known are {', '.join(sorted(short.values()))}" if lost else "")

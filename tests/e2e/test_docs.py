@@ -1,4 +1,4 @@
-"""Every `sh` block of docs/ does what it says, against a server on builtin:tiny.
+"""Every `sh` block of docs/ does what it says, against the server that `make serve` starts.
 
 A block is fenced as `sh`, and then it is run here, or as `sh no-test` where it needs a GPU, a cluster or minutes.
 """
@@ -48,8 +48,8 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerCommand]:
-    with ServerCommand("--model", "builtin:tiny", "--buckets", "128x128x5") as command:
-        assert client("health", "--address", command.address, "--wait", "60").returncode == 0
+    with ServerCommand("--model", "builtin:demo") as command:
+        assert client("health", "--address", command.address, "--wait", "120").returncode == 0
         yield command
 
 

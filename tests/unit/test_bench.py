@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer.main
 from diffusers import EasyAnimateTransformer3DModel
 from tools.train_demo.networks import Sizes
 from torch._dynamo.utils import counters
@@ -31,7 +32,8 @@ from tests.models import make_job, run
 
 CPU = torch.device("cpu")
 SMALL, LARGE = "32x48x5", "48x32x9"
-COMMAND = ["bench", "--model", "builtin:tiny", "--device", "cpu", "--buckets", f"{LARGE},{SMALL}", "--steps", "3,2"]
+COMMAND = ["bench", "--model", "builtin:tiny", "--device", "cpu", "--buckets", f"{LARGE},{SMALL}", "--steps", "3,2",
+           "--precisions", "bf16,fp8"]  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -113,6 +115,22 @@ def test_what_fails_says_why_and_the_others_go_on(measured: tuple[dict[str, Any]
     assert broken["ms_per_step"] is None
     assert "fp8 tensor cores, not cpu; use bf16" in step(rows, "inductor", "fp8")["error"]
     assert f"{SMALL} diffusers-compiled bf16: RuntimeError: a compiler that breaks" in measured[1]
+
+
+def test_a_cpu_is_measured_without_fp8_unless_it_is_asked_for() -> None:
+    def precisions(asked: str | None) -> tuple[str, ...]:
+        return Plan.parse(None, "cpu", None, "eager", asked, "3", 3, full=False).precisions
+
+    assert precisions(None) == ("bf16",)
+    assert precisions("fp8,bf16") == ("bf16", "fp8")
+
+
+def test_published_results_are_written_on_purpose_alone() -> None:
+    parameters = typer.main.get_group(app).commands["bench"].params
+    assert [option.default for option in parameters if option.name == "out"] == [Path("bench-results")]
+    root = Path(__file__).parents[2]
+    assert "bench --out bench/results $(BENCH)" in (root / "Makefile").read_text()
+    assert "/bench-results/" in (root / ".gitignore").read_text().splitlines()
 
 
 def test_whole_generations_are_run_in_the_smallest_bucket_and_computed_in_others(rows: list[Row]) -> None:

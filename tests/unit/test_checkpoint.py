@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 
 import pytest
@@ -330,3 +331,11 @@ def test_synthetic_models_load_by_name(monkeypatch):
     load("synthetic:12b", torch.bfloat16)
 
     assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16, "on_host": False})]
+
+
+def test_the_libraries_write_nothing_past_the_log(caplog, capfd):
+    load("builtin:demo")
+    logging.getLogger("diffusers.configuration_utils").warning("something else")
+
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+    assert capfd.readouterr() == ("", "")

@@ -58,6 +58,12 @@ def test_plan_prints_every_bucket_in_every_placement_without_a_gpu() -> None:
     assert cells(output, "768x1344x49", "model_cpu_offload")[3] == "yes"
     assert cells(output, "768x1344x49", "model_cpu_offload_and_qfloat8")[2] == "fp8-weights"
     assert "auto means model_cpu_offload" in output
+
+
+def test_plan_says_once_which_placement_was_asked_for() -> None:
+    output = plan("--vram", "24GiB", "--placement", "model_cpu_offload", "--buckets", "384x672")
+
+    assert "\nmodel_cpu_offload as configured: 384x672x49 is predicted" in output
     assert "NVIDIA H200" in output
 
 

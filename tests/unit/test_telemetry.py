@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ import pynvml
 import pytest
 
 from easyanim_server.served import ModelInfo, PromptTokenizer, Served
+from easyanim_server.telemetry import traces
 from easyanim_server.telemetry.devices import Devices
+from easyanim_server.telemetry.traces import Traces
 
 MODEL = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
 NO_SUCH_DEVICE = "GPU-00000000-0000-0000-0000-000000000000"
@@ -127,3 +130,17 @@ def test_a_server_without_traces_never_loads_opentelemetry() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "False", ran.stderr
+
+
+def test_a_collector_that_is_away_holds_up_the_end_for_no_longer_than_it_may(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sent = Traces.to(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        span, _ = sent.begin_call("Generate", {})
+        sent.end_call(span, "OK", 0)
+        began = time.monotonic()
+        sent.close()
+
+    assert time.monotonic() - began < traces.GOODBYE_SECONDS + 1
+    assert "the collector does not take the last traces" in capsys.readouterr().out

@@ -30,6 +30,13 @@ SERVICE = video_pb2.DESCRIPTOR.services_by_name["VideoService"].full_name
 GOODBYE_SECONDS = 1.0
 """After the jobs have ended, how long their last events may take to leave."""
 
+KEEPALIVE: tuple[tuple[str, int], ...] = (
+    # A caller whose network is gone says nothing, not even that it left: its job must end within a minute.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # by default a minute, which the timeout above does not shorten
+)
+
 
 class App:
     """One listening server: `start`, then `run_until_stopped`; or `stop` from elsewhere."""
@@ -57,6 +64,7 @@ class App:
                 # Clients may ping every 20 s through proxies that drop silent connections.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *KEEPALIVE,
             ],
         )
         service = VideoService(settings, self.scheduler, self.telemetry)
@@ -146,19 +154,21 @@ class App:
             await self._health.set(name, status)
 
 
-async def serve(settings: Settings, worker: Worker, on_port: Callable[[int], None] = lambda port: None) -> None:
+async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], None] = lambda address: None) -> None:
     """Serve until SIGTERM or SIGINT, the second of which cuts the drain short.
 
     Args:
         settings: How to serve.
         worker: Where jobs run.
-        on_port: Told the port once the server listens.
+        on_address: Told where the server listens, once it does.
 
     Raises:
         EasyAnimError: it cannot serve with these settings.
     """
     app = App(settings, worker)
-    on_port(await app.start())
+    port = await app.start()
+    host = settings.listen.rpartition(":")[0]
+    on_address(settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, app.stop)
     await app.run_until_stopped()

@@ -8,6 +8,7 @@ import math
 import secrets
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,11 @@ from easyanim_server.settings import Settings
 
 ASPECT_RANGE = (0.1, 10.0)
 
+CONVERSIONS = 2
+"""Requests that are converted at once: a decoded picture takes many times its file, and callers come all together."""
+_threads = ThreadPoolExecutor(CONVERSIONS, "convert")
+"""Of their own, so that whoever else needs a thread does not wait for pictures."""
+
 NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
 
@@ -36,7 +42,7 @@ async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     """
     # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
     # one step and the next. So there are as many as threads at most.
-    return await asyncio.to_thread(_to_job, request, settings)
+    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings)
 
 
 def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
@@ -175,24 +181,27 @@ def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image 
 def _choose_bucket(
     request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None
 ) -> tuple[Bucket | None, list[Violation]]:
+    wrong: list[Violation] = []
+    size = request.WhichOneof("size")
+    candidates, where = catalogue, "this server"
+    if size == "bucket" and (named := [bucket for bucket in catalogue if bucket.name == request.bucket]):
+        candidates, where = named, f"bucket {request.bucket}"
+    elif size == "bucket":
+        wrong.append(Violation("bucket", _unknown_bucket(request.bucket, catalogue)))
+    elif size == "aspect_ratio" and not ASPECT_RANGE[0] <= request.aspect_ratio <= ASPECT_RANGE[1]:  # NaN too
+        description = f"is {request.aspect_ratio}; must be from {ASPECT_RANGE[0]} to {ASPECT_RANGE[1]}"
+        wrong.append(Violation("aspect_ratio", description))
     frames = request.frame_count if request.HasField("frame_count") else None
+    offered = sorted({bucket.frames for bucket in candidates})
     if frames is not None and not jobs.is_frame_count(frames):
         description = f"is {frames}; must be 4k+1, from 1 to {jobs.MAX_FRAMES}: 1, 5, 9, ... 45, 49"
-        return None, [Violation("frame_count", description)]
-    candidates = catalogue
-    if request.WhichOneof("size") == "bucket":
-        candidates = [bucket for bucket in catalogue if bucket.name == request.bucket]
-        if not candidates:
-            return None, [Violation("bucket", _unknown_bucket(request.bucket, catalogue))]
-    offered = sorted({bucket.frames for bucket in candidates})
-    if frames is not None and frames not in offered:
-        where = f"bucket {request.bucket}" if request.bucket else "this server"
-        return None, [Violation("frame_count", f"is {frames}; {where} offers {', '.join(map(str, offered))}")]
+        wrong.append(Violation("frame_count", description))
+    elif frames is not None and frames not in offered:
+        wrong.append(Violation("frame_count", f"is {frames}; {where} offers {', '.join(map(str, offered))}"))
+    if wrong:
+        return None, wrong
 
-    if request.WhichOneof("size") == "aspect_ratio":
-        if not ASPECT_RANGE[0] <= request.aspect_ratio <= ASPECT_RANGE[1]:  # NaN too
-            description = f"is {request.aspect_ratio}; must be from {ASPECT_RANGE[0]} to {ASPECT_RANGE[1]}"
-            return None, [Violation("aspect_ratio", description)]
+    if size == "aspect_ratio":
         aspect = request.aspect_ratio
     elif start is not None:
         aspect = start.width / start.height

@@ -16,7 +16,7 @@ from easyanim_server.errors import EasyAnimError, GenerationFailed
 from easyanim_server.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.calls import in_this_call
-from easyanim_server.rpc.convert import check_prompts, to_job
+from easyanim_server.rpc.convert import CONVERSIONS, check_prompts, to_job
 from easyanim_server.rpc.respond import to_lint_response, to_response, to_server_info
 from easyanim_server.rpc.status import to_status
 from easyanim_server.settings import Settings
@@ -34,14 +34,18 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._settings = settings
         self._scheduler = scheduler
         self._telemetry = telemetry
+        self._conversions = asyncio.Semaphore(CONVERSIONS)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
         try:
             self._scheduler.check_room()  # before pictures are decoded, which costs most
-            job = in_this_call(await to_job(request, self._settings))
-            ticket = self._scheduler.submit(job)
+            async with self._conversions:
+                self._scheduler.check_room()  # those before may have taken the last place
+                job = in_this_call(await to_job(request, self._settings))
+                ticket = self._scheduler.submit(job)
+            del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)
                 if isinstance(event, Chunk):

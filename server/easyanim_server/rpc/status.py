@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from easyanim_server import errors
-from easyanim_server.errors import EasyAnimError
+from easyanim_server.errors import EasyAnimError, Violation
 
 DOMAIN = "easyanim"
 
 MAX_MESSAGE_BYTES = 1000
-"""In UTF-8. With `MAX_VIOLATIONS` it keeps a status under the 8 KB that HTTP/2 peers accept as trailers, also where no
-character is ASCII: such a message takes three times its bytes there."""
-MAX_VIOLATIONS = 8
+"""In UTF-8. With `MAX_VIOLATIONS_BYTES` it keeps a status under the 8 KB that HTTP/2 peers accept as trailers, also
+where no character is ASCII: such a message takes three times its bytes there."""
+MAX_VIOLATIONS_BYTES = 2000
+"""Of all of them together, which are no more than the contract has fields."""
 
 CODES: dict[type[EasyAnimError], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
@@ -24,7 +27,6 @@ CODES: dict[type[EasyAnimError], int] = {
     errors.NotReady: code_pb2.UNAVAILABLE,
     errors.ShuttingDown: code_pb2.UNAVAILABLE,
     errors.WorkerLost: code_pb2.UNAVAILABLE,
-    errors.DeadlineExpired: code_pb2.DEADLINE_EXCEEDED,
     errors.JobCancelled: code_pb2.CANCELLED,
     errors.GenerationFailed: code_pb2.INTERNAL,
     errors.UnsupportedModel: code_pb2.FAILED_PRECONDITION,
@@ -37,16 +39,7 @@ def to_status(error: EasyAnimError) -> grpc.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     details = [info]
     if isinstance(error, errors.InvalidArgument):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=item.field, description=_short(item.description, MAX_MESSAGE_BYTES // 4)
-                    )
-                    for item in error.violations[:MAX_VIOLATIONS]
-                ]
-            )
-        )
+        details.append(_bad_request(error.violations))
     if isinstance(error, errors.GenerationFailed):
         info.metadata["error_id"] = error.error_id
     retry_after = getattr(error, "retry_after", None)
@@ -60,6 +53,18 @@ def to_status(error: EasyAnimError) -> grpc.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return rpc_status.to_status(status)
+
+
+def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """All violations; what short descriptions leave of their shares of the bytes is for the longer ones."""
+    left, shown = MAX_VIOLATIONS_BYTES - sum(len(item.field) for item in violations), {}
+    for done, item in enumerate(sorted(violations, key=lambda item: len(item.description.encode()))):
+        shown[item] = _short(item.description, left // (len(violations) - done))
+        left -= len(shown[item].encode())
+    violation = error_details_pb2.BadRequest.FieldViolation
+    return error_details_pb2.BadRequest(
+        field_violations=[violation(field=item.field, description=shown[item]) for item in violations]
+    )
 
 
 def _short(text: str, most: int) -> str:

@@ -6,10 +6,12 @@ Needs the extra "telemetry"; attributes never hold a prompt.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import structlog
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -24,8 +26,12 @@ from easyanim_server.events import Chunk, Completed, Phase, Progress
 from easyanim_server.job import Job
 from easyanim_server.telemetry.observer import JobObserver
 
+log = structlog.get_logger(__name__)
+
 ATTRIBUTE = "easyanim."
 NANOSECONDS = 1_000_000_000
+GOODBYE_SECONDS = 2.0
+"""How long a collector may take for the last spans; without a limit, one that is away would hold up the end."""
 W3C = TraceContextTextMapPropagator()
 """Between a call and its job; callers may use whatever OTEL_PROPAGATORS names."""
 
@@ -47,7 +53,8 @@ class Traces(JobObserver):
     def __init__(self, exporter: SpanExporter) -> None:
         """Prepare; nothing global is touched, so several servers may trace in one process."""
         resource = Resource.create({SERVICE_NAME: "easyanim", SERVICE_VERSION: __version__})
-        self._provider = TracerProvider(resource=resource)
+        self._exporter = exporter
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `close` does it
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("easyanim", __version__)
         self._courses: dict[str, Course] = {}
@@ -118,8 +125,13 @@ class Traces(JobObserver):
                 self._encoding_span(job, span, course.started, course.completed, end)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, as far as the collector takes it in `GOODBYE_SECONDS`."""
+        ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+        ending.start()
+        ending.join(GOODBYE_SECONDS)
+        if ending.is_alive():
+            log.warning("the collector does not take the last traces", waited_seconds=GOODBYE_SECONDS)
+            self._exporter.shutdown()  # ends its retries
 
     def _encoding_span(self, job: Job, decode: Span, started: float, completed: Completed, end: float) -> None:
         """The encoder works between decoded frames; the span is from its first frame to the last byte."""

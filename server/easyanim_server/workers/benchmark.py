@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 
 PRECISIONS = ("bf16", "fp8")
 """In the order in which they can be measured."""
+ON_ANY_DEVICE = PRECISIONS[:1]
+"""Those that need no tensor cores for them."""
 
 ON_A_GPU = ("synthetic:7b", "384x672,576x1008,768x1344")
 ON_THE_CPU = ("builtin:tiny", "96x160x13,96x160x49")
@@ -66,7 +68,7 @@ class Plan:
         device: str,
         buckets: str | None,
         backends: str,
-        precisions: str,
+        precisions: str | None,
         steps: str,
         repeats: int,
         full: bool,
@@ -77,7 +79,8 @@ class Plan:
         Raises:
             ConfigurationError: a word is not known, a number is not one, or there is no such device.
         """
-        usual = ON_A_GPU if resolve_device(device).type == "cuda" else ON_THE_CPU
+        on_a_gpu = resolve_device(device).type == "cuda"
+        usual = ON_A_GPU if on_a_gpu else ON_THE_CPU
         try:
             shapes = {Bucket.parse(text) for text in _words(buckets or usual[1])}
         except ValueError as error:
@@ -93,7 +96,9 @@ class Plan:
             device=device,
             buckets=tuple(sorted(shapes, key=lambda bucket: (video_tokens(bucket), bucket))),
             backends=_chosen("backend", backends, BACKENDS),
-            precisions=_chosen("precision", precisions, PRECISIONS),
+            precisions=(PRECISIONS if on_a_gpu else ON_ANY_DEVICE)
+            if precisions is None
+            else _chosen("precision", precisions, PRECISIONS),
             steps=tuple(sorted(counts)),
             repeats=repeats,
             full=full,

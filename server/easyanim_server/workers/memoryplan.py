@@ -93,7 +93,9 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
             outline, settings.catalogue, card, placement=settings.placement, backend=backend,
             precision=settings.precision, tiling=settings.vae_tiling,
         )  # fmt: skip
-        auto = f"{settings.placement} means {chosen.placement}: {chosen.reason}"
+        # A placement that was named is named by the reason.
+        named = settings.placement == chosen.placement
+        auto = chosen.reason if named else f"{settings.placement} means {chosen.placement}: {chosen.reason}"
     except ConfigurationError as error:
         auto = str(error)
     return MemoryPlan(settings.model, card, tuple(rows), auto)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
+import psutil
 
-from easyanim_server import tuning
+from easyanim_server import preflight, tuning
 from easyanim_server.engine import cache, cachefit, checkpoint
 from easyanim_server.engine.cachefit import Fit
-from easyanim_server.engine.checkpoint import like_published
 from easyanim_server.engine.choice import find_placement
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.memory import Outline
 from easyanim_server.errors import ConfigurationError, EasyAnimError
 from easyanim_server.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
 from easyanim_server.prompts import recommended_negative
@@ -28,6 +28,9 @@ from easyanim_server.settings import Settings
 from easyanim_server.video.encoder import missing_codecs
 
 GIB = 2**30
+ON_ANY_MACHINE = f"--model {checkpoint.DEMO} runs on any machine"
+"""What to do without a card."""
+
 SPOOL_BYTES = 1 * GIB
 """Free space that a busy server's clips take in the temporary folder, generously."""
 
@@ -40,6 +43,8 @@ class Finding:
     detail: str
     fatal: bool = False
     """Whether `serve` with these settings cannot work."""
+    doubtful: bool = False
+    """Whether it can, and will hardly be of use."""
 
 
 def export(model: str, folder: Path) -> None:
@@ -108,9 +113,8 @@ def examine(settings: Settings) -> list[Finding]:
         Finding("libraries", libraries),
         *_devices(),
         _device(settings),
-        _memory(),
-        _model(settings),
-        _placement(settings),
+        *_model(settings),
+        *_files(settings),
         *_tuned(settings),
         *_served_before(settings),
         _codecs(),
@@ -121,7 +125,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 def _devices() -> list[Finding]:
     found = [Finding(f"GPU {index}", detail) for index, detail in enumerate(describe_devices())]
-    return found or [Finding("GPU", "torch sees none; the CPU does for builtin:tiny, not for the published models")]
+    return found or [Finding("GPU", "torch sees none")]
 
 
 def _device(settings: Settings) -> Finding:
@@ -130,33 +134,61 @@ def _device(settings: Settings) -> Finding:
     except EasyAnimError as error:
         return Finding("device", str(error), fatal=True)
     dtype = resolve_dtype(settings.dtype, device)
-    return Finding("device", f"{settings.device} means {device} with {str(dtype).removeprefix('torch.')} here")
+    detail = f"{settings.device} means {device} with {str(dtype).removeprefix('torch.')} here"
+    if device.type == "cpu" and not settings.model.startswith("builtin:"):
+        return Finding(
+            "device", f"{detail}; a published model takes hours a video there, {ON_ANY_MACHINE}", doubtful=True
+        )
+    return Finding("device", detail)
 
 
-def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Finding("host memory", f"{total / GIB:.1f} GiB, {os.cpu_count()} CPU cores")
-
-
-def _placement(settings: Settings) -> Finding:
+def _model(settings: Settings) -> list[Finding]:
+    """The model, what it needs of this machine's memory, and where its weights would be."""
+    memory = Finding("host memory", f"{_gib(psutil.virtual_memory().total)}, {os.cpu_count()} CPU cores")
     name = settings.model
-    if not name.startswith(("builtin:", "synthetic:")) and not Path(name).is_dir():
-        settings = settings.model_copy(update={"model": like_published(name)})
-        if settings.model == name:
-            return Finding("placement", f"known once the configuration of {name} is downloaded")
+    try:
+        preflight.check_model(name, settings.revision)
+        source = _source(settings)
+        outlined = checkpoint.like_published(name) if preflight.is_hosted(name) else name
+        if preflight.is_hosted(outlined):
+            unknown = f"known once the configuration of {name} is downloaded"
+            return [memory, source, Finding("placement", unknown)]
+        modules = checkpoint.outline(outlined)
+    except EasyAnimError as error:
+        return [memory, Finding("model", str(error), fatal=True)]
     try:
         device = resolve_device(settings.device)
-        choice = find_placement(settings, device, resolve_dtype(settings.dtype, device))
+    except EasyAnimError:  # said by another finding
+        return [memory, source]
+    dtype = resolve_dtype(settings.dtype, device)
+    try:
+        choice = find_placement(settings.model_copy(update={"model": outlined, "revision": None}), device, dtype)
     except EasyAnimError as error:
-        return Finding("placement", str(error), fatal=True)
-    return Finding("placement", f"{settings.placement} means {choice.placement} here: {choice.reason}")
+        return [memory, source, Finding("placement", str(error), fatal=True)]
+    if device.type == "cpu":
+        memory = _host_memory(memory.detail, Outline.of(modules, dtype).total, str(dtype).removeprefix("torch."))
+    named = settings.placement == choice.placement  # and then the reason says so
+    placed = choice.reason if named else f"{settings.placement} means {choice.placement} here: {choice.reason}"
+    return [memory, source, Finding("placement", placed)]
 
 
-def _model(settings: Settings) -> Finding:
+def _host_memory(detail: str, needed: int, dtype: str) -> Finding:
+    """Whether a model's weights fit into host memory, where all of them are on a CPU."""
+    free = psutil.virtual_memory().available
+    if needed <= free:
+        return Finding("host memory", detail)
+    lacking = f"{_gib(needed)} of weights in {dtype} do not fit into the {_gib(free)} that are free"
+    return Finding("host memory", f"{detail}; {lacking}; {ON_ANY_MACHINE}", fatal=True)
+
+
+def _source(settings: Settings) -> Finding:
+    """Where the model comes from."""
     name = settings.model
-    if name.startswith(("builtin:", "synthetic:")):
+    if name == checkpoint.DEMO:
+        return Finding("model", f"{name} comes with this package")
+    if preflight.is_made_here(name):
         return Finding("model", f"{name} is made at start, nothing to download")
-    if Path(name).is_dir():
+    if not preflight.is_hosted(name):
         return Finding("model", f"{name} is a folder here")
     try:
         cached = huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=settings.revision)
@@ -168,6 +200,18 @@ def _model(settings: Settings) -> Finding:
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     return Finding("model", f"{name} is not on this machine; serve downloads it ({free / GIB:.0f} GiB free for it)")
+
+
+def _files(settings: Settings) -> list[Finding]:
+    try:
+        preflight.check_files(settings)
+    except EasyAnimError as error:
+        return [Finding("files", str(error), fatal=True)]
+    return []
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
 
 
 def _tuned(settings: Settings) -> list[Finding]:
@@ -220,12 +264,8 @@ def _spool() -> Finding:
 
 
 def _address(settings: Settings) -> Finding:
-    host, _, port = settings.listen.rpartition(":")
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.strip("[]"), int(port)))
-    except (OSError, ValueError) as error:
-        return Finding("address", f"cannot listen on {settings.listen!r}: {error}", fatal=True)
+        preflight.check_address(settings.listen)
+    except EasyAnimError as error:
+        return Finding("address", str(error), fatal=True)
     return Finding("address", f"{settings.listen} is free")
