@@ -72,6 +72,6 @@ if __name__ == "__main__":
         serve(
             settings,
             SimulatedWorker(int(sys.argv[1])),
-            lambda port: print(f"listening on 127.0.0.1:{port}", flush=True),
+            lambda address: print(f"listening on {address}", flush=True),
         )
     )

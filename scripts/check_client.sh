@@ -16,11 +16,15 @@ cd "$place" # away from the sources
 env/bin/python - <<'EOF'
 import importlib.util
 import sys
+from pathlib import Path
 
 import easyanim_client
+from easyanim.v1 import video_pb2
 
 for name in ("torch", "numpy", "PIL", "pydantic"):
     assert importlib.util.find_spec(name) is None, f"{name} was installed with the client"
+for folder in (Path(easyanim_client.__file__).parent, Path(video_pb2.__file__).parents[1]):
+    assert (folder / "py.typed").is_file(), f"type checkers pass over {folder.name}, which has no py.typed"
 print(f"client imports on Python {sys.version.split()[0]} with {len(easyanim_client.__all__)} public names")
 EOF
 if env/bin/easyanim-client --help 2>error; then

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import grpc
@@ -16,10 +17,27 @@ from easyanim_client.core import (
     INQUIRY_TIMEOUT,
     BaseClient,
     BaseGeneration,
+    check_address,
     credentials,
 )
 from easyanim_client.errors import Cancelled, translated
 from easyanim_client.results import Event, PromptReading, ServerInfo, Video
+
+
+@contextmanager
+def _told_apart(ended_by_us: Callable[[], bool]) -> Iterator[None]:
+    """Make `Cancelled` of the end of a call that `cancel` or `close` brought; a task's own cancellation goes on.
+
+    grpc.aio reports both as `CancelledError`.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        # Only since Python 3.11 can a task be asked; before, one that is cancelled as its call ends hears `Cancelled`.
+        cancelling = getattr(asyncio.current_task(), "cancelling", int)()
+        if cancelling or not ended_by_us():
+            raise
+        raise Cancelled("the call was cancelled") from None
 
 
 class AsyncGeneration(BaseGeneration):
@@ -28,7 +46,7 @@ class AsyncGeneration(BaseGeneration):
     Cancelling the task that does so cancels the work on the server.
     """
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Event]:
         """Send the request and yield its events; the last one is the `Video`.
 
         Raises:
@@ -36,26 +54,22 @@ class AsyncGeneration(BaseGeneration):
             OSError: the file cannot be written.
             RuntimeError: it was iterated before.
         """
-        try:
-            with self._running() as call:
-                async for message in call:
-                    event = self._fold(message)
-                    if event is not None:
-                        yield event
-                yield self._finish()
-        except asyncio.CancelledError:
-            if not self._cancelled:
-                raise
-            # grpc.aio reports a call that `cancel` ended as if this task had been cancelled.
-            raise Cancelled("the generation was cancelled") from None
+        return self._begun(self._events())
+
+    async def _events(self) -> AsyncIterator[Event]:
+        with _told_apart(lambda: self._cancelled or self._closed()), self._running() as call:
+            async for message in call:
+                event = self._fold(message)
+                if event is not None:
+                    yield event
+            yield self._finish()
 
     async def result(self) -> Video:
-        """Wait for the video; raises what iteration raises."""
+        """Wait for the video; goes on with an iteration that is under way, and raises what it raises."""
         if self._video is None:
-            async for _ in self:
+            async for _ in self._rest():
                 pass
-        assert self._video is not None  # iteration ends in a video or raises
-        return self._video
+        return self._result()
 
 
 class AsyncClient(BaseClient[AsyncGeneration]):
@@ -67,6 +81,7 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         timeout: Seconds that each generation may take; None is no limit.
 
     Raises:
+        InvalidRequest: the address is not a host and a port.
         RuntimeError: no event loop is running.
     """
 
@@ -74,6 +89,7 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
     ) -> None:
         asyncio.get_running_loop()  # the channel would tie itself to another loop than the one that awaits it
+        check_address(address)
         secrets = credentials(tls)
         self._channel = (
             grpc.aio.secure_channel(address, secrets, CHANNEL_OPTIONS, COMPRESSION)
@@ -91,7 +107,7 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with translated():
+        with self._answered():
             return self._read_info(await self._ask_info(timeout))
 
     async def lint_prompt(
@@ -108,7 +124,7 @@ class AsyncClient(BaseClient[AsyncGeneration]):
             InvalidRequest: a text is empty or too long.
             EasyAnimError: the server cannot be reached, or its model was not loaded yet.
         """
-        with translated():
+        with self._answered():
             return prompt_reading(await self._ask_lint(prompt, negative_prompt, timeout))
 
     async def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
@@ -120,12 +136,18 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with translated():
+        with self._answered():
             return self._read_health(await self._ask_health(timeout))
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         await self._channel.close()
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        with _told_apart(lambda: self._closed), translated():
+            yield
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import grpc
-
 from easyanim_client.aio import AsyncClient
 from easyanim_client.batch_jobs import BatchJob
-from easyanim_client.errors import EasyAnimError, InvalidRequest, RetryLater, Violation
+from easyanim_client.errors import EasyAnimError, InvalidRequest, RetryLater, Violation, code_of
 from easyanim_client.results import Event, Video
 
 RESULTS = "results.jsonl"
@@ -234,8 +232,6 @@ def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _error(error: EasyAnimError) -> dict[str, Any]:
-    cause = error.__cause__
-    code = cause.code().name if isinstance(cause, grpc.RpcError) else type(error).__name__
     violations: Sequence[Violation] = getattr(error, "violations", ())
     fields = {"fields": {item.field: item.description for item in violations}} if violations else {}
-    return {"code": code, "reason": error.reason, "message": str(error), **fields}
+    return {"code": code_of(error), "reason": error.reason, "message": str(error), **fields}

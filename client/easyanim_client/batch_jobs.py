@@ -6,14 +6,16 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from easyanim_client.errors import EasyAnimError, InvalidRequest, told
+from easyanim_client.errors import EasyAnimError, InvalidRequest, Violation, told
+from easyanim_client.offered import refused
 from easyanim_client.request import MEDIA_TYPES, build_request
+from easyanim_client.results import ServerInfo
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str,), "a string"),
@@ -38,6 +40,20 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 """Keys of a line, named like the arguments of `Client.generate`."""
 
+_KEYS = {
+    "frame_count": "frames",
+    "fit_policy": "fit",
+    "step_count": "steps",
+    "guidance_scale": "guidance",
+    "frame_rate_fps": "fps",
+    "output_mime_type": "format",
+    "acceleration.solver": "solver",
+    "acceleration.cache_threshold": "cache_threshold",
+    "acceleration.guidance_start": "guidance_interval",
+    "acceleration.guidance_end": "guidance_interval",
+}
+"""Of the fields of a request whose names are others there."""
+
 _PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 _ID = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff.][^/\\\x00-\x1f\ud800-\udfff]*")
 MAX_ID_BYTES = 200
@@ -52,6 +68,8 @@ class BatchJob:
 
     index: int
     """Place in the batch, from 1."""
+    place: str
+    """Where it stands, for people: a line's number, or a picture's name."""
     id: str
     """Names the job and its file; unique within the batch."""
     arguments: Mapping[str, Any]
@@ -89,44 +107,108 @@ def read_jobs(source: Path, defaults: Mapping[str, Any]) -> list[BatchJob]:
     jobs = []
     for index, (place, fields) in enumerate(given, 1):
         try:
-            jobs.append(_job(index, fields(), defaults))
-        except (EasyAnimError, OSError, ValueError) as error:
+            jobs.append(_job(index, place, fields(), defaults))
+        except _Wrong as error:
+            problems.append(f"{place}: {error}")
+        except (OSError, ValueError) as error:
             problems.append(f"{place}: {told(error)}")
     twice = [name for name, count in Counter(job.id for job in jobs).items() if count > 1]
     problems += [f'id "{name}" is given more than once; ids must be unique' for name in twice]
     if problems:
-        more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise InvalidRequest("\n  ".join([f"{source} cannot be run:", *problems[:MAX_PROBLEMS], *more]))
+        raise _refusal(source, problems)
     if not jobs:
         what = "picture" if source.is_dir() else "line"
         raise InvalidRequest(f"{source} has no {what}, so there is nothing to do")
     return jobs
 
 
-def _job(index: int, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> BatchJob:
+def check_offered(source: Path, jobs: Iterable[BatchJob], served: ServerInfo) -> None:
+    """Hold a batch against what the server offers, before anything is sent.
+
+    Raises:
+        InvalidRequest: names every line or picture that the server would refuse, and what is allowed.
+    """
+    wrong = ((job.place, refused(job.arguments, served)) for job in jobs)
+    if problems := [f"{place}: {'; '.join(map(_named, found))}" for place, found in wrong if found]:
+        raise _refusal(source, problems)
+
+
+class _Wrong(Exception):
+    """A job that cannot be; says all that is wrong with it."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        super().__init__("; ".join(problems))
+
+
+def _refusal(source: Path, problems: Sequence[str]) -> InvalidRequest:
+    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    return InvalidRequest("\n  ".join([f"{source} cannot be run:", *problems[:MAX_PROBLEMS], *more]))
+
+
+def _job(index: int, place: str, given: _Given, defaults: Mapping[str, Any]) -> BatchJob:
+    fields, problems = given.fields, [*given.problems]
     arguments = {"format": "mp4", **defaults, **{name: value for name, value in fields.items() if name != "id"}}
     sizes = {"bucket", "aspect_ratio"}
     if sizes & fields.keys():  # a job's own size takes the place of the default in either form
         arguments = {name: value for name, value in arguments.items() if name not in sizes - fields.keys()}
     name = fields.get("id", f"{index:04}")
     if not _ID.fullmatch(name) or len(name.encode()) > MAX_ID_BYTES:
-        raise ValueError(
+        problems.append(
             f"id {name!r} cannot be a file's name: no slash, no dot at its start, at most {MAX_ID_BYTES} bytes of UTF-8"
         )
-    if not str(arguments.get("prompt", "")).strip():
-        raise ValueError("there is no prompt; give it in the job, in a text file beside the picture, or by --prompt")
-    request = build_request(**arguments)
-    return BatchJob(index, name, arguments, hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest())
+    prompt = str(arguments.get("prompt", ""))
+    if not prompt.strip() and "prompt" not in given.refused:
+        problems.append("there is no prompt; give it in the job, in a text file beside the picture, or by --prompt")
+    try:
+        request = build_request(**{**arguments, "prompt": prompt})
+    except (EasyAnimError, OSError) as error:
+        # A request is refused for the first that cannot be; what each argument is refused for by itself is the rest.
+        problems += dict.fromkeys([*_said(error), *_wrong_arguments(arguments)])
+    if problems:
+        raise _Wrong(problems)
+    return BatchJob(
+        index, place, name, arguments, hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    )
 
 
-def _from_lines(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _wrong_arguments(arguments: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in arguments.items():
+        try:
+            build_request(**{"prompt": "", name: value})
+        except (EasyAnimError, OSError) as error:
+            yield from _said(error)
+
+
+def _said(error: EasyAnimError | OSError) -> list[str]:
+    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    return [*map(_named, violations)] or [told(error)]
+
+
+def _named(wrong: Violation) -> str:
+    key = f" ({_KEYS[wrong.field]})" if wrong.field in _KEYS else ""
+    return f"{wrong.field}{key}: {wrong.description}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a line or a picture says of a job."""
+
+    fields: Mapping[str, Any]
+    """Those that can be used."""
+    refused: frozenset[str] = frozenset()
+    """Keys of the others."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with them."""
+
+
+def _from_lines(source: Path) -> Iterator[tuple[str, Callable[[], _Given]]]:
     # Bytes are split at line feeds alone: texts may have other separators of lines within them.
     for number, line in enumerate(source.read_bytes().split(b"\n"), 1):
         if line.strip():
             yield f"line {number}", partial(_fields, line, source.parent)
 
 
-def _fields(line: bytes, folder: Path) -> dict[str, Any]:
+def _fields(line: bytes, folder: Path) -> _Given:
     try:
         return _checked(json.loads(line), folder)
     except json.JSONDecodeError as error:
@@ -135,20 +217,26 @@ def _fields(line: bytes, folder: Path) -> dict[str, Any]:
         raise ValueError(f"is not UTF-8: byte {line[error.start]:#04x} at place {error.start + 1}") from error
 
 
-def _checked(fields: object, folder: Path) -> dict[str, Any]:
+def _checked(fields: object, folder: Path) -> _Given:
     if not isinstance(fields, dict):
         raise ValueError('must be a JSON object such as {"prompt": "a cat blinks"}')
-    for name, value in fields.items():
-        if name not in _TYPES:
-            raise ValueError(f"unknown key {name!r}; known are {', '.join(_TYPES)}")
-        types, words = _TYPES[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise ValueError(f"{name} is {json.dumps(value, ensure_ascii=False)}; must be {words}")
-    paths = {name: folder / fields[name] for name in ("start_image", "end_image") if name in fields}
-    return {**fields, **paths}
+    wrong = {name: why for name, value in fields.items() if (why := _unfit(name, value))}
+    right = {name: value for name, value in fields.items() if name not in wrong}
+    paths = {name: folder / right[name] for name in ("start_image", "end_image") if name in right}
+    return _Given({**right, **paths}, frozenset(wrong), tuple(wrong.values()))
 
 
-def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _unfit(name: str, value: object) -> str:
+    """Why a line cannot have a key or its value; empty where it can."""
+    if name not in _TYPES:
+        return f"unknown key {name!r}; known are {', '.join(_TYPES)}"
+    types, words = _TYPES[name]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        return f"{name} is {json.dumps(value, ensure_ascii=False)}; must be {words}"
+    return ""
+
+
+def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], _Given]]]:
     pictures = sorted(file for file in source.iterdir() if file.suffix.lower() in _PICTURES and file.is_file())
     stems = Counter(picture.stem for picture in pictures)
     for picture in pictures:
@@ -156,11 +244,11 @@ def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any
         yield picture.name, partial(_beside, picture, name)
 
 
-def _beside(picture: Path, name: str) -> dict[str, Any]:
+def _beside(picture: Path, name: str) -> _Given:
     """The job of a picture, with the prompt of the text file beside it."""
     text = picture.with_suffix(".txt")
     try:
         prompt = {"prompt": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}
     except UnicodeDecodeError as error:
         raise ValueError(f"{text.name} is not UTF-8: {error.reason} at byte {error.start + 1}") from error
-    return {"id": name, "start_image": picture, **prompt}
+    return _Given({"id": name, "start_image": picture, **prompt})

@@ -14,6 +14,7 @@ from easyanim_client.core import (
     INQUIRY_TIMEOUT,
     BaseClient,
     BaseGeneration,
+    check_address,
     credentials,
 )
 from easyanim_client.errors import translated
@@ -34,6 +35,9 @@ class Generation(BaseGeneration):
             OSError: the file cannot be written.
             RuntimeError: it was iterated before.
         """
+        return self._begun(self._events())
+
+    def _events(self) -> Iterator[Event]:
         with self._running() as call:
             for message in call:
                 event = self._fold(message)
@@ -42,11 +46,10 @@ class Generation(BaseGeneration):
             yield self._finish()
 
     def result(self) -> Video:
-        """Wait for the video; raises what iteration raises."""
-        for _ in () if self._video else self:
+        """Wait for the video; goes on with an iteration that is under way, and raises what it raises."""
+        for _ in () if self._video else self._rest():
             pass
-        assert self._video is not None  # iteration ends in a video or raises
-        return self._video
+        return self._result()
 
 
 class Client(BaseClient[Generation]):
@@ -56,11 +59,15 @@ class Client(BaseClient[Generation]):
         address: Host and port, such as ``localhost:50051``.
         tls: False for plain text, True for TLS with gRPC's own roots, or credentials for anything else.
         timeout: Seconds that each generation may take; None is no limit.
+
+    Raises:
+        InvalidRequest: the address is not a host and a port.
     """
 
     def __init__(
         self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
     ) -> None:
+        check_address(address)
         secrets = credentials(tls)
         self._channel = (
             grpc.secure_channel(address, secrets, CHANNEL_OPTIONS, COMPRESSION)

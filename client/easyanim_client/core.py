@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_client.assembly import Assembly, server_info
-from easyanim_client.errors import translated
+from easyanim_client.errors import InvalidRequest, translated
 from easyanim_client.request import (
     DEFAULT_MAX_REQUEST_BYTES,
     Fit,
@@ -35,6 +37,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A generation may be silent for seconds behind a proxy, and a lost peer must be noticed within the minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # by default a minute, which the timeout above does not shorten
     ("grpc.http2.max_pings_without_data", 0),
     # Servers restart; the default of up to two minutes between attempts outlasts that.
     ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -46,6 +49,22 @@ COMPRESSION = grpc.Compression.NoCompression
 """Pictures and videos are compressed already."""
 
 
+_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds):.+")
+"""Addresses with a scheme of gRPC's own, which are its to read."""
+_HOST_PORT = re.compile(r"(\[[^\[\]]+\]|[^\[\]:/\s]+):(?P<port>[0-9]{1,5})")
+
+
+def check_address(address: str) -> None:
+    """Refuse what gRPC would take for the address of something else, or try for ever.
+
+    Raises:
+        InvalidRequest: it is not a host and a port.
+    """
+    match = _HOST_PORT.fullmatch(address)
+    if not _TARGET.fullmatch(address) and not (match and 1 <= int(match["port"]) <= 65535):
+        raise InvalidRequest.of_field("address", f"{address!r} must be HOST:PORT, such as localhost:50051")
+
+
 def credentials(tls: bool | grpc.ChannelCredentials) -> grpc.ChannelCredentials | None:
     """What to open the channel with: None is plain text, True trusts the roots that gRPC brings."""
     if isinstance(tls, grpc.ChannelCredentials):
@@ -53,13 +72,19 @@ def credentials(tls: bool | grpc.ChannelCredentials) -> grpc.ChannelCredentials 
     return grpc.ssl_channel_credentials() if tls else None
 
 
+EventsT = TypeVar("EventsT")
+ONCE = "a generation is iterated once, and leaving the loop cancels it; call generate() again for another one"
+
+
 class BaseGeneration:
     """One generation: sent when iteration begins, and iterated once."""
 
-    def __init__(self, start: Callable[[Metadata], Any], assembly: Assembly) -> None:
+    def __init__(self, start: Callable[[Metadata], Any], assembly: Assembly, closed: Callable[[], bool]) -> None:
         self._start = start
         self._assembly = assembly
+        self._closed = closed
         self._call: Any = None
+        self._iteration: Callable[[], Any] = lambda: None
         self._cancelled = False
         self._video: Video | None = None
 
@@ -78,7 +103,7 @@ class BaseGeneration:
     def _running(self) -> Iterator[Any]:
         """The call, from its start until it is left, in whatever way: then it is cancelled where it still runs."""
         if self._call is not None:
-            raise RuntimeError("a generation is iterated once; call generate() again for another one")
+            raise RuntimeError(ONCE)
         # The file first: no work on the GPU for one that cannot be written.
         with self._assembly, call_span("Generate") as metadata, translated():
             self._call = self._start(metadata)
@@ -88,6 +113,22 @@ class BaseGeneration:
                 yield self._call
             finally:
                 self._call.cancel()
+
+    def _begun(self, events: EventsT) -> EventsT:
+        """An iteration that `result` can go on with; held weakly, since a loop that is left has to close it."""
+        if self._call is None:
+            self._iteration = weakref.ref(events)
+        return events
+
+    def _rest(self) -> Any:
+        """The iteration that somebody still holds, else a new one, which raises where there was one before."""
+        events = self._iteration()
+        return self if events is None else events
+
+    def _result(self) -> Video:
+        if self._video is None:
+            raise RuntimeError(ONCE)  # what was held had been closed, or had failed
+        return self._video
 
     def _fold(self, message: pb.GenerateResponse) -> Event | None:
         return self._assembly.fold(message)
@@ -109,6 +150,7 @@ class BaseClient(Generic[GenerationT]):
         self._kind = kind
         self._timeout = timeout
         self._max_request_bytes = DEFAULT_MAX_REQUEST_BYTES
+        self._closed = False
 
     def generate(
         self,
@@ -198,7 +240,9 @@ class BaseClient(Generic[GenerationT]):
         check_size(request, self._max_request_bytes)
         deadline = self._timeout if timeout is None else timeout
         return self._kind(
-            lambda metadata: self._videos.Generate(request, timeout=deadline, metadata=metadata), Assembly(target)
+            lambda metadata: self._videos.Generate(request, timeout=deadline, metadata=metadata),
+            Assembly(target),
+            lambda: self._closed,
         )
 
     def _ask_lint(self, prompt: str, negative_prompt: str | None, timeout: float) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from easyanim_client.dimensions import picture_size
-from easyanim_client.errors import InvalidRequest
+from easyanim_client.errors import InvalidRequest, Violation
+from easyanim_client.offered import refused
 from easyanim_client.request import ratio, read_picture
 from easyanim_client.results import Bucket, ServerInfo
 
@@ -28,36 +29,22 @@ def draft_arguments(
 
     Raises:
         InvalidRequest: there is no such bucket, the final's aspect cannot be told, or the server would refuse the
-            final for what the draft does not share with it: nobody shall wait for a draft to learn that.
+            draft, or the final for what the draft does not share with it: nobody shall wait for a draft to learn that.
         OSError: the picture cannot be read.
     """
     named = {item.name: item for item in served.buckets}
-    _check_final(arguments, served)
-    if bucket is None:
-        size = _smallest_nearest(_log_aspect(arguments, served), served)
-    elif bucket in named:
-        size = named[bucket]
-    else:
-        raise InvalidRequest.of_field("bucket", f"{bucket!r} of the draft is none of {', '.join(named)}")
+    wrong = refused(arguments, served)
+    wrong += [Violation("draft_steps", item.description) for item in refused({"steps": steps}, served)]
+    if bucket is not None and bucket not in named:
+        wrong.append(Violation("draft_bucket", f"is {bucket!r}; must be one of {', '.join(named)}"))
+    if wrong:
+        raise InvalidRequest.of_fields(wrong)
+    size = _smallest_nearest(_log_aspect(arguments, served), served) if bucket is None else named[bucket]
     chosen = {"bucket": size.name, "aspect_ratio": None, "steps": steps, "frames": None}
     if (frames := arguments.get("frames")) is not None:
         # As long as the final one, or the nearest to it that this bucket has.
         chosen["frames"] = min(size.frame_counts, key=lambda count: abs(count - frames))
     return {**arguments, **chosen}
-
-
-def _check_final(arguments: Mapping[str, Any], served: ServerInfo) -> None:
-    name, frames, steps = (arguments.get(field) for field in ("bucket", "frames", "steps"))
-    named = {item.name: item for item in served.buckets}
-    if name is not None and name not in named:
-        raise InvalidRequest.of_field("bucket", f"is {name!r}; must be one of {', '.join(named)}")
-    offered = [named[name]] if name is not None else served.buckets
-    counts = sorted({count for item in offered for count in item.frame_counts})
-    if frames is not None and frames not in counts:
-        raise InvalidRequest.of_field("frame_count", f"is {frames}; must be one of {', '.join(map(str, counts))}")
-    most = served.limits.max_steps
-    if steps is not None and most and not 1 <= steps <= most:
-        raise InvalidRequest.of_field("step_count", f"is {steps}; must be from 1 to {most}")
 
 
 def _log_aspect(arguments: Mapping[str, Any], served: ServerInfo) -> float:

@@ -15,8 +15,9 @@ EasyAnimError
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -73,7 +74,13 @@ class InvalidRequest(EasyAnimError):
     @classmethod
     def of_field(cls, field: str, description: str) -> InvalidRequest:
         """The failure of one field."""
-        return cls(f"{field}: {description}", Details(violations=(Violation(field, description),)))
+        return cls.of_fields([Violation(field, description)])
+
+    @classmethod
+    def of_fields(cls, violations: Sequence[Violation]) -> InvalidRequest:
+        """The failure of several fields at once."""
+        message = "; ".join(f"{item.field}: {item.description}" for item in violations)
+        return cls(message, Details(violations=tuple(violations)))
 
 
 class MessageTooLarge(InvalidRequest):
@@ -111,7 +118,7 @@ class Unavailable(RetryLater):
 
 
 class DeadlineExceeded(EasyAnimError):
-    """The timeout passed, or the server expects it to pass, before the video is complete."""
+    """The timeout passed before the video was complete."""
 
 
 class Cancelled(EasyAnimError):
@@ -157,12 +164,36 @@ def told(error: Exception) -> str:
     return str(error)
 
 
+NO_TLS = "the server answered without TLS"
+WANTS_TLS = "the connection was closed before the server said anything"
+"""Also of a tunnel to where nobody listens."""
+UNTRUSTED = "the server's certificate is not trusted"
+
 _WORDS_OF_GRPC = (
+    ("WRONG_VERSION_NUMBER", NO_TLS),
+    ("CERTIFICATE_VERIFY_FAILED", UNTRUSTED),
+    ("failed to connect to all addresses.*Socket closed", WANTS_TLS),
     ("Deadline Exceeded", "the timeout passed before the answer was complete"),
     ("Socket closed", "the connection to the server was lost"),
     ("Locally cancelled by application!", "the call was cancelled"),
 )
-"""What gRPC says of ends that no server names, and what people are told."""
+"""Patterns of what gRPC says of ends that no server names, and what people are told."""
+
+
+def code_of(error: EasyAnimError | OSError) -> str:
+    """A failure's name for programs: that of gRPC's status, or the system's of a file that is wrong, as ``ENOENT``."""
+    if isinstance(error, OSError):
+        return errno.errorcode.get(error.errno or 0, "EIO")
+    cause = error.__cause__
+    if isinstance(error, InvalidRequest):  # a message that is too large has another status where gRPC refused it
+        return grpc.StatusCode.INVALID_ARGUMENT.name
+    if isinstance(error, CorruptVideo):
+        return grpc.StatusCode.DATA_LOSS.name
+    if isinstance(cause, grpc.RpcError):
+        return str(cause.code().name)
+    # From the end, since RetryLater is the base of Unavailable.
+    known = (code.name for code, kind in reversed(_BY_CODE.items()) if isinstance(error, kind))
+    return next(known, grpc.StatusCode.UNKNOWN.name)
 
 
 @contextmanager
@@ -185,7 +216,7 @@ def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         size, limit = too_large.groups()
         return MessageTooLarge(int(size), int(limit))
-    message = next((words for said, words in _WORDS_OF_GRPC if said in message), message)
+    message = next((words for said, words in _WORDS_OF_GRPC if re.search(said, message)), message)
     details = _details(error)
     kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerFailed)
     return kind(message or code.name, details)

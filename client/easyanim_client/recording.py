@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.assembly import receipt as read_receipt
-from easyanim_client.errors import Details, InvalidRequest, Violation
+from easyanim_client.errors import InvalidRequest, Violation
 from easyanim_client.metadata import read_comment
 from easyanim_client.request import Picture, read_picture
 from easyanim_client.results import Receipt, Video
@@ -128,8 +128,7 @@ class Recording:
                 wrong.append(Violation(field, f"is not the recorded one: {recorded}"))
             taken[field] = data
         if wrong:
-            message = "; ".join(f"{item.field}: {item.description}" for item in wrong)
-            raise InvalidRequest(message, Details(violations=tuple(wrong)))
+            raise InvalidRequest.of_fields(wrong)
         return taken | {
             "bucket": given.bucket,
             "frames": given.frames,

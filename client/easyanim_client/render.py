@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
+from easyanim_client.errors import EasyAnimError, code_of, told
 from easyanim_client.results import (
     Accepted,
     Chunk,
@@ -53,6 +54,21 @@ def event_json(event: Event) -> str:
         fields = dataclasses.asdict(event)
     kind = "completed" if isinstance(event, Video) else type(event).__name__.lower()
     return json.dumps({"event": kind, **fields})
+
+
+def failure_json(error: EasyAnimError | OSError) -> str:
+    """One line of JSON on a failure, which is the last event then; keys without a value are left out."""
+    violations = [dataclasses.asdict(item) for item in getattr(error, "violations", ())]
+    extras = {name: getattr(error, name, None) for name in ("reason", "retry_after", "error_id")}
+    if (seconds := extras.pop("retry_after")) is not None:
+        extras["retry_after_seconds"] = seconds
+    known = {name: value for name, value in extras.items() if value not in (None, "")}
+    return error_line(code_of(error), told(error), violations, **known)
+
+
+def error_line(code: str, message: str, violations: Iterable[Mapping[str, str]] = (), **extras: object) -> str:
+    """The event of a failure as one line of JSON."""
+    return json.dumps({"event": "error", "code": code, "message": message, "violations": [*violations], **extras})
 
 
 def info_json(info: ServerInfo) -> str:
@@ -160,15 +176,18 @@ def _loaded(model: Model) -> str:
         return "not loaded yet"
     count = model.transformer_parameters
     size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
-    return f"{size} parameters, {model.dtype}, {model.attention_mode} attention, on {model.device}"
+    return f"transformer of {size} parameters, {model.dtype}, {model.attention_mode} attention, on {model.device}"
 
 
 def info_summary(info: ServerInfo) -> str:
     """A few lines on what a server serves."""
     model, limits = info.model, info.limits
     state = f"{info.state.value} ({info.state_detail})" if info.state_detail else info.state.value
+    waiting = sum(item.phase is None for item in info.activity)
+    running = len(info.activity) - waiting
     lines = [
-        f"easyanim  {info.version}, {state}, {info.jobs} of {limits.max_queued} places in the queue taken",
+        f"easyanim  {info.version}, {state}, {f'{running} running, ' if running else ''}"
+        f"{waiting} of {limits.max_queued} places in the queue taken",
         f"model     {model.name}",
         f"          {_loaded(model)}",
         f"limits    {limits.max_steps} steps, {limits.max_prompt_chars} characters, "

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.errors import Details, InvalidRequest, MessageTooLarge, Violation
+from easyanim_client.errors import InvalidRequest, MessageTooLarge, Violation
 
 Picture = bytes | str | os.PathLike[str] | BinaryIO
 """A PNG, JPEG or WebP file: its bytes, its path, or a file opened in binary mode."""
@@ -107,9 +107,7 @@ def _message(kind: type[MessageT], fields: Mapping[str, Any], within: str = "") 
         return kind(**given)
     except (ValueError, TypeError):
         found = {within + name: why for name, value in given.items() if (why := _unfit(kind, name, value, within))}
-        wrong = tuple(Violation(name, why) for name, why in found.items())
-        message = "; ".join(f"{name}: {why}" for name, why in found.items())
-        raise InvalidRequest(message, Details(violations=wrong)) from None
+        raise InvalidRequest.of_fields([Violation(name, why) for name, why in found.items()]) from None
 
 
 def _unfit(kind: type[MessageT], name: str, value: Any, within: str) -> str:

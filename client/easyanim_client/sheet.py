@@ -29,7 +29,8 @@ def print_sheet(file: Path, console: Console) -> bool:
     for start in range(0, len(pictures), in_a_row):
         if start:
             console.print()
-        for lines in zip(*pictures[start : start + in_a_row], strict=True):
+        # Not strictly: the frames of a damaged file may differ in height.
+        for lines in zip(*pictures[start : start + in_a_row], strict=False):
             console.print(Text(" " * GAP).join(lines), soft_wrap=True)
     return bool(pictures)
 
@@ -67,7 +68,7 @@ def _pictures(file: Path, console: Console) -> tuple[list[list[Text]], int]:
         with av.open(file) as container:
             shown = [_rows(frame, columns) for index, frame in enumerate(container.decode(video=0)) if index in wanted]
             return shown, in_a_row
-    except av.error.FFmpegError:
+    except Exception:  # of strange files PyAV raises more than its own errors, and a sheet only adorns a command
         return [], FRAMES
 
 

@@ -210,4 +210,3 @@ INVALID = failure(
 DRAINING = failure(code_pb2.UNAVAILABLE, "the server is shutting down", retry_info(5), error_info("SHUTTING_DOWN"))
 BROKEN = failure(code_pb2.INTERNAL, "the generation failed", error_info("GENERATION_FAILED", error_id="e-77"))
 OUT_OF_MEMORY = failure(code_pb2.RESOURCE_EXHAUSTED, "the card is too small", error_info("OUT_OF_DEVICE_MEMORY"))
-TOO_LATE = failure(code_pb2.DEADLINE_EXCEEDED, "the deadline passed", error_info("DEADLINE_EXPIRED"))

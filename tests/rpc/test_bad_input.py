@@ -94,6 +94,24 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "unknown fit": ({"fit_policy": 9}, "fit_policy", ["9", "FIT_POLICY_PAD"]),
 }
 
+ALL_WRONG: dict[str, Any] = {
+    "prompt": " ",
+    "negative_prompt": "x" * 4001,
+    "bucket": "9x9",
+    "frame_count": 50,
+    "step_count": 0,
+    "guidance_scale": 99,
+    "frame_rate_fps": 0,
+    "seed": -1,
+    "output_mime_type": "video/avi",
+    "fit_policy": 9,
+    "profile": "turbo",
+    "start_image": b"GIF8",
+    "end_image": b"GIF8",
+    "acceleration": pb.Acceleration(solver="heun", cache_threshold=-1, guidance_start=5, guidance_end=-2),
+}
+"""Every field of a request that can be wrong at the same time as the others."""
+
 
 def violations(error: grpc.RpcError) -> dict[str, str]:
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
@@ -129,6 +147,33 @@ def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request("", step_count=0, seed=-1, start_image=b"?")))
     assert set(violations(refused.value)) == {"prompt", "step_count", "seed", "start_image"}
+
+
+@pytest.mark.parametrize("size", [{"bucket": "9x9"}, {"aspect_ratio": 0.0}], ids=["bucket", "aspect"])
+@pytest.mark.parametrize("frames", [50, 49])
+def test_a_wrong_size_hides_no_wrong_frame_count(stub: Stub, size: dict[str, Any], frames: int) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(**size, frame_count=frames)))
+    assert set(violations(refused.value)) == {*size, "frame_count"}
+
+
+def test_however_many_fields_are_wrong_each_one_is_named_with_what_is_allowed(stub: Stub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(pb.GenerateRequest(**ALL_WRONG)))
+    nested = [f"acceleration.{name}" for name in ("solver", "cache_threshold", "guidance_start", "guidance_end")]
+    found = violations(refused.value)
+    assert set(found) == {*ALL_WRONG, *nested} - {"acceleration"}
+    assert not [field for field, description in found.items() if description.endswith("…")]
+
+
+def test_where_every_value_is_huge_each_one_gets_its_share(stub: Stub) -> None:
+    wide = "\N{CLAPPER BOARD}" * 25_000
+    huge = {"bucket": wide, "output_mime_type": wide, "profile": wide, "acceleration": pb.Acceleration(solver=wide)}
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(pb.GenerateRequest(**{**ALL_WRONG, **huge})))
+    found = violations(refused.value)
+    assert found["seed"].endswith(f"must be from 0 to {2**63 - 1}")
+    assert all(len(found[field].encode()) > 100 for field in ("bucket", "output_mime_type", "profile"))
 
 
 def test_an_unknown_profile_hides_no_other_wrong_field(stub: Stub) -> None:

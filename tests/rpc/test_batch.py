@@ -13,6 +13,7 @@ import pytest
 from google.rpc import code_pb2
 
 from easyanim.v1 import video_pb2 as pb
+from tests.e2e.processes import eventually
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -59,7 +60,7 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
     result = batch(
         simulated.address,
         {"prompt": "instant one", "steps": 2, "bucket": "64x64"},
-        {"prompt": "instant two", "steps": 0},
+        {"prompt": "instant two", "guidance": 0.5},
         {"prompt": "instant, fail in DENOISE please", "steps": 2},
         {"prompt": "instant four", "steps": 2, "seed": 7, "id": "vier", "format": "webm"},
     )
@@ -75,7 +76,7 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
     assert by_id["vier"]["seconds"] > 0
     assert (Path("videos") / by_id["vier"]["path"]).stat().st_size == by_id["vier"]["bytes"]
     assert by_id["0002"]["error"]["code"] == "INVALID_ARGUMENT"
-    assert by_id["0002"]["error"]["fields"] == {"step_count": "is 0; must be from 1 to 200"}
+    assert by_id["0002"]["error"]["fields"] == {"guidance_scale": "is 0.5; must be from 1.0 to 20.0"}
     assert (by_id["0003"]["error"]["code"], by_id["0003"]["error"]["reason"]) == ("INTERNAL", "GENERATION_FAILED")
     assert sorted(os.listdir("videos")) == ["0001.mp4", "results.jsonl", "seeds.json", "vier.webm"]
 
@@ -83,7 +84,7 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
 def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simulated: RunningServer) -> None:
     good = {"prompt": "instant one", "steps": 2, "bucket": "64x64"}
     also = {"prompt": "instant too", "steps": 2, "bucket": "64x64"}
-    assert batch(simulated.address, good, also, {"prompt": "instant", "steps": 0}).returncode == 7
+    assert batch(simulated.address, good, also, {"prompt": "instant", "fps": 0}).returncode == 7
     seeds = {row["id"]: row["seed"] for row in rows()}
     first = Path("videos/0001.mp4").read_bytes()
     Path("videos/0002.mp4").unlink()
@@ -211,8 +212,7 @@ def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: P
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["id"] == "0001"
-        while len(scripted.requests) < 2:
-            pass
+        eventually(lambda: len(scripted.requests) == 2)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=PATIENCE)
 

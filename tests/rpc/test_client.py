@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 
 import pytest
 
@@ -199,6 +201,26 @@ async def test_cancelling_the_task_cancels_on_the_server(scripted, tmp_path):
         assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot be asked whether it was cancelled")
+@pytest.mark.parametrize("end", ["cancel", "close"])
+async def test_a_task_that_is_cancelled_as_its_call_ends_is_cancelled_all_the_same(scripted, end):
+    scripted.script = [ACCEPTED, UNTIL_CANCELLED]
+    client = ea.AsyncClient(scripted.address)
+    generation = client.generate("a cat")
+    task = asyncio.create_task(generation.result())
+    while not scripted.requests:
+        await asyncio.sleep(0.01)
+
+    task.cancel()
+    if end == "cancel":
+        generation.cancel()
+    await client.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
 async def test_a_generation_is_iterated_once(caller, scripted):
     scripted.script = success(DATA)
     generation = caller.client.generate("a cat")
@@ -247,6 +269,32 @@ async def test_closing_the_client_cancels_what_still_runs(scripted):
     with pytest.raises(ea.Cancelled):
         next(events)
     assert await scripted.was_cancelled()
+
+
+async def test_closing_the_client_while_a_task_waits_ends_its_generation_with_cancelled(scripted):
+    scripted.script = [ACCEPTED, UNTIL_CANCELLED]
+    client = ea.AsyncClient(scripted.address)
+    waiting = asyncio.create_task(client.generate("a cat").result())
+    while not scripted.requests:
+        await asyncio.sleep(0.01)
+
+    await client.close()
+
+    with pytest.raises(ea.Cancelled):
+        await waiting
+    assert await scripted.was_cancelled()
+
+
+async def test_closing_the_client_while_a_task_waits_ends_its_inquiry_with_cancelled():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        client = ea.AsyncClient("{}:{}".format(*mute.getsockname()))
+        waiting = asyncio.create_task(client.info())
+        connected, _ = await asyncio.to_thread(mute.accept)
+
+        await client.close()
+
+        with connected, pytest.raises(ea.Cancelled):
+            await waiting
 
 
 async def test_progress_without_measurements_has_none_for_them(caller, scripted):

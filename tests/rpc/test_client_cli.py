@@ -28,7 +28,6 @@ from tests.rpc.scripted import (
     QUEUE_FULL,
     QUEUED,
     RESTARTED,
-    TOO_LATE,
     UNTIL_CANCELLED,
     chunks,
     completed,
@@ -132,7 +131,7 @@ def test_json_has_one_object_per_event_and_the_receipt_in_the_last(run, scripted
         pytest.param([INVALID], 2, "Error: the request is invalid", id="invalid"),
         pytest.param([failure(code_pb2.UNAVAILABLE, "gone")], 3, "Error: gone", id="unavailable"),
         pytest.param([QUEUE_FULL], 4, "  try again in 12.5 s", id="queue-full"),
-        pytest.param([TOO_LATE], 5, "Error: the deadline passed", id="deadline"),
+        pytest.param([failure(code_pb2.DEADLINE_EXCEEDED, "a proxy's limit")], 5, "Error: a proxy's", id="deadline"),
         pytest.param([BROKEN], 6, "  the server's log has more under error id e-77", id="server-failed"),
         pytest.param([*chunks(DATA), completed(b"")], 6, "Error: 4321 bytes arrived", id="corrupt"),
     ],
@@ -155,8 +154,8 @@ def test_field_violations_are_printed_one_per_line(run, scripted):
 
     assert result.stderr.splitlines() == [
         "Error: the request is invalid",
-        "  frame_count: 50 is not 4k+1",
-        "  seed: -1 is negative",
+        "  frame_count (--frames): 50 is not 4k+1",
+        "  seed (--seed): -1 is negative",
     ]
 
 
@@ -219,7 +218,10 @@ def test_with_a_dash_the_video_alone_goes_to_stdout(run, scripted):
 def test_the_timeout_ends_the_work_on_the_server(run, scripted):
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
 
-    assert run("generate", "a cat", "--timeout", "0.2").exit_code == 5
+    for timeout in ("0.2", "2", str(PATIENCE)):
+        assert run("generate", "a cat", "--timeout", timeout).exit_code == 5
+        if scripted.requests:  # a busy machine may not get it to the server in time
+            break
     assert scripted.cancelled.wait(PATIENCE)
 
 
@@ -295,14 +297,6 @@ def test_info_is_told_in_lines_or_as_json(run, scripted):
 
     told = json.loads(run("info", "--json").stdout)
     assert (told["state"], told["buckets"][0]["frame_counts"]) == ("starting", [13, 25])
-
-
-@pytest.mark.parametrize(("count", "shown"), [(7_100_000_000, "7.10 B"), (3_050_000, "3.05 M")])
-def test_info_counts_parameters_in_a_unit_that_suits_the_model(run, scripted, count, shown):
-    model = pb.Model(transformer_parameter_count=count, dtype="float32", attention_mode="original", device="cpu")
-    scripted.info = pb.GetServerInfoResponse(model=model)
-
-    assert f"          {shown} parameters, float32, original attention, on cpu" in run("info").stdout.splitlines()
 
 
 def test_a_terminal_without_unicode_gets_what_it_can_show(scripted):

@@ -19,7 +19,7 @@ from tests.rpc.test_client_cli import MAIN
 
 pytest_plugins = ("tests.rpc.callers",)
 
-DATA = os.urandom(2_000)
+DATA = b"no video" * 250
 SIZES = [("768x1344", 768, 1344), ("384x672", 384, 672), ("672x384", 672, 384)]
 
 
@@ -65,6 +65,14 @@ def test_where_nobody_can_answer_it_names_the_command_that_goes_on(run, scripted
     final = scripted.requests[1]
     assert (final.seed, final.bucket, final.embed_prompt) == (draft.seed, "768x1344", True)
     assert not final.HasField("step_count")
+
+
+def test_the_command_that_goes_on_takes_a_prompt_that_begins_with_dashes(scripted, run) -> None:
+    words = ["generate", "--draft-first", "--frames", "25", "--address", scripted.address, "--", "-- a cat"]
+    command = shlex.split(CliRunner().invoke(app, words).stderr.splitlines()[-1])
+
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert [(sent.prompt, sent.frame_count) for sent in scripted.requests] == [("-- a cat", 25)] * 2
 
 
 def test_a_draft_that_fails_makes_no_final(run, scripted) -> None:

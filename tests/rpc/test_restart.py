@@ -44,11 +44,12 @@ class Killable:
         os.kill(pid, signal.SIGKILL)
 
     @contextmanager
-    def no_worker(self) -> Iterator[None]:
-        """Kill the worker; no other one comes up within this context."""
+    def no_worker(self, at_once: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Kill the worker and do that `at_once`; no other one comes up within this context."""
         self._folder.touch()
         self.kill()
         try:
+            at_once()
             eventually(lambda: "cannot be written" in self.server.app.scheduler.detail)
             yield
         finally:
@@ -178,10 +179,11 @@ def test_a_caller_that_leaves_while_the_worker_comes_up_has_no_job_any_more(kill
 
 
 def test_a_deadline_that_passes_while_the_worker_comes_up_ends_the_job_there(killable: Killable) -> None:
-    call = killable.stub.Generate(slow(step_count=50), timeout=4)
+    call = killable.stub.Generate(slow(step_count=200), timeout=6)
     events: list[Event] = []
     read(call, events, denoising)
-    with killable.no_worker():
+    # Read at once: when the deadline has passed, what was not read is lost, and a worker takes seconds to be refused.
+    with killable.no_worker(lambda: read(call, events, lambda event: event.HasField("restarted"))):
         with pytest.raises(grpc.RpcError) as late:
             read(call, events, lambda event: event.HasField("completed"))
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -15,10 +16,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.errors import ConfigurationError, UnsupportedModel, WorkerLost
+from easyanim_server.rpc import app
 from easyanim_server.rpc.app import GOODBYE_SECONDS
+from easyanim_server.workers.local import LocalWorker
 from tests.conftest import Stub, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
+from tests.proxy import Proxy
 from tests.servers import RunningServer, settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -174,6 +178,33 @@ def test_a_port_that_is_taken_is_named(simulated: RunningServer) -> None:
         server._thread.join(30)
     assert isinstance(server.error, ConfigurationError)
     assert simulated.address in str(server.error)
+
+
+def test_a_caller_that_vanishes_without_a_word_has_no_job_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(dict(app.KEEPALIVE)[f"grpc.keepalive_{part}_ms"] for part in ("time", "timeout")) <= 60_000
+    monkeypatch.setattr(app, "KEEPALIVE", [(name, value // 40) for name, value in app.KEEPALIVE])
+    with (
+        RunningServer(settings(), SIMULATED) as server,
+        Proxy(server.address) as proxy,
+        grpc.insecure_channel(proxy.address) as channel,
+    ):
+        call = Stub(channel).Generate(request("very slow in DENOISE", step_count=200))
+        assert any(event.progress.phase == pb.PHASE_DENOISE for event in call)
+        proxy.fall_silent()
+
+        eventually(lambda: server.app.scheduler.job_count == 0)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{folder}/socket"], ids=["tcp", "unix"])
+async def test_the_address_that_is_told_is_one_that_answers(tmp_path: Path, listen: str) -> None:
+    configured, told = settings(listen=listen.format(folder=tmp_path)), []
+    serving = asyncio.create_task(app.serve(configured, LocalWorker(configured, SIMULATED), told.append))
+    while not told and not serving.done():
+        await asyncio.sleep(0.01)
+
+    assert await asyncio.to_thread(health, told[0]) in (NOT_SERVING, SERVING)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
 
 
 def test_health_answers_while_the_worker_computes(stub: Stub, simulated: RunningServer) -> None:

@@ -35,7 +35,7 @@ def watchful() -> Iterator[Metered]:
 
 @pytest.mark.parametrize(
     ("phase", "timeout", "code"),
-    [("DENOISE", None, grpc.StatusCode.CANCELLED), ("DECODE", 3, grpc.StatusCode.DEADLINE_EXCEEDED)],
+    [("DENOISE", None, grpc.StatusCode.CANCELLED), ("DECODE", 8, grpc.StatusCode.DEADLINE_EXCEEDED)],
 )
 def test_a_worker_that_hangs_after_its_caller_has_left_is_killed_and_the_queue_stays(
     impatient: Metered, phase: str, timeout: float | None, code: grpc.StatusCode

@@ -95,7 +95,7 @@ def attributes(span) -> dict:
 
 
 def test_a_call_is_one_trace_from_the_caller_through_queue_phases_and_encoding(traced: Traced, png: bytes) -> None:
-    call = traced.stub.Generate(request("a zebra", start_image=png), metadata=[TRACEPARENT])
+    call = traced.stub.Generate(request("a slow zebra", step_count=5, start_image=png), metadata=[TRACEPARENT])
     accepted = next(call).accepted
     completed = list(call)[-1].completed
 
@@ -108,10 +108,10 @@ def test_a_call_is_one_trace_from_the_caller_through_queue_phases_and_encoding(t
     assert spans["video_encode"].parent_span_id == spans["decode"].span_id
     measured = attributes(spans["denoise"])
     assert measured["easyanim.job_id"] == accepted.job_id
-    assert (measured["easyanim.bucket"], measured["easyanim.steps"]) == ("64x96x9", 3)
+    assert (measured["easyanim.bucket"], measured["easyanim.steps"]) == ("64x96x9", 5)
     assert (measured["easyanim.backend"], measured["easyanim.precision"]) == ("simulated", "float32")
     denoise = (spans["denoise"].end_time_unix_nano - spans["denoise"].start_time_unix_nano) / 1e9
-    assert denoise == pytest.approx(completed.timings.denoise_duration.ToNanoseconds() / 1e9, rel=0.3)
+    assert denoise == pytest.approx(completed.timings.denoise_duration.ToNanoseconds() / 1e9, abs=0.4)
     order = [spans[name].start_time_unix_nano for name in ["queue", *PHASES, "video_encode"]]
     assert order == sorted(order)
     assert all(span.end_time_unix_nano >= span.start_time_unix_nano for span in spans.values())

@@ -73,7 +73,7 @@ def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:
         ({"prompt": "a", "id": ".hidden"}, ["cannot be a file's name"]),
         ({"prompt": "a", "id": "杯" * 67}, ["cannot be a file's name", "at most 200 bytes"]),
         ({"prompt": "a", "start_image": "no.jpg"}, ["no.jpg: No such file or directory (start_image)"]),
-        ({"prompt": "a", "fit": "squeeze"}, ["fit_policy", "crop, pad, stretch"]),
+        ({"prompt": "a", "fit": "squeeze"}, ["fit_policy (fit)", "crop, pad, stretch"]),
         ({"prompt": "a", "format": "avi"}, ["'avi' is none of mp4, webm, mkv"]),
         ({"prompt": "a", "seed": 2**64}, ["seed: is 18446744073709551616; must be"]),
         (["a"], ["must be a JSON object"]),
@@ -87,6 +87,55 @@ def test_a_wrong_line_is_named_with_what_is_allowed(tmp_path: Path, job: object,
 
     for word in ["line 2: ", *words]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "problems"),
+    [
+        (
+            {"id": "a/b", "steps": "many", "fit": "squeeze", "format": "avi", "stps": 3},
+            [
+                'steps is "many"; must be an integer',
+                "unknown key 'stps'; known are ",
+                "id 'a/b' cannot be a file's name: ",
+                "there is no prompt; ",
+                "fit_policy (fit): 'squeeze' is none of crop, pad, stretch",
+                "output_mime_type (format): 'avi' is none of mp4, webm, mkv",
+            ],
+        ),
+        (
+            {"prompt": "a", "bucket": "384x672", "aspect_ratio": "wide", "guidance_interval": "0.5"},
+            [
+                "aspect_ratio: cannot be given together with bucket; give one of them",
+                "aspect_ratio: 'wide' must be a number or look like 16:9",
+                "acceleration.guidance_start (guidance_interval): '0.5' must be two numbers or look like 0.1:0.8",
+            ],
+        ),
+        (
+            {"prompt": 3, "start_image": "a.jpg", "end_image": "b.jpg"},
+            [
+                "prompt is 3; must be a string",
+                "/a.jpg: No such file or directory (start_image)",
+                "/b.jpg: No such file or directory (end_image)",
+            ],
+        ),
+        (
+            {"prompt": "a", "steps": 2**40, "fps": 2**40},
+            [
+                "step_count (steps): is 1099511627776; must be an integer of at most 32 bits",
+                "frame_rate_fps (fps): is 1099511627776; must be an integer of at most 32 bits",
+            ],
+        ),
+    ],
+    ids=["types and texts", "size twice", "pictures", "numbers"],
+)
+def test_all_that_is_wrong_with_a_line_is_said_once(tmp_path: Path, job: object, problems: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_jobs(lines(tmp_path, job), {})
+
+    (said,) = str(caught.value).splitlines()[1:]
+    for problem in problems:
+        assert said.count(problem) == 1, said
 
 
 def test_texts_that_are_not_utf_8_are_named(tmp_path: Path) -> None:

@@ -62,8 +62,16 @@ def test_a_draft_is_as_long_as_the_video_or_the_nearest_to_it(asked: int | None,
 
 def test_the_drafts_bucket_can_be_named() -> None:
     assert draft_arguments({"bucket": "512x512"}, served(*NAMES), bucket="576x1008")["bucket"] == "576x1008"
-    with pytest.raises(InvalidRequest, match="'1x1' of the draft is none of 768x1344, 1344x768"):
+    with pytest.raises(InvalidRequest, match="draft_bucket: is '1x1'; must be one of 768x1344, 1344x768"):
         draft_arguments({}, served(*NAMES), bucket="1x1")
+
+
+def test_everything_that_is_wrong_with_draft_and_final_is_said_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        draft_arguments({"bucket": "9x9", "frames": 7, "steps": 201}, served(*NAMES), steps=0, bucket="1x1")
+
+    fields = [violation.field for violation in caught.value.violations]
+    assert fields == ["bucket", "frame_count", "step_count", "draft_steps", "draft_bucket"]
 
 
 @pytest.mark.parametrize(

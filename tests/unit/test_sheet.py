@@ -74,11 +74,30 @@ def test_without_colours_nothing_is_drawn(fading: Path) -> None:
     assert console.file.getvalue() == ""
 
 
-def test_a_file_that_cannot_be_read_draws_nothing(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"nothing")
+def riff(name: bytes, data: bytes) -> bytes:
+    return name + len(data).to_bytes(4, "little") + data
 
-    assert not print_sheet(broken, screen())
+
+SOUND = bytes.fromhex("01000100401f0000401f000001000800")
+"""The header of a WAV: 8 bits, one channel, 8 kHz."""
+STRANGE = {
+    "nothing known": b"nothing",
+    "a file without pictures": b"1\n00:00:00,000 --> 00:00:01,000\nA cat blinks.\n",
+    "a title that is not UTF-8": riff(
+        b"RIFF",
+        b"WAVE" + riff(b"fmt ", SOUND) + riff(b"LIST", b"INFO" + riff(b"INAM", b"\x9f\x9f")) + riff(b"data", b""),
+    ),
+    "a video of no size": bytes.fromhex("259e65e6f09afadde491e7427787eb350b5e2728bc9b0000010881fcc087"),
+}
+
+
+@pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE.keys())
+def test_a_file_that_is_no_video_draws_nothing(tmp_path: Path, data: bytes) -> None:
+    strange, console = tmp_path / "strange.mp4", screen()
+    strange.write_bytes(data)
+
+    assert not print_sheet(strange, console)
+    assert console.file.getvalue() == ""
 
 
 def test_without_pyav_nothing_is_drawn(fading: Path, monkeypatch: pytest.MonkeyPatch) -> None:

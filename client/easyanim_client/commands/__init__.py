@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from easyanim_client.commands.ask import health, info, lint_prompt
 from easyanim_client.commands.batch import batch
@@ -14,10 +16,36 @@ from easyanim_client.commands.generate import generate
 from easyanim_client.commands.replay import replay
 from easyanim_client.commands.shared import EPILOG, epilog
 from easyanim_client.commands.top import top
+from easyanim_client.render import error_line
 
 __all__ = ["EPILOG", "app"]
 
+
+class _Commands(TyperGroup):
+    """Says of a wrong value what it is, and of any wrong usage a line of JSON too where JSON was asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        json = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            if isinstance(error, typer.BadParameter):
+                error.message = _with_value(error)
+            if json:
+                typer.echo(error_line("INVALID_ARGUMENT", error.format_message()))
+            raise
+
+
+def _with_value(error: typer.BadParameter) -> str:
+    """The message of a value that has not the option's type or range; typer's own leaves the value out."""
+    found: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, which typer reads values with
+    allowed = re.match(r"Input should be ([^,]+)", error.message)
+    return f"is {found[0]['input']!r}; must be {allowed[1]}" if found and allowed else error.message
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Turns a picture and a sentence into a video on an easyanim server.",
     epilog=epilog(
         'easyanim-client generate "steam rises from the cup" --image cup.jpg --out cup.mp4',

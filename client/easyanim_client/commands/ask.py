@@ -21,7 +21,7 @@ POLL_SECONDS = 0.5
 
 def info(address: Address = "localhost:50051", tls: Tls = False, json: Json = False) -> None:
     """Show what the server serves: model, buckets, limits."""
-    with reported(), Client(address, tls=tls) as client:
+    with reported(json=json), Client(address, tls=tls) as client:
         served = client.info()
         typer.echo(info_json(served) if json else info_summary(served))
 
@@ -37,7 +37,7 @@ def lint_prompt(
 
     Nothing is generated and no text is changed; a warning is advice, so the exit code is 0 with it too.
     """
-    with reported(), Client(address, tls=tls) as client:
+    with reported(json=json), Client(address, tls=tls) as client:
         reading = client.lint_prompt(prompt, negative)
     if json:
         typer.echo(json_module.dumps(dataclasses.asdict(reading), ensure_ascii=False))

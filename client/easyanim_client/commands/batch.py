@@ -12,7 +12,7 @@ from rich.console import Console
 
 from easyanim_client.aio import AsyncClient
 from easyanim_client.batch import Batch, Summary, View
-from easyanim_client.batch_jobs import read_jobs
+from easyanim_client.batch_jobs import check_offered, read_jobs
 from easyanim_client.batch_view import Rows, Silent, batch_progress
 from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Tls, reported
 
@@ -62,8 +62,9 @@ def batch(
     beside NAME.jpg its prompt.
 
     --prompt to --profile are for jobs that do not say it themselves. All jobs
-    are read first; where one is wrong, each such line is named, and none is
-    sent.
+    are read first, and buckets, frames, steps and profiles held against what
+    the server offers; where one is wrong, each such line is named with all that
+    is wrong with it, and none is sent.
 
     results.jsonl gets a line for each job: index, id, status, seconds, path,
     receipt, or error. A second run skips what is done and unchanged, and tries
@@ -74,12 +75,13 @@ def batch(
         "guidance": guidance, "fps": fps, "fit": fit, "format": format,
         "aspect_ratio": aspect, "embed_prompt": embed_prompt or None, "profile": profile,
     }  # fmt: skip
-    with reported("Cancelled; the server was told to stop. The same command goes on from here."):
+    with reported("Cancelled; the server was told to stop. The same command goes on from here.", json=json):
         work = Batch(read_jobs(source, defaults), out_dir, concurrency=concurrency, retries=retries, patience=patience)
 
         async def run() -> Summary:
             async with AsyncClient(address, tls=tls, timeout=timeout) as client:
-                await client.info()  # says at once that nobody is there, and brings the server's limits
+                served = await client.info()  # says at once that nobody is there, and brings the server's limits
+                check_offered(source, work.todo, served)
                 with _shown(len(work.todo), json=json, quiet=quiet) as view:
                     return await work.run(client, view)
 

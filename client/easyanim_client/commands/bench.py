@@ -57,7 +57,7 @@ def bench(
         raise typer.BadParameter("is for one request at a time, without --concurrency", param_hint="--cancel-after")
     arguments = {"prompt": prompt, "start_image": image, "bucket": bucket, "frames": frames, "steps": steps}
     load = Load(requests, concurrency, deadline, cancel_after, arguments)
-    with reported():
+    with reported(json=json):
         report = asyncio.run(_measure(address, tls, load))
     if json:
         typer.echo(as_json(report))

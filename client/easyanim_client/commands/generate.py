@@ -18,12 +18,13 @@ from easyanim_client.commands.shared import NOT_CONFIRMED, Address, Json, Timeou
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from easyanim_client.recording import save_receipt
 from easyanim_client.render import Show, event_json, progress, video_summary
-from easyanim_client.request import Fit
+from easyanim_client.request import MEDIA_TYPES, Fit
 from easyanim_client.results import Video
 from easyanim_client.sheet import print_sheet
 
 STDOUT = Path("-")
-_OF_DRAFTS = ("draft_first", "draft_steps", "draft_bucket", "open_draft", "yes", "seed")
+_OF_DRAFTS_ALONE = ("draft_steps", "draft_bucket", "open_draft", "yes")
+_OF_DRAFTS = ("draft_first", *_OF_DRAFTS_ALONE, "seed")
 
 
 def generate(
@@ -40,7 +41,8 @@ def generate(
     out: Annotated[
         Path,
         typer.Option(
-            dir_okay=False, help="File to write; its suffix .mp4, .webm or .mkv is the format. - is stdout, as MP4."
+            dir_okay=False,
+            help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4.",
         ),
     ] = Path("out.mp4"),
     bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
@@ -71,12 +73,17 @@ def generate(
     draft_first: Annotated[
         bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
     ] = False,
-    draft_steps: Annotated[int, typer.Option(help="Denoising steps of the draft.")] = DRAFT_STEPS,
+    draft_steps: Annotated[
+        int, typer.Option(min=1, help="Denoising steps of the draft; needs --draft-first.")
+    ] = DRAFT_STEPS,
     draft_bucket: Annotated[
-        str | None, typer.Option(help="The draft's size. Default: the smallest of the video's aspect.")
+        str | None,
+        typer.Option(help="The draft's size; needs --draft-first. Default: the smallest of the video's aspect."),
     ] = None,
-    open_draft: Annotated[bool, typer.Option("--open", help="Open the draft with the system's player.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft.")] = False,
+    open_draft: Annotated[
+        bool, typer.Option("--open", help="Open the draft with the system's player; needs --draft-first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft; needs --draft-first.")] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
     timeout: Timeout = None,
@@ -86,7 +93,8 @@ def generate(
     """Generate one video and save it.
 
     Progress goes to stderr, one line on the saved video to stdout.
-    With --json, stdout has one object per event; the last one holds the receipt.
+    With --json, stdout has one object per event; the last one holds the
+    receipt, or is {"event": "error"} with code, message and violations.
 
     With --draft-first, a small NAME.draft.mp4 of few steps comes first, then a
     question, then the video with the same seed. Where nobody can answer, it
@@ -116,8 +124,10 @@ def generate(
         "save_to": None if out == STDOUT else out,
     }
     _check_out(out, receipt, json=json, draft_first=draft_first)
+    if not draft_first:
+        _check_no_draft(context)
     shown = _shown(json=json, quiet=quiet)
-    with reported(), Client(address, tls=tls, timeout=timeout) as client:
+    with reported(json=json), Client(address, tls=tls, timeout=timeout) as client:
         if draft_first:
             # Drawn here where it is not given: both videos need the same one.
             arguments["seed"] = secrets.randbelow(2**53) if seed is None else seed
@@ -144,12 +154,25 @@ def _check_out(out: Path, receipt: Path | None, *, json: bool, draft_first: bool
     if receipt is not None and not receipt.parent.is_dir():
         raise typer.BadParameter(f"the folder {str(receipt.parent)!r} does not exist", param_hint="--receipt")
     if out != STDOUT:
+        if not out.suffix:
+            named = ", ".join(f"{out}.{suffix}" for suffix in MEDIA_TYPES)
+            raise typer.BadParameter(
+                f"{str(out)!r} has no suffix to tell the format by; must be one of {named}", param_hint="--out"
+            )
         return
     others = {"--json": json, "--draft-first": draft_first, "--receipt": receipt is not None}
     if taken := [name for name, given in others.items() if given]:
         raise typer.BadParameter(f"- is not possible with {', '.join(taken)}; name a file", param_hint="--out")
     if sys.stdout.isatty():
         raise typer.BadParameter("- would fill the terminal; redirect it or name a file", param_hint="--out")
+
+
+def _check_no_draft(context: typer.Context) -> None:
+    """Refuse what would be without effect where no draft is made."""
+    sources = {item.opts[0]: context.get_parameter_source(item.name or "") for item in context.command.params
+               if item.name in _OF_DRAFTS_ALONE}  # fmt: skip
+    if given := [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+        raise typer.BadParameter("is for drafts; give --draft-first with it, or leave it out", param_hint=given)
 
 
 def _shown(*, json: bool, quiet: bool) -> Callable[[], AbstractContextManager[Show]]:
@@ -188,14 +211,14 @@ def _confirmed() -> bool:
 
 def _final_command(context: typer.Context, seed: int) -> str:
     """The command as it was given, less what asks for a draft, with the seed."""
-    words = ["easyanim-client", context.info_name or "generate"]
+    prompt, options = str(context.params["prompt"]), []
     for parameter in context.command.params:
         name, value = parameter.name or "", context.params.get(parameter.name or "")
         source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE" or name in _OF_DRAFTS:
+        if source is None or source.name != "COMMANDLINE" or name in ("prompt", *_OF_DRAFTS):
             continue
-        if parameter.param_type_name == "argument":
-            words.append(str(value))
-        else:
-            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
-    return shlex.join([*words, "--seed", str(seed)])
+        options += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    options += ["--seed", str(seed)]
+    # Only behind -- is a prompt that begins like an option not taken for one.
+    words = [*options, "--", prompt] if prompt.startswith("-") else [prompt, *options]
+    return shlex.join(["easyanim-client", context.info_name or "generate", *words])

@@ -43,7 +43,9 @@ def replay(
     receipt: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The saved receipt, for the prompts.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Keep the new video here. Default: nowhere.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Keep the new video here, in the old one's format.")
+    ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
@@ -57,7 +59,11 @@ def replay(
     model against the recorded one, before anything is generated. Afterwards the
     latents' hash (what the model computed) and the file's bytes are compared.
     """
-    with reported(), Client(address, tls=tls, timeout=timeout) as client, tempfile.TemporaryDirectory() as folder:
+    with (
+        reported(json=json, options={}),
+        Client(address, tls=tls, timeout=timeout) as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         recording = Recording.load(file)
         if receipt is not None:
             saved = Recording.load(receipt)
@@ -76,6 +82,10 @@ def replay(
         if not anyway:
             _check_server(recording, client.info())
         suffix = arguments["format"] if arguments["format"] in MEDIA_TYPES else "mp4"
+        if out is not None and out.suffix.lower() != f".{suffix}":
+            raise typer.BadParameter(
+                f"is {str(out)!r}; must end in .{suffix}, the recorded video's format", param_hint="--out"
+            )
         target = out or Path(folder) / f"again.{suffix}"
         generation = client.generate(**arguments, save_to=target)
         with nullcontext() if json or quiet else progress(Console(stderr=True)) as show:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
+from easyanim_client.core import check_address
 from easyanim_client.errors import (
+    NO_TLS,
+    UNTRUSTED,
+    WANTS_TLS,
     DeadlineExceeded,
     EasyAnimError,
     InvalidRequest,
@@ -17,6 +21,7 @@ from easyanim_client.errors import (
     Unavailable,
     told,
 )
+from easyanim_client.render import failure_json
 
 ADDRESS_VARIABLE = "EASYANIM_CLIENT_ADDRESS"
 
@@ -28,6 +33,39 @@ EXIT_CODES: tuple[tuple[type[EasyAnimError], int], ...] = (
     (EasyAnimError, 6),
 )
 """By the first class that fits."""
+OPTIONS: Mapping[str, str] = {
+    "start_image": "--image",
+    "end_image": "--end-image",
+    "negative_prompt": "--negative",
+    "bucket": "--bucket",
+    "aspect_ratio": "--aspect",
+    "frame_count": "--frames",
+    "fit_policy": "--fit",
+    "step_count": "--steps",
+    "guidance_scale": "--guidance",
+    "seed": "--seed",
+    "frame_rate_fps": "--fps",
+    "output_mime_type": "--out",
+    "embed_prompt": "--embed-prompt",
+    "profile": "--profile",
+    "acceleration.solver": "--solver",
+    "acceleration.cache_threshold": "--cache-threshold",
+    "acceleration.guidance_start": "--guidance-interval",
+    "acceleration.guidance_end": "--guidance-interval",
+    "draft_bucket": "--draft-bucket",
+    "draft_steps": "--draft-steps",
+}
+"""What gives the fields of a request where a command has them as options."""
+
+HINTS: Mapping[str, str] = {
+    NO_TLS: "leave out --tls, unless something else than an easyanim server listens there",
+    WANTS_TLS: "give --tls if the server wants TLS; through a tunnel, see whether a server runs at its other end",
+    UNTRUSTED: "--tls trusts gRPC's own roots; GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names a file with others",
+}
+"""What can be done about a server that cannot be talked to, by what the failure says."""
+
+NOBODY = f"is a server there? easyanim-server serve starts one; --address or {ADDRESS_VARIABLE} says where it is"
+
 NOT_SERVING = 3
 JOBS_FAILED = REPLAY_DIFFERS = 7
 NOT_CONFIRMED = 8
@@ -53,8 +91,10 @@ def epilog(*examples: str, before: str = "") -> str:
 
 def _checked_address(value: str) -> str:
     """Refuse what gRPC would take for the address of something else."""
-    if ":" not in value or value.startswith(("http:", "https:")):
-        raise typer.BadParameter(f"{value!r} must be HOST:PORT, such as localhost:50051")
+    try:
+        check_address(value)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.violations[0].description) from error
     return value
 
 
@@ -66,12 +106,23 @@ Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS, trusting gRP
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0.001, help="Until the work is given up. Default: no limit.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts; a failure too.")]
 
 
 @contextmanager
-def reported(on_cancel: str = "Cancelled; the server was told to stop.") -> Iterator[None]:
-    """Say on stderr what went wrong and exit with its code."""
+def reported(
+    on_cancel: str = "Cancelled; the server was told to stop.",
+    *,
+    json: bool = False,
+    options: Mapping[str, str] = OPTIONS,
+) -> Iterator[None]:
+    """Say on stderr what went wrong and exit with its code.
+
+    Args:
+        on_cancel: What Ctrl-C did.
+        json: Whether stdout gets a failure too, as its last line.
+        options: Those of the command by the field that they give.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -80,22 +131,28 @@ def reported(on_cancel: str = "Cancelled; the server was told to stop.") -> Iter
     except BrokenPipeError:
         raise  # typer ends in silence when nobody reads stdout any more
     except (EasyAnimError, OSError) as error:
-        for line in explanation(error):
+        for line in explanation(error, options):
             typer.echo(line, err=True)
+        if json:
+            typer.echo(failure_json(error))
         codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
         raise typer.Exit(next(codes, 2)) from error
 
 
-def explanation(error: EasyAnimError | OSError) -> Iterator[str]:
+def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = OPTIONS) -> Iterator[str]:
     """What went wrong, and what the caller can do about it, in lines."""
     if isinstance(error, InvalidRequest) and error.violations:
         yield "Error: the request is invalid"
         for violation in error.violations:
-            yield f"  {violation.field}: {violation.description}"
+            option = f" ({options[violation.field]})" if violation.field in options else ""
+            yield f"  {violation.field}{option}: {violation.description}"
         return
     yield f"Error: {told(error)}"
     if isinstance(error, Unavailable) and not error.reason:  # nobody of ours answered
-        yield f"  is a server there? easyanim-server serve starts one; --address or {ADDRESS_VARIABLE} says where it is"
+        nobody = (
+            f"is a server there? easyanim-server serve starts one; --address or {ADDRESS_VARIABLE} says where it is"
+        )
+        yield f"  {HINTS.get(str(error), nobody)}"
     if isinstance(error, RetryLater) and error.retry_after is not None:
         yield f"  try again in {error.retry_after:g} s"
     if isinstance(error, ServerFailed) and error.error_id not in str(error):
