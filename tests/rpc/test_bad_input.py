@@ -51,7 +51,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "bucket beyond all numbers": ({"bucket": "9" * 400 + "x16"}, "bucket", ["999"]),
     "aspect of zero": ({"aspect_ratio": 0.0}, "aspect_ratio", ["0.0", "0.1 to 10"]),
     "aspect NaN": ({"aspect_ratio": float("nan")}, "aspect_ratio", ["nan", "0.1 to 10"]),
-    "frames not 4k+1": ({"frame_count": 10}, "frame_count", ["10", "4k+1"]),
+    "frames not 4k+1": ({"frame_count": 10}, "frame_count", ["10", "4k+1", "offers 5, 9"]),
     "no frames": ({"frame_count": 0}, "frame_count", ["0", "4k+1"]),
     "too many frames": ({"frame_count": 53}, "frame_count", ["53", "49"]),
     "frames not offered": ({"frame_count": 49}, "frame_count", ["49", "5, 9"]),

@@ -193,11 +193,10 @@ def _choose_bucket(
         wrong.append(Violation("aspect_ratio", description))
     frames = request.frame_count if request.HasField("frame_count") else None
     offered = sorted({bucket.frames for bucket in candidates})
-    if frames is not None and not jobs.is_frame_count(frames):
-        description = f"is {frames}; must be 4k+1, from 1 to {jobs.MAX_FRAMES}: 1, 5, 9, ... 45, 49"
-        wrong.append(Violation("frame_count", description))
-    elif frames is not None and frames not in offered:
-        wrong.append(Violation("frame_count", f"is {frames}; {where} offers {', '.join(map(str, offered))}"))
+    if frames is not None and frames not in offered:
+        form = "" if jobs.is_frame_count(frames) else f"must be 4k+1, from 1 to {jobs.MAX_FRAMES}, and "
+        counts = ", ".join(map(str, offered))
+        wrong.append(Violation("frame_count", f"is {frames}; {form}{where} offers {counts}"))
     if wrong:
         return None, wrong
 
