@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from easyanim_server.engine import cache
 from easyanim_server.engine.engine import Engine
 from tests.models import make_modules
 
@@ -18,6 +19,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that uses a cache's folder does so alone."""
+    monkeypatch.setattr(cache, "_place", None)
 
 
 @pytest.fixture

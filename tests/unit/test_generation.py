@@ -55,6 +55,9 @@ def test_a_steps_time_counts_only_steps_that_are_done(
     monkeypatch.setattr("tests.engines.UNIT_SECONDS", STEP_SECONDS)
     Generation(kind("simulated"), replace(JOB, prompt="a cat"), said.append, lambda: None).run()
 
+    done = said[-1]
+    assert isinstance(done, Completed)
+    assert sum(done.seconds.values()) == pytest.approx(done.total_seconds, abs=0.02), "no time belongs to no phase"
     steps = [event for event in said if isinstance(event, Progress) and event.phase is Phase.DENOISE]
     assert [event.completed for event in steps] == [0, 1, 2, 3, 4, 5]
     units = [event.unit_seconds for event in steps[1:]]

@@ -44,6 +44,8 @@ class Course:
     started: float | None = None
     phases: dict[Phase, float] = field(default_factory=dict)
     """The beginning of each."""
+    heard: float = 0.0
+    """Of the last news, in seconds since `started`."""
     completed: Completed | None = None
 
 
@@ -98,10 +100,11 @@ class Traces(JobObserver):
         self._courses.setdefault(job.id, Course(now - waited)).started = now
 
     def said(self, job: Job, event: Progress | Chunk | Completed) -> None:
-        """A phase begins with its first news."""
+        """A phase begins with the last news of the one before: what was prepared for it is part of it."""
         course = self._courses.get(job.id, Course(0.0))
         if isinstance(event, Progress) and course.started is not None:
-            course.phases.setdefault(event.phase, course.started + event.elapsed)
+            course.phases.setdefault(event.phase, course.started + course.heard)
+            course.heard = event.elapsed
         elif isinstance(event, Completed):
             course.completed = event
 
@@ -132,6 +135,7 @@ class Traces(JobObserver):
         if ending.is_alive():
             log.warning("the collector does not take the last traces", waited_seconds=GOODBYE_SECONDS)
             self._exporter.shutdown()  # ends its retries
+            ending.join(GOODBYE_SECONDS)
 
     def _encoding_span(self, job: Job, decode: Span, started: float, completed: Completed, end: float) -> None:
         """The encoder works between decoded frames; the span is from its first frame to the last byte."""

@@ -42,7 +42,7 @@ class Generation:
         self._encoding_began: float | None = None
         self._encoding_busy = 0.0
         self._work = NO_WORK
-        self._began = self._phase_began = time.perf_counter()
+        self._began = self._phase_began = self._heard = time.perf_counter()
 
     def run(self) -> None:
         """Generate the video; whatever it raises, the engine is as good as new afterwards."""
@@ -107,8 +107,9 @@ class Generation:
     def _observe(self, phase: Phase, completed: int, total: int) -> None:
         self._check()
         now = time.perf_counter()
-        if phase not in self._seconds:
-            self._phase_began = now
+        if phase not in self._seconds:  # it began with the end of the last: what was prepared for it is part of it
+            self._phase_began = self._heard
+        self._heard = now
         self._seconds[phase] = spent = now - self._phase_began
         done = completed - (self._work.running_steps if phase is Phase.DENOISE else 0)
         unit = spent / done if done else None
