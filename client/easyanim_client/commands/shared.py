@@ -149,10 +149,7 @@ def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = OPT
         return
     yield f"Error: {told(error)}"
     if isinstance(error, Unavailable) and not error.reason:  # nobody of ours answered
-        nobody = (
-            f"is a server there? easyanim-server serve starts one; --address or {ADDRESS_VARIABLE} says where it is"
-        )
-        yield f"  {HINTS.get(str(error), nobody)}"
+        yield f"  {HINTS.get(str(error), NOBODY)}"
     if isinstance(error, RetryLater) and error.retry_after is not None:
         yield f"  try again in {error.retry_after:g} s"
     if isinstance(error, ServerFailed) and error.error_id not in str(error):
