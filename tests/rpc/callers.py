@@ -1,14 +1,18 @@
-"""Both clients behind the same words, so that one test holds for both; and the fixtures that give them."""
+"""Both clients behind the same words, so that one test holds for both; the fixtures that give them, and the shell's."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 import easyanim_client as ea
+from easyanim_client.commands import app
+from tests.rpc.command import Command
 from tests.rpc.scripted import ScriptedVideoService, scripted_server
 
 
@@ -91,3 +95,14 @@ async def caller(kind_of_caller: type[Caller], scripted: ScriptedVideoService) -
     caller = kind_of_caller(scripted.address)
     yield caller
     await caller.close()
+
+
+@pytest.fixture
+def run(scripted: ScriptedVideoService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command of `easyanim-client` against the scripted service, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str, **environment: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--address", scripted.address], env=environment)
+
+    return invoke

@@ -14,6 +14,7 @@ from google.rpc import code_pb2
 
 from easyanim.v1 import video_pb2 as pb
 from tests.e2e.processes import eventually
+from tests.rpc.command import MAIN
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -26,7 +27,6 @@ from tests.rpc.scripted import (
     retry_info,
     success,
 )
-from tests.rpc.test_client_cli import MAIN
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)

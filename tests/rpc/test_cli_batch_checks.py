@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from easyanim.v1 import video_pb2 as pb
+from tests.rpc.command import MAIN
 from tests.rpc.scripted import success
-from tests.rpc.test_client_cli import MAIN
 
 pytest_plugins = ("tests.rpc.callers",)
 

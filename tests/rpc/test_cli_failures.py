@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,20 @@ from typer.testing import CliRunner, Result
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from easyanim_client.commands.shared import OPTIONS
+from tests.rpc.command import MAIN, Command
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
     INVALID,
     PATIENCE,
     QUEUE_FULL,
+    ScriptedVideoService,
     chunks,
     completed,
     failure,
     scripted_server,
     success,
 )
-from tests.rpc.test_client_cli import MAIN
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)
@@ -37,15 +39,9 @@ WIDE = {"COLUMNS": "200"}
 
 
 @pytest.fixture
-def run(scripted, tmp_path, monkeypatch):
-    """Runs a command against the scripted service, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def run(run: Command, scripted: ScriptedVideoService) -> Command:
     scripted.script = success(DATA)
-
-    def invoke(*words: str) -> Result:
-        return CliRunner().invoke(app, [*words, "--address", scripted.address], env=WIDE)
-
-    return invoke
+    return partial(run, **WIDE)
 
 
 def last_line(result: Result) -> dict:

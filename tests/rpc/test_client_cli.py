@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from google.rpc import code_pb2
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import cli
 from easyanim_client.commands import EPILOG, app
+from tests.rpc.command import MAIN
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -39,23 +40,6 @@ from tests.rpc.scripted import (
 pytest_plugins = ("tests.rpc.callers",)
 
 DATA = os.urandom(4_321)
-
-# A process that a shell started in the background ignores SIGINT, and passes that on to its children.
-MAIN = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from easyanim_client.cli import main; main()"
-)
-
-
-@pytest.fixture
-def run(scripted, tmp_path, monkeypatch):
-    """Runs a command against the scripted service, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*words: str) -> Result:
-        return CliRunner().invoke(app, [*words, "--address", scripted.address])
-
-    return invoke
 
 
 def test_generate_saves_the_video_and_sums_it_up_in_one_line(run, scripted):

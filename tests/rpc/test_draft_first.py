@@ -7,15 +7,16 @@ import pty
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
-from tests.rpc.scripted import BROKEN, PATIENCE, success
-from tests.rpc.test_client_cli import MAIN
+from tests.rpc.command import MAIN, Command
+from tests.rpc.scripted import BROKEN, PATIENCE, ScriptedVideoService, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -24,17 +25,12 @@ SIZES = [("768x1344", 768, 1344), ("384x672", 384, 672), ("672x384", 672, 384)]
 
 
 @pytest.fixture
-def run(scripted, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run(run: Command, scripted: ScriptedVideoService) -> Command:
     scripted.script = success(DATA)
     scripted.info = pb.GetServerInfoResponse(
         buckets=[pb.Bucket(name=n, width_px=w, height_px=h, frame_counts=[25, 49]) for n, h, w in SIZES]
     )
-
-    def invoke(*words: str) -> Result:
-        return CliRunner().invoke(app, ["generate", "a cat blinks", *words, "--address", scripted.address])
-
-    return invoke
+    return partial(run, "generate", "a cat blinks")
 
 
 def test_with_yes_the_final_follows_with_the_same_seed_and_prompt(run, scripted) -> None:
