@@ -36,16 +36,30 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         self.address = ""
         """Host and port, once it runs."""
         self.script: list[object] = []
-        """Messages to send, a failure to end with, or `UNTIL_CANCELLED`."""
+        """Messages to send, a failure to end with, `UNTIL_CANCELLED`, or a barrier where calls wait for each other."""
         self.first_scripts: list[list[object]] = []
         """The same for the first calls, one each; `script` comes after them."""
         self.info: pb.GetServerInfoResponse | status_pb2.Status = pb.GetServerInfoResponse()
         self.requests: list[pb.GenerateRequest] = []
+        self.most_at_once = 0
+        """The largest number of calls that were generating at the same time."""
+        self._running = 0
+        self._counting = threading.Lock()
         self.cancelled = threading.Event()
         """Set once a call was given up by its caller."""
         self.health = health.HealthServicer()
 
     def Generate(self, request, context):
+        with self._counting:
+            self._running += 1
+            self.most_at_once = max(self.most_at_once, self._running)
+        try:
+            yield from self._played(request, context)
+        finally:
+            with self._counting:
+                self._running -= 1
+
+    def _played(self, request, context):
         self.requests.append(request)
         gone, played = threading.Event(), threading.Event()
 
@@ -60,6 +74,8 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         for step in self.first_scripts.pop(0) if self.first_scripts else self.script:
             if step is UNTIL_CANCELLED:
                 gone.wait(PATIENCE)
+            elif isinstance(step, threading.Barrier):
+                step.wait(PATIENCE)
             elif isinstance(step, status_pb2.Status):
                 played.set()
                 context.abort_with_status(rpc_status.to_status(step))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,12 @@ def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simu
 
     assert again.returncode == 0
     assert "2 done, 1 done before, 0 failed" in again.stdout
-    text = Path("videos/results.jsonl").read_text()
-    assert [json.loads(line)["id"] for line in text.splitlines() if not line.endswith('"sta')][3:] == ["0002", "0003"]
-    assert all(json.loads(line)["seed"] == seeds[json.loads(line)["id"]] for line in text.splitlines()[4:])
+    # Rows come in the order in which jobs end, and two run at once.
+    before, torn, after = Path("videos/results.jsonl").read_text().partition('{"id": "0001", "sta\n')
+    assert torn
+    assert len(before.splitlines()) == 3
+    added = {row["id"]: row["seed"] for row in map(json.loads, after.splitlines())}
+    assert added == {"0002": seeds["0002"], "0003": seeds["0003"]}
     assert Path("videos/0001.mp4").read_bytes() == first
     assert (
         "0 done, 3 done before"
@@ -192,13 +196,14 @@ def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) 
 
 
 def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
-    scripted.script = success(DATA)
-    assert (
-        batch(scripted.address, *[{"prompt": f"cat {n}"} for n in range(6)], words=("--concurrency", "3")).returncode
-        == 0
-    )
-    assert len(rows()) == 6
-    assert {row["status"] for row in rows()} == {"done"}
+    together = threading.Barrier(3)
+    scripted.script = [ACCEPTED, together, *success(DATA)[1:]]
+
+    result = batch(scripted.address, *[{"prompt": f"cat {n}"} for n in range(6)], words=("--concurrency", "3"))
+
+    assert result.returncode == 0, result.stderr
+    assert sorted((row["id"], row["status"]) for row in rows()) == [(f"000{n}", "done") for n in range(1, 7)]
+    assert scripted.most_at_once == 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
