@@ -123,6 +123,23 @@ def test_on_the_cpu_kernels_are_measured() -> None:
     assert all(0 < value < math.inf for value in times.values())
 
 
+def test_a_kernel_that_fails_is_no_choice_and_one_that_lacks_memory_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(error: Exception) -> attention.Kernel:
+        def kernel(*_: Tensor) -> Tensor:
+            raise error
+
+        return kernel
+
+    monkeypatch.setitem(attention._KERNELS, "torch", lambda: failing(RuntimeError("not on this card")))
+    monkeypatch.setitem(attention._KERNELS, "convolution", lambda: failing(torch.OutOfMemoryError("no memory left")))
+    shape = torch.Size((1, 16, 2, 8))
+
+    assert measure(shape, CPU, torch.float32, ["torch", "convolution"]) == {"torch": math.inf}
+    assert fastest({"torch": math.inf}) == fastest({}) == "torch"
+
+
 def test_scores_may_be_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (torch.randn(2, 50, 3, 8) for _ in range(3))
     monkeypatch.setattr(attention_cpu, "SCORES", 7 * 3 * 50)

@@ -160,6 +160,22 @@ def test_restarts_choose_as_the_first_start_did(monkeypatch: pytest.MonkeyPatch,
     assert torch.equal(*videos)
 
 
+def test_a_kernel_that_lacked_memory_at_one_start_is_measured_at_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+) -> None:
+    def short(*_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(cache, "_place", tmp_path)
+    measured = []
+    for kernel in (lambda: short, attention._KERNELS["torch"]):
+        monkeypatch.setitem(attention._KERNELS, "convolution", kernel)
+        (readiness,) = engine("eager", attention="auto").prepare([SMALL])
+        measured.append(set(readiness.attention_milliseconds))
+
+    assert measured == [{"torch"}, {"torch", "convolution"}]
+
+
 def test_on_the_cpu_predictions_are_made_one_by_one_unless_told_otherwise() -> None:
     (readiness,) = engine("eager", guidance_batch="auto").prepare([SMALL])
 

@@ -131,6 +131,8 @@ def candidates(device: torch.device, dtype: torch.dtype, largest: float = math.i
 def measure(shape: torch.Size, device: torch.device, dtype: torch.dtype, kernels: Sequence[str]) -> dict[str, float]:
     """Milliseconds of each kernel on random tokens; infinite for those that fail.
 
+    Those for which there was no memory left are not among them: that says nothing of another time.
+
     Args:
         shape: (batch, tokens, heads, channels).
         device: Where to measure.
@@ -145,6 +147,8 @@ def measure(shape: torch.Size, device: torch.device, dtype: torch.dtype, kernels
         try:
             best = min(times.values(), default=math.inf)
             times[name] = _milliseconds(partial(attend, scaled, k, v, name), best, device)
+        except torch.OutOfMemoryError:
+            continue
         except Exception:  # a kernel that this card or shape is too much for is no choice, whatever it raises
             times[name] = math.inf
     return times
@@ -154,8 +158,8 @@ def fastest(times: Mapping[str, float]) -> str:
     """The kernel to take by its milliseconds; ``torch`` where none runs, on a CPU also unless one is clearly faster."""
     # A choice of torch's that has a time of its own is the CPU's.
     weighed = {name: CLEARLY * value if name == "torch" else value for name, value in times.items()}
-    best = min(weighed, key=lambda name: weighed[name])
-    return best if times[best] < math.inf else "torch"
+    best = min(weighed, key=lambda name: weighed[name], default="torch")
+    return best if times.get(best, math.inf) < math.inf else "torch"
 
 
 def _milliseconds(run: Callable[[], Tensor], best: float, device: torch.device) -> float:

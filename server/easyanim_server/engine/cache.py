@@ -143,7 +143,9 @@ def put(file: Path, write: Callable[[Path], object]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def once(question: str, measure: Callable[[], Answer]) -> Answer:
+def once(
+    question: str, measure: Callable[[], Answer], lasting: Callable[[Answer], bool] = lambda answer: True
+) -> Answer:
     """What was measured at an earlier start, where a cache is in use, or now.
 
     Every start then chooses alike, for which choice is made shows in a video's last bits.
@@ -151,6 +153,7 @@ def once(question: str, measure: Callable[[], Answer]) -> Answer:
     Args:
         question: What is measured, with everything that the answer depends on beside device and versions.
         measure: Gives the answer, of JSON's types.
+        lasting: Whether an answer is one to keep, or is to be measured again at the next start.
     """
     folder = part(CHOICES)
     if folder is None:
@@ -160,8 +163,9 @@ def once(question: str, measure: Callable[[], Answer]) -> Answer:
         kept: Answer = json.loads(file.read_text())["answer"]
         return kept
     answer = measure()
-    text = json.dumps({"question": question, "answer": answer}, indent=1)
-    put(file, lambda draft: draft.write_text(text))
+    if lasting(answer):
+        text = json.dumps({"question": question, "answer": answer}, indent=1)
+        put(file, lambda draft: draft.write_text(text))
     return answer
 
 
