@@ -72,6 +72,15 @@ def test_bad_input_exits_with_2_and_names_the_field(server: ServerCommand, tmp_p
     assert "from 1 to 200" in refused.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes of this test can be interrupted, also where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_client_frees_the_server(server: ServerCommand, tmp_path: Path) -> None:
     command = [BIN / "easyanim-client", "generate", "a cat", "--steps", "200", "--json", "--address", server.address]
     with subprocess.Popen([*command, "--out", tmp_path / "x.mp4"], stdout=subprocess.PIPE, text=True) as process:
