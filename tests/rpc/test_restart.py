@@ -144,9 +144,9 @@ def test_a_job_that_loses_two_workers_fails_and_leaves_the_third_to_others(killa
 def test_while_the_worker_comes_up_the_job_is_next_and_the_queue_keeps_its_order(killable: Killable) -> None:
     calls = [killable.stub.Generate(slow())]
     read(calls[0], [], denoising)
-    calls += [killable.stub.Generate(request(f"instant {number}")) for number in (1, 2)]
-    for call in calls[1:]:
-        read(call, [], lambda event: event.HasField("queued"))
+    for _ in range(2):
+        calls.append(killable.stub.Generate(slow(step_count=1)))
+        read(calls[-1], [], lambda event: event.HasField("queued"))  # the next one may not overtake it
     ended: list[int] = []
 
     def finish(number: int) -> None:

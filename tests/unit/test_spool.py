@@ -94,6 +94,19 @@ async def test_silence_repeats_the_latest_news_with_fresh_times(spool: Spool) ->
     await reader.aclose()  # type: ignore[attr-defined]
 
 
+async def test_time_does_not_run_backwards_where_news_come_late(spool: Spool) -> None:
+    spool.put(progress(Phase.DENOISE, 1, elapsed=2.0))
+    reader = spool.read(heartbeat=0.05)
+    repeated = [await anext(reader) for _ in range(3)][-1]
+    spool.put(progress(Phase.DENOISE, 2, elapsed=2.01))
+    late = await anext(reader)
+    spool.put(progress(Phase.DENOISE, 3, elapsed=9.0))
+    usual = await anext(reader)
+
+    assert 2.05 <= repeated.elapsed <= late.elapsed < usual.elapsed == 9.0  # type: ignore[union-attr]
+    await reader.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_reader_that_is_cancelled_as_news_arrives_leaves(spool: Spool) -> None:
     reader = asyncio.create_task(read_all(spool))
     await asyncio.sleep(0.01)

@@ -92,6 +92,9 @@ class Spool:
         elif isinstance(event, Completed):
             self._end = event
         else:
+            if isinstance(event, Progress) and isinstance(latest := self.latest, Progress):
+                # A message that was long under way: what was repeated meanwhile has counted on.
+                event = replace(event, elapsed=max(event.elapsed, latest.elapsed))
             self._news_count += 1
             phase = event.phase if isinstance(event, Progress) else None
             self._news[phase] = News(self._news_count, event, time.monotonic())
