@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
 
 import grpc
+import hypothesis
 import pytest
 import structlog
 from PIL import Image
@@ -20,14 +22,21 @@ from tests.servers import RunningServer, settings
 # Before anything brings torch, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A machine that does something else for a moment makes no example wrong.
+hypothesis.settings.register_profile("default", hypothesis.settings.get_profile("default"), deadline=None)
+
 Stub = video_pb2_grpc.VideoServiceStub
 
 
 @pytest.fixture(autouse=True)
 def default_logging() -> Iterator[None]:
     """A command that a test runs in this process configures logging for the whole process; undone afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     yield
     structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,21 @@ class ServerCommand:
 
     def __init__(self, *flags: str) -> None:
         command = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._written = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed on exit; a pipe would be full some time
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._written, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         self.log = ""
 
     def __enter__(self) -> ServerCommand:
-        assert self.address, self.process.communicate()[1]
+        if not self.address:
+            self.__exit__()
+            raise AssertionError(self.log)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._written.close()
 
     @property
     def worker(self) -> psutil.Process:
@@ -40,7 +45,9 @@ class ServerCommand:
         """SIGTERM and wait; returns the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        self.log += self.process.communicate(timeout=60)[1]
+        self.process.communicate(timeout=60)
+        self._written.seek(0)
+        self.log = self._written.read()
         return self.process.returncode
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +12,9 @@ from easyanim_server.errors import ConfigurationError
 from easyanim_server.events import Chunk, Completed, Phase, Progress, Work
 from easyanim_server.job import Bucket, Job, OutputFormat
 from easyanim_server.video import encoder
+from easyanim_server.workers import generation
 from easyanim_server.workers.generation import Generation
+from tests import engines
 from tests.engines import SimulatedEngine, SimulatedSampling
 
 JOB = Job("1", "an instant", "", Bucket.parse("32x48x5"), steps=5, guidance=1.0, seed=1)
@@ -42,7 +44,7 @@ class AheadEngine(SimulatedEngine):
     def step(self, sampling: SimulatedSampling) -> None:
         sampling.step += 1
         if sampling.step != 2:
-            time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
+            engines.time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
 
     def work(self, sampling: SimulatedSampling) -> Work:
         return Work(running_steps=int(1 < sampling.step < sampling.job.steps))
@@ -52,12 +54,21 @@ class AheadEngine(SimulatedEngine):
 def test_a_steps_time_counts_only_steps_that_are_done(
     said: list[Progress | Chunk | Completed], kind: Callable[[str], SimulatedEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.engines.UNIT_SECONDS", STEP_SECONDS)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(sleep=sleep, perf_counter=lambda: now)
+    monkeypatch.setattr(engines, "time", clock)
+    monkeypatch.setattr(generation, "time", clock)
+    monkeypatch.setattr(engines, "UNIT_SECONDS", STEP_SECONDS)
     Generation(kind("simulated"), replace(JOB, prompt="a cat"), said.append, lambda: None).run()
 
     done = said[-1]
     assert isinstance(done, Completed)
-    assert sum(done.seconds.values()) == pytest.approx(done.total_seconds, abs=0.02), "no time belongs to no phase"
+    assert sum(done.seconds.values()) == pytest.approx(done.total_seconds, abs=1e-9), "no time belongs to no phase"
     steps = [event for event in said if isinstance(event, Progress) and event.phase is Phase.DENOISE]
     assert [event.completed for event in steps] == [0, 1, 2, 3, 4, 5]
     units = [event.unit_seconds for event in steps[1:]]

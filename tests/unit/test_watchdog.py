@@ -33,9 +33,20 @@ def dog(worker: SimulatedWorker, cancel: float = math.inf, stall: float = math.i
     return Watchdog(worker, cancel, stall)  # type: ignore[arg-type]
 
 
+async def killed(worker: SimulatedWorker) -> None:
+    """Looks are counted and not seconds, so on a busy machine they take longer than their sum."""
+
+    async def look() -> None:
+        while not worker.killed:
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), 30)
+
+
 async def test_a_silent_worker_is_killed_once(worker: SimulatedWorker) -> None:
     watchdog = dog(worker, stall=PATIENCE)
     watchdog.watch("1", 0.0)
+    await killed(worker)
     await asyncio.sleep(LONG)
 
     assert worker.killed == 1
@@ -73,8 +84,7 @@ async def test_a_front_that_was_stopped_itself_blames_nobody(worker: SimulatedWo
     await asyncio.sleep(PATIENCE / 5)
     assert worker.killed == 0
 
-    await asyncio.sleep(LONG)
-    assert worker.killed == 1
+    await killed(worker)
 
 
 async def test_of_a_job_that_was_given_up_no_news_count(worker: SimulatedWorker) -> None:

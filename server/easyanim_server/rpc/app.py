@@ -167,8 +167,8 @@ async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], 
     """
     app = App(settings, worker)
     port = await app.start()
-    host = settings.listen.rpartition(":")[0]
-    on_address(settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, app.stop)
+    host = settings.listen.rpartition(":")[0]
+    on_address(settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
     await app.run_until_stopped()

@@ -60,6 +60,8 @@ class Devices(JobObserver):
         """How the devices are now; where the driver does not answer in time, how they were when it last did."""
         with self._lock:
             watched = self._watched
+            if not watched.uuids:
+                return ()
             if self._reading is None:
                 self._reading = _Reading()
                 threading.Thread(target=self._read, args=(watched, self._reading), name="devices", daemon=True).start()
@@ -80,7 +82,7 @@ class _Watched:
     """The devices of one worker, and what was last read of them."""
 
     def __init__(self, uuids: tuple[str, ...]) -> None:
-        self._uuids = uuids
+        self.uuids = uuids
         self._handles: list[pynvml.c_nvmlDevice_t] | None = None
         self.last: tuple[DeviceStatus, ...] = ()
 
@@ -89,11 +91,11 @@ class _Watched:
         try:
             if self._handles is None:
                 self._handles = []  # a driver that refuses once is not asked again
-                self._handles = _find(self._uuids)
+                self._handles = _find(self.uuids)
             self.last = tuple(_read(handle) for handle in self._handles)
         except pynvml.NVMLError as error:
             self.last = ()
-            log.warning("the devices cannot be read", devices=self._uuids, error=str(error))
+            log.warning("the devices cannot be read", devices=self.uuids, error=str(error))
 
 
 class _Reading:
@@ -102,18 +104,20 @@ class _Reading:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self._until = time.monotonic() + PATIENCE
+        self._lock = threading.Lock()
         self._late = False
 
     def wait(self) -> None:
         """Until it has ended or has taken too long, which is said once."""
-        if not self.ended.wait(max(0.0, self._until - time.monotonic())) and not self._late:
-            self._late = True
+        if self.ended.wait(max(0.0, self._until - time.monotonic())):
+            return
+        with self._lock:
+            first, self._late = not self._late, True
+        if first:
             log.warning("the driver does not answer; the devices' last values are given", waited_seconds=PATIENCE)
 
 
 def _find(uuids: Sequence[str]) -> list[pynvml.c_nvmlDevice_t]:
-    if not uuids:
-        return []
     pynvml.nvmlInit()  # counted by the library: a second time costs nothing
     return [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
 
