@@ -38,7 +38,8 @@ class SimulatedEngine:
     Prompts give orders: ``slow`` sleeps ten times as long, ``very slow in PHASE`` a hundred times there, ``fail in
     PHASE`` raises there, ``misconfigured in PHASE`` raises what a missing codec does, ``die in PHASE`` ends the process
     there as a crash of the driver would, ``hang in PHASE`` never comes back from there, and after ``break in PHASE``
-    all work fails. While a file stands where `cache_dir` should be, loading is refused.
+    all work fails. While a file stands where `cache_dir` should be, loading is refused; ``simulated:waits`` loads once
+    there is a folder.
     """
 
     def __init__(self, name: str) -> None:
@@ -54,6 +55,8 @@ class SimulatedEngine:
             raise UnsupportedModel("simulated:unsupported is never supported; use simulated:fine")
         if settings.model == "simulated:dies":
             os._exit(9)
+        while settings.model == "simulated:waits" and not (settings.cache_dir and settings.cache_dir.is_dir()):
+            time.sleep(0.01)
         if settings.cache_dir is not None and settings.cache_dir.is_file():
             raise ConfigurationError(f"cache_dir {str(settings.cache_dir)!r} cannot be written")
         return cls(settings.model)

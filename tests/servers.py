@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from easyanim_server.rpc.app import App
@@ -40,10 +41,10 @@ class RunningServer:
 
     def stop(self) -> None:
         """What a SIGTERM does."""
-        if self._thread.is_alive():
+        with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self.app.stop)
 
-    def wait_for(self, state: str, seconds: float = 60.0) -> None:
+    def wait_for(self, state: str, seconds: float = 180.0) -> None:
         """Block until the scheduler is in `state`."""
         until = time.monotonic() + seconds
         while self.app.scheduler.state.value != state:

@@ -189,6 +189,7 @@ def test_a_full_queue_refuses_with_a_delay_before_pictures_are_decoded_and_says_
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         waiting[0].cancel()
+        eventually(lambda: server.app.scheduler.waiting_count == 1)
         assert next(stub.Generate(request())).HasField("accepted"), "a cancelled job gives its place back"
         running.cancel()
         assert list(waiting[1])[-1].HasField("completed")
@@ -236,9 +237,14 @@ def test_a_job_that_runs_does_not_keep_its_request(simulated: RunningServer, png
         call = channel.unary_stream("/easyanim.v1.VideoService/Generate")(message)  # no message of ours on this side
         for _ in ("accepted", "queued", "progress"):
             next(call)
-        alive = [item for item in gc.get_objects() if type(item) is pb.GenerateRequest]
+        eventually(lambda: "slow and soon forgotten" not in prompts_of_requests())
+        assert call.is_active()
         call.cancel()
-    assert "slow and soon forgotten" not in [item.prompt for item in alive]
+
+
+def prompts_of_requests() -> list[str]:
+    """Of those that are alive in this process."""
+    return [item.prompt for item in gc.get_objects() if type(item) is pb.GenerateRequest]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -251,7 +257,7 @@ def test_a_cancel_in_any_phase_frees_the_worker_within_a_unit(stub: Stub, png: b
             break
     call.cancel()
 
-    wait_until_idle(stub, 4.5)
+    wait_until_idle(stub, 5.5)
     assert list(stub.Generate(request()))[-1].HasField("completed")
 
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.errors import ConfigurationError
 from tests.conftest import Stub, request
-from tests.engines import SIMULATED
+from tests.engines import SIMULATED, UNIT_SECONDS
 from tests.servers import RunningServer, settings
 
 PLAN = {"bucket": "64x96x9", "backend": "simulated", "precision": "float32"}
@@ -42,7 +42,7 @@ class Metered:
         )
 
     def wait_for(self, value: float, sample: str, **labels: str) -> None:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while (seen := self.value(sample, **labels)) != value:
             assert time.monotonic() < until, f"{sample}{labels} is {seen}, not {value}"
             time.sleep(0.02)
@@ -64,7 +64,7 @@ def test_a_completed_job_leaves_its_times_by_bucket_backend_and_precision(metere
     assert metered.value("easyanim_queue_seconds_count") == 1
     assert metered.value("easyanim_step_seconds_count", **PLAN) == 4
     steps = metered.value("easyanim_step_seconds_sum", **PLAN)
-    assert steps == pytest.approx(completed.timings.denoise_duration.ToNanoseconds() / 1e9, rel=0.2)
+    assert 4 * UNIT_SECONDS <= steps <= completed.timings.denoise_duration.ToNanoseconds() / 1e9 + 1e-6
     for phase in ("TEXT_ENCODE", "IMAGE_ENCODE", "DENOISE", "DECODE"):
         assert metered.value("easyanim_phase_seconds_count", phase=phase, **PLAN) == 1
     decode = metered.value("easyanim_phase_seconds_sum", phase="DECODE", **PLAN)
@@ -112,22 +112,23 @@ def test_a_cancel_is_timed_until_the_worker_is_free(metered: Metered) -> None:
     call.cancel()
 
     metered.wait_for(count + 1, "easyanim_cancel_to_free_seconds_count")
-    assert 0 < metered.value("easyanim_cancel_to_free_seconds_sum") - total < 1, "a unit takes 0.2 s"
+    assert 0 < metered.value("easyanim_cancel_to_free_seconds_sum") - total < 5, "a unit takes 0.2 s, all of them 10 s"
     assert metered.value("easyanim_jobs_total", outcome="CANCELLED") == cancelled + 1
 
 
 def test_a_job_that_leaves_the_queue_unserved_is_counted_once(metered: Metered) -> None:
     cancelled = metered.value("easyanim_jobs_total", outcome="CANCELLED")
     started = metered.value("easyanim_queue_seconds_count")
-    running = metered.stub.Generate(request("a cat", step_count=10))
-    next(running)
+    running = metered.stub.Generate(request("slow", step_count=50))
+    assert any(event.HasField("progress") for event in running)
     waiting = metered.stub.Generate(request())
     next(waiting)
     waiting.cancel()
-    list(running)
 
     metered.wait_for(cancelled + 1, "easyanim_jobs_total", outcome="CANCELLED")
     assert metered.value("easyanim_queue_seconds_count") == started + 1
+    running.cancel()
+    metered.wait_for(0, "easyanim_jobs_running")
 
 
 def test_lost_workers_are_counted_and_so_are_their_successors_and_the_restart_between(metered: Metered) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import grpc
 import pytest
@@ -67,11 +68,13 @@ def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict, 
     assert caught.value.details().startswith(f"{field}: ")
 
 
-def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(connect) -> None:
-    with RunningServer(settings(), SIMULATED, wait=False) as server:
+def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(connect, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with RunningServer(settings(model="simulated:waits", cache_dir=str(folder)), SIMULATED, wait=False) as server:
         with pytest.raises(grpc.RpcError) as caught:
             connect(server.address).LintPrompt(pb.LintPromptRequest(prompt="a cat blinks"))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        folder.mkdir()
         server.wait_for("SERVING")
 
 

@@ -60,7 +60,7 @@ class Killable:
 def killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
     folder = tmp_path_factory.mktemp("restart") / "cache"
     with (
-        RunningServer(settings(cache_dir=str(folder)), SIMULATED) as server,
+        RunningServer(settings(cache_dir=str(folder), buckets="64x96x33"), SIMULATED) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         yield Killable(server, Stub(channel), folder)
@@ -86,7 +86,7 @@ def read(call: Iterator[Event], seen: list[Event], until: Callable[[Event], bool
 
 
 def slow(**fields: object) -> pb.GenerateRequest:
-    """A request that takes a second, with a file of many parts."""
+    """A request that takes three seconds, with a file of many parts."""
     return request("slow cat", **{"seed": 7, "output_mime_type": "video/x-matroska", **fields})
 
 
@@ -197,7 +197,7 @@ def test_a_drain_waits_for_a_job_that_is_run_again(tmp_path: Path) -> None:
         grpc.insecure_channel(server.address) as channel,
     ):
         killable = Killable(server, Stub(channel), tmp_path / "cache")
-        call = killable.stub.Generate(slow())
+        call = killable.stub.Generate(slow(step_count=10))
         events: list[Event] = []
         read(call, events, denoising)
         with killable.no_worker():

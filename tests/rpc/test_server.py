@@ -35,15 +35,15 @@ def health(address: str, service: str = "") -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status)
 
 
-def test_health_is_not_serving_until_the_worker_is_warm() -> None:
-    with RunningServer(settings(), SIMULATED, wait=False) as server:
+def test_health_is_not_serving_until_the_worker_is_warm(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with RunningServer(settings(model="simulated:waits", cache_dir=str(folder)), SIMULATED, wait=False) as server:
         assert health(server.address) == health(server.address, SERVICE) == NOT_SERVING
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
             list(Stub(channel).Generate(request()))
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        server.wait_for("SERVING")
-        time.sleep(0.05)
-        assert health(server.address) == health(server.address, SERVICE) == SERVING
+        folder.mkdir()
+        eventually(lambda: health(server.address) == health(server.address, SERVICE) == SERVING)
 
 
 def test_server_info_says_what_is_served_and_what_may_be_asked_for(stub: Stub) -> None:
@@ -82,7 +82,7 @@ def test_reflection_can_be_switched_off() -> None:
 def test_a_stop_in_mid_stream_lets_running_and_waiting_jobs_finish_and_refuses_new_ones() -> None:
     with RunningServer(settings(), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
         stub = Stub(channel)
-        running = stub.Generate(request("slow", step_count=3))
+        running = stub.Generate(request("slow", step_count=15))
         next(running)
         waiting = stub.Generate(request())
         next(waiting)
@@ -129,12 +129,20 @@ def test_a_drain_waits_for_a_caller_that_has_not_read_its_video_yet() -> None:
         assert list(call)[-1].HasField("completed")
 
 
-def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out() -> None:
-    with RunningServer(settings(), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
+def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with (
+        RunningServer(settings(cache_dir=str(folder)), SIMULATED) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         before = server.worker.pid
+        folder.touch()  # no other worker comes up meanwhile
         os.kill(before or 0, signal.SIGKILL)
-        eventually(lambda: server.worker.pid not in (None, before))
+        eventually(lambda: "cannot be written" in server.app.scheduler.detail)
         assert health(server.address) == NOT_SERVING
+        folder.unlink()
+        server.wait_for("SERVING")
+        assert server.worker.pid not in (None, before)
         assert list(Stub(channel).Generate(request()))[-1].HasField("completed")
 
 
@@ -182,7 +190,7 @@ def test_a_port_that_is_taken_is_named(simulated: RunningServer) -> None:
 
 def test_a_caller_that_vanishes_without_a_word_has_no_job_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(dict(app.KEEPALIVE)[f"grpc.keepalive_{part}_ms"] for part in ("time", "timeout")) <= 60_000
-    monkeypatch.setattr(app, "KEEPALIVE", [(name, value // 40) for name, value in app.KEEPALIVE])
+    monkeypatch.setattr(app, "KEEPALIVE", [(name, value // 15) for name, value in app.KEEPALIVE])
     with (
         RunningServer(settings(), SIMULATED) as server,
         Proxy(server.address) as proxy,
