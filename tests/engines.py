@@ -152,11 +152,12 @@ class FaultyEngine:
 
     @staticmethod
     def load(settings: Settings) -> Any:
-        from easyanim_server.engine import checkpoint
+        from easyanim_server.engine import cache, checkpoint
         from easyanim_server.engine.devices import resolve_device, resolve_dtype
         from easyanim_server.engine.engine import Engine, unobserved
 
         device = resolve_device(settings.device)
+        cache.use(settings.cache_dir, device)
         modules = checkpoint.load(settings.model, device=device, dtype=resolve_dtype(settings.dtype, device))
         breakable = {
             # The last layers: the causal convolutions before them then hold features of the broken call.

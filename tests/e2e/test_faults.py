@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from easyanim_client import Client, ServerFailed
+from easyanim_server.settings import Settings
 from tests.conftest import encode_picture
 from tests.engines import FAULTY
 from tests.servers import RunningServer, settings
@@ -15,15 +16,22 @@ PICTURE = encode_picture("PNG")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with RunningServer(settings(model="builtin:tiny", buckets="64x96x13"), FAULTY) as running:
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Servers share what they measured to choose kernels by, for that shows in a video's last bits."""
+    folder = tmp_path_factory.mktemp("cache")
+    return settings(model="builtin:tiny", buckets="64x96x13", cache_dir=str(folder))
+
+
+@pytest.fixture(scope="module")
+def server(configured: Settings) -> Iterator[RunningServer]:
+    with RunningServer(configured, FAULTY) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def fresh() -> dict[str, bytes]:
+def fresh(configured: Settings) -> dict[str, bytes]:
     """What a server that never failed makes: from a picture, and from text alone."""
-    with RunningServer(settings(model="builtin:tiny", buckets="64x96x13"), FAULTY) as running:
+    with RunningServer(configured, FAULTY) as running:
         return videos(running)
 
 
