@@ -41,8 +41,9 @@ class RunningServer:
 
     def stop(self) -> None:
         """What a SIGTERM does."""
-        with suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(self.app.stop)
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # it ends just now
+                self._loop.call_soon_threadsafe(self.app.stop)
 
     def wait_for(self, state: str, seconds: float = 180.0) -> None:
         """Block until the scheduler is in `state`."""

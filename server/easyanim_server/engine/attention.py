@@ -157,9 +157,8 @@ def measure(shape: torch.Size, device: torch.device, dtype: torch.dtype, kernels
 def fastest(times: Mapping[str, float]) -> str:
     """The kernel to take by its milliseconds; ``torch`` where none runs, on a CPU also unless one is clearly faster."""
     # A choice of torch's that has a time of its own is the CPU's.
-    weighed = {name: CLEARLY * value if name == "torch" else value for name, value in times.items()}
-    best = min(weighed, key=lambda name: weighed[name], default="torch")
-    return best if times.get(best, math.inf) < math.inf else "torch"
+    weighed = {name: CLEARLY * value if name == "torch" else value for name, value in times.items() if value < math.inf}
+    return min(weighed, key=lambda name: weighed[name], default="torch")
 
 
 def _milliseconds(run: Callable[[], Tensor], best: float, device: torch.device) -> float:
