@@ -24,14 +24,13 @@ import torch
 from safetensors import SafetensorError
 from torch._dynamo.utils import counters
 
+from easyanim_server.engine.code_digest import code_digest
 from easyanim_server.errors import ConfigurationError
 from easyanim_server.machine import processor
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-
-ENGINE = Path(__file__).parent
 
 LIBRARIES = ("diffusers", "triton", "flash-attn", "flash-attn-4", "sageattention")
 """Beside torch, those whose code runs in a prediction."""
@@ -79,9 +78,7 @@ def version_folder(folder: Path, device: torch.device) -> Path:
         facts += [str(torch.cuda.get_device_capability(device)), str(cudnn)]
     else:
         facts.append(processor())
-    digest = hashlib.sha256("\n".join(facts).encode())
-    for source in sorted(ENGINE.glob("*.py")):
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256("\n".join([*facts, code_digest()]).encode())
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return folder / f"{slug}-torch{torch.__version__.partition('+')[0]}-{digest.hexdigest()[:12]}"
 
