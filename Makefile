@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints/constraints.txt
 	@touch $@
 
 demo: install ## Start a server on builtin:demo, make a video of examples/coffee.jpg, stop the server
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python dev/ci/demo.py
 
 serve: install ## Serve builtin:demo on 127.0.0.1:50051
 	$(BIN)/easyanim-server serve --model builtin:demo
@@ -38,84 +38,84 @@ test: install ## All tests that need neither GPU nor network
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not bench"
 
 test-client: install ## The client's wheel in a clean environment
-	PYTHON=$(BIN)/python scripts/check_client.sh
+	PYTHON=$(BIN)/python dev/ci/check_client.sh
 
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 examples: install $(BUF) $(TOOLS)/grpcurl $(TOOLS)/protoc-gen-go ## The examples in Go and TypeScript, and README's grpcurl lines, against a live server
-	PYTHONPATH=. $(BIN)/python scripts/check_examples.py --tools $(TOOLS) --buf $(BUF)
+	PYTHONPATH=. $(BIN)/python dev/ci/check_examples.py --tools $(TOOLS) --buf $(BUF)
 
 examples-stubs: $(BUF) $(TOOLS)/protoc-gen-go ## Generate the Go example's stubs from proto/
 	PATH=$(abspath $(TOOLS)):$$PATH $(BUF) generate proto --template examples/go/buf.gen.yaml --output examples/go
 
 load: install $(TOOLS)/ghz ## Load tests with ghz and our own probe; LOAD=--short for those of CI
-	PYTHONPATH=. $(BIN)/python load/run.py --ghz $(TOOLS)/ghz $(LOAD)
+	PYTHONPATH=. $(BIN)/python dev/load/run.py --ghz $(TOOLS)/ghz $(LOAD)
 
 $(TOOLS)/ghz:
-	scripts/gotools.sh $(TOOLS) $(GHZ)
+	dev/ci/gotools.sh $(TOOLS) $(GHZ)
 
 $(TOOLS)/grpcurl:
-	scripts/gotools.sh $(TOOLS) $(GRPCURL)
+	dev/ci/gotools.sh $(TOOLS) $(GRPCURL)
 
 $(TOOLS)/protoc-gen-go:
-	scripts/gotools.sh $(TOOLS) $(GO_PLUGINS)
+	dev/ci/gotools.sh $(TOOLS) $(GO_PLUGINS)
 
 bench: bench-overhead bench-telemetry ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
 	$(BIN)/easyanim-server bench --out bench/results $(BENCH)
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
-	PYTHONPATH=. $(BIN)/python bench/overhead.py
+	PYTHONPATH=. $(BIN)/python dev/bench/overhead.py
 
 bench-memory: install ## Placements under the memory of smaller cards; flags in BENCH; writes bench/results/*-memory.json
-	PYTHONPATH=. $(BIN)/python bench/memory.py $(BENCH)
+	PYTHONPATH=. $(BIN)/python dev/bench/memory.py $(BENCH)
 
 bench-loading: install ## Seconds and host memory of loading a full-size folder; writes bench/results/*-loading.json
-	PYTHONPATH=. $(BIN)/python bench/loading.py $(BENCH)
+	PYTHONPATH=. $(BIN)/python dev/bench/loading.py $(BENCH)
 
 bench-telemetry: install ## What metrics and traces add to a call; writes bench/results/telemetry.json
-	PYTHONPATH=. $(BIN)/python bench/telemetry.py
+	PYTHONPATH=. $(BIN)/python dev/bench/telemetry.py
 
 bench-report: install ## Put bench/results into README.md, docs/*.md, docs/speed.png, docs/speed.html and docs/quality.png
-	PYTHONPATH=. $(BIN)/python bench/report.py
+	PYTHONPATH=. $(BIN)/python dev/bench/report.py
 
 quality: install ## Quality of videos against prompts, pictures and a reference; flags in QUALITY; writes bench/results/quality.json
-	PYTHONPATH=. $(BIN)/python -m tools.quality $(QUALITY)
+	PYTHONPATH=. $(BIN)/python -m dev.quality $(QUALITY)
 
 lint: install $(BUF) ## Style, types, import contracts, the contract's rules, stubs fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	PYTHON=$(BIN)/python scripts/proto.sh check
-	scripts/buf.sh $(BUF) lint proto
-	scripts/buf.sh $(BUF) format --diff --exit-code proto
-	scripts/buf.sh $(BUF) breaking proto --against '$(BREAKING_AGAINST)'
+	PYTHON=$(BIN)/python dev/ci/proto.sh check
+	dev/ci/buf.sh $(BUF) lint proto
+	dev/ci/buf.sh $(BUF) format --diff --exit-code proto
+	dev/ci/buf.sh $(BUF) breaking proto --against '$(BREAKING_AGAINST)'
 
 format: install ## Format all Python and the contract
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 proto: install examples-stubs ## Generate the stubs from proto/, those of the Go example too, and docs/api.md
-	PYTHON=$(BIN)/python scripts/proto.sh write
+	PYTHON=$(BIN)/python dev/ci/proto.sh write
 
 $(BUF):
-	scripts/buf.sh install $(CACHE)/buf $(BUF_VERSION)
+	dev/ci/buf.sh install $(CACHE)/buf $(BUF_VERSION)
 
 constraints: ## Resolve the dependencies anew and pin what was found
-	$(PYTHON) scripts/constraints.py
+	$(PYTHON) dev/ci/constraints.py
 
 dashboard: install ## Draw docs/dashboard.png from a Prometheus server; its address in PROMETHEUS
-	$(BIN)/python scripts/draw_dashboard.py --prometheus $(PROMETHEUS)
+	$(BIN)/python dev/docs/draw_dashboard.py --prometheus $(PROMETHEUS)
 
 showcase: install ## Draw docs/demo.webp: one photograph, moved by builtin:demo in five ways
-	$(BIN)/python scripts/showcase.py
+	$(BIN)/python dev/docs/showcase.py
 
 image: ## Build the container image easyanim:dev
 	docker build -t easyanim:dev .
 
 check-image: ## Run the Dockerfile's steps without a container engine; needs root and debootstrap
-	$(PYTHON) scripts/check_image.py
+	$(PYTHON) dev/ci/check_image.py
 
 clean: ## Remove everything that was generated outside git
 	rm -rf $(VENV) $(CACHE) build dist out

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from easyanim_server.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.events import Phase, Work
-from easyanim_server.job import Bucket, Job
-from easyanim_server.protocols import Observer
-from easyanim_server.served import Lookups, ModelInfo, PromptTokenizer, Readiness
-from easyanim_server.settings import Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.domain.events import Phase, Work
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.protocols import Observer
 
 SIMULATED = "tests.engines:SimulatedEngine.load"
 FAULTY = "tests.engines:FaultyEngine.load"
@@ -61,11 +61,11 @@ class SimulatedEngine:
             raise ConfigurationError(f"cache_dir {str(settings.cache_dir)!r} cannot be written")
         return cls(settings.model)
 
-    def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[Readiness, ...]:
+    def prepare(self, buckets: Sequence[Bucket], report: Callable[[str], None]) -> tuple[BucketStatus, ...]:
         return tuple(map(self.readiness, buckets))
 
-    def readiness(self, bucket: Bucket) -> Readiness:
-        return Readiness(bucket, "simulated", "float32", "none", prediction_seconds=10 * UNIT_SECONDS)
+    def readiness(self, bucket: Bucket) -> BucketStatus:
+        return BucketStatus(bucket, "simulated", "float32", "none", prediction_seconds=10 * UNIT_SECONDS)
 
     def begin(self, job: Job, observe: Observer) -> SimulatedSampling:
         self.prompts_seen += [job.prompt, job.negative_prompt]
@@ -152,9 +152,10 @@ class FaultyEngine:
 
     @staticmethod
     def load(settings: Settings) -> Any:
-        from easyanim_server.engine import cache, checkpoint
+        from easyanim_server.engine.cache import store as cache
         from easyanim_server.engine.devices import resolve_device, resolve_dtype
         from easyanim_server.engine.engine import Engine, unobserved
+        from easyanim_server.engine.weights import checkpoint
 
         device = resolve_device(settings.device)
         cache.use(settings.cache_dir, device)

@@ -25,8 +25,8 @@ from PIL import Image
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
-from easyanim_server.engine import cache
-from easyanim_server.machine import processor
+from easyanim_server.config.processor import processor
+from easyanim_server.engine.cache import store as cache
 from tests import video_reader
 from tests.e2e.processes import ROOT, ServerCommand, client
 

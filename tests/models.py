@@ -14,12 +14,12 @@ from diffusers.pipelines.easyanimate.pipeline_easyanimate_inpaint import get_ima
 from PIL import Image
 from torch import Tensor, nn
 
-from easyanim_server.engine import builtin
+from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.qwen import TrimmedTextEncoder
-from easyanim_server.engine.sampler import Sampling
-from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.sampling import Sampling
 
 
 def make_pipeline(num_layers: int = 4, mmdit_layers: int = 2) -> EasyAnimateInpaintPipeline:
@@ -35,10 +35,10 @@ shared_pipeline = cache(make_pipeline)
 """A stock pipeline that all tests share as the reference. Engines get modules of their own, whose processors change."""
 
 
-def make_modules(pipeline: EasyAnimateInpaintPipeline | None = None) -> Modules:
+def make_modules(pipeline: EasyAnimateInpaintPipeline | None = None) -> Components:
     """The modules of a pipeline; by default of a new one with the weights of `shared_pipeline()`."""
     pipeline = pipeline or make_pipeline()
-    return Modules(
+    return Components(
         name="builtin:tiny",
         transformer=pipeline.transformer,
         vae=pipeline.vae,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageCms
 
-from easyanim_server.errors import InvalidArgument
-from easyanim_server.rpc import picture
+from easyanim_server.domain.errors import InvalidArgument
+from easyanim_server.media import picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 COFFEE = Path(__file__).parents[1] / "examples" / "coffee.jpg"

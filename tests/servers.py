@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from easyanim_server.rpc.app import App
-from easyanim_server.settings import Settings
-from easyanim_server.workers.local import LocalWorker
+from easyanim_server.config.settings import Settings
+from easyanim_server.rpc.server import App
+from easyanim_server.workers.process import LocalWorker
 
 
 class RunningServer:

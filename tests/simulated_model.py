@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tools.quality.cases import Case, Frames, Photographs
-from tools.quality.render import Rendered
-from tools.quality.settings import Setting
-from tools.quality.trust import worsened
 
-from easyanim_server.job import Bucket
-from easyanim_server.profiles import Solver
+from dev.quality.cases import Case, Frames, Photographs
+from dev.quality.render import Rendered
+from dev.quality.settings import Setting
+from dev.quality.trust import worsened
+from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.profiles import Solver
 
 
 @dataclass
 class SimulatedModel:
-    """Implements `tools.quality.render.Renderer` without any network.
+    """Implements `dev.quality.render.Renderer` without any network.
 
     Every video is the true one, blurred as by a VAE. Settings add an error of their own, the same for one setting and
     case, that falls with steps and with the solver's order and rises with what accelerators leave out.

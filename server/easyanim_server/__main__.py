@@ -12,12 +12,14 @@ try:
     import typer
     from pydantic.fields import FieldInfo
 
-    from easyanim_server import __version__, doctor, preflight
-    from easyanim_server.errors import ConfigurationError, EasyAnimError, UnsupportedModel
-    from easyanim_server.rpc.app import serve as serve_app
-    from easyanim_server.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
+    from easyanim_server import __version__
+    from easyanim_server.cli import doctor
+    from easyanim_server.config import checks as preflight
+    from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
+    from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
+    from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry.log import configure_logging
-    from easyanim_server.workers.local import LocalWorker
+    from easyanim_server.workers.process import LocalWorker
 except ModuleNotFoundError as missing:
     raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
 
@@ -149,7 +151,7 @@ def doctor_command(settings: Settings) -> None:
 def warm(settings: Settings) -> None:
     """Build every bucket, so that later starts find compiled code in the cache."""
     preflight.check(settings)
-    from easyanim_server.workers import tools
+    from easyanim_server.cli import tools
 
     configure_logging(settings.log_format, settings.log_level)
     for line in tools.warm(settings, lambda detail: typer.echo(detail, err=True)):
@@ -173,7 +175,7 @@ def plan(
              "vae_tiling": vae_tiling}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check_model(settings.model, settings.revision)
-    from easyanim_server.workers import memoryplan
+    from easyanim_server.cli import memory_plan as memoryplan
 
     memoryplan.show(memoryplan.plan(settings, vram))
 
@@ -196,7 +198,7 @@ def fit_cache(
     flags = {"model": model, "buckets": bucket}
     settings = Settings.load({name: value for name, value in flags.items() if value is not None}, config)
     preflight.check(settings)
-    from easyanim_server.workers import tools
+    from easyanim_server.cli import tools
 
     configure_logging(settings.log_format, settings.log_level)
     texts = prompts.read_text(encoding="utf-8") if prompts else ""
@@ -225,7 +227,7 @@ Device = Annotated[str, typer.Option(help=_described("device"))]
 def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Pack what was compiled for this device and version into one file."""
     preflight.check_new_file(file)
-    from easyanim_server.workers import tools
+    from easyanim_server.cli import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
     typer.echo(f"packed {count} files into {file}")
@@ -234,7 +236,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
 @cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
 def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Unpack a cache that was made for this device and version."""
-    from easyanim_server.workers import tools
+    from easyanim_server.cli import tools
 
     count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
     typer.echo(f"unpacked {count} files from {file}")
@@ -246,7 +248,7 @@ def export(
     model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
 ) -> None:
     """Write a model as a diffusers folder, which `serve --model FOLDER` and diffusers itself can load."""
-    from easyanim_server.workers import tools
+    from easyanim_server.cli import tools
 
     tools.export(model, folder)
     typer.echo(f"wrote {model} to {folder}")
@@ -277,7 +279,8 @@ def bench(
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     if model is not None:
         preflight.check_model(model)
-    from easyanim_server.workers import benchmark, speedtable
+    from easyanim_server.benchmark import benchmark
+    from easyanim_server.benchmark import tables as speedtable
 
     plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full, pairs)
     run = benchmark.Benchmark(plan, out, commit, typer.echo, what)
@@ -317,7 +320,7 @@ def tune(
              "cache_dir": cache_dir}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check(settings)
-    from easyanim_server.workers import tunecommand
+    from easyanim_server.tune import command as tunecommand
 
     plan = tunecommand.TunePlan.parse(
         settings, budget=budget, steps=steps, placements=placements, backends=backends, precisions=precisions,

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-from tools.quality.camera import estimate, vector
 from torch import Tensor
 
-from easyanim_server.engine import checkpoint
+from dev.quality.camera import estimate, vector
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
-from easyanim_server.job import Bucket, Job, Picture
-from easyanim_server.profiles import Acceleration, Solver
+from easyanim_server.engine.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SQUARE, WIDE = Bucket.parse("128x128x25"), Bucket.parse("128x224x25")

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import typer.main
-from tools.quality.__main__ import parser as quality_parser
 from typer.testing import CliRunner
 
+from dev.quality.__main__ import parser as quality_parser
 from easyanim_client.commands import EPILOG, app
 from easyanim_server.__main__ import app as server_app
 from tests.e2e.processes import BIN, ROOT, ServerCommand, client

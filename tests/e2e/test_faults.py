@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from easyanim_client import Client, ServerFailed
-from easyanim_server.settings import Settings
+from easyanim_server.config.settings import Settings
 from tests.conftest import encode_picture
 from tests.engines import FAULTY
 from tests.servers import RunningServer, settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server.workers.local import DEFAULT_ENGINE
+from easyanim_server.workers.process import DEFAULT_ENGINE
 from tests.conftest import Stub
 from tests.servers import RunningServer, settings
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.quality import __main__ as command
-from tools.quality import tables
-from tools.quality.cases import Photographs
-from tools.quality.harness import Options
-from tools.quality.settings import DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting
-from tools.train_demo.pictures import draw_textures
 
-from easyanim_server.engine import checkpoint
-from easyanim_server.job import Bucket
-from easyanim_server.profiles import Acceleration, Solver
+from dev.quality import __main__ as command
+from dev.quality import tables
+from dev.quality.cases import Photographs
+from dev.quality.harness import Options
+from dev.quality.settings import DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting
+from dev.train_demo.pictures import draw_textures
+from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.profiles import Acceleration, Solver
+from easyanim_server.engine.weights import checkpoint
 from tests.simulated_model import SimulatedModel
 
 BETTER = Setting(24, Acceleration(Solver.DPMPP_2M))
@@ -172,7 +172,7 @@ def test_a_demo_without_weights_is_named_with_what_to_do(
     assert command.main([]) == 2
     said = capsys.readouterr().err
     assert "lacks the weights of builtin:demo" in said
-    assert "tools/train_demo/README.md says how" in said
+    assert "dev/train_demo/README.md says how" in said
     assert "make quality QUALITY='--model " in said
 
 

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server import tuning
 from easyanim_server.__main__ import app
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.settings import Settings
-from easyanim_server.video.decoder import read_frames
-from easyanim_server.workers.local import DEFAULT_ENGINE
+from easyanim_server.config import tuned as tuning
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.media.decoder import read_frames
+from easyanim_server.workers.process import DEFAULT_ENGINE
 from tests.conftest import Stub
 from tests.e2e.processes import BIN, ROOT
 from tests.servers import RunningServer, settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from easyanim_server.engine import checkpoint
+from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.engine.engine import Engine
-from easyanim_server.served import ModelInfo, PromptTokenizer, Served
+from easyanim_server.engine.weights import checkpoint
 from easyanim_server.telemetry.devices import Devices
 
 pytestmark = pytest.mark.gpu
@@ -17,7 +17,7 @@ def test_the_devices_that_an_engine_names_are_those_that_the_driver_reports() ->
     engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))
     devices = Devices()
     model = ModelInfo("builtin:tiny", "0", 0, "original", "bfloat16", "cuda")
-    devices.worker_ready(Served(model, PromptTokenizer("", "", "", 256), device_uuids=engine.device_uuids))
+    devices.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), device_uuids=engine.device_uuids))
 
     (before,) = devices.read()
     assert before.name == torch.cuda.get_device_name()

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from easyanim_server.engine import builtin, checkpoint
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.profiles import Acceleration, Solver
+from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.gate import relative_l2
-from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.sampler import Sampling
-from easyanim_server.events import Phase
-from easyanim_server.job import Bucket, Job, Picture
-from easyanim_server.profiles import Acceleration, Solver
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.sampling import Sampling
+from easyanim_server.engine.weights import checkpoint
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +31,7 @@ JOB = Job(
 )  # fmt: skip
 
 
-def modules(size: str = "builtin:tiny") -> Modules:
+def modules(size: str = "builtin:tiny") -> Components:
     if size == "builtin:tiny":
         return checkpoint.load(size, device=CUDA, dtype=torch.bfloat16)
     return builtin.synthetic("7b", device=CUDA, dtype=torch.bfloat16, text_layers=0)

@@ -1,7 +1,7 @@
 """Placements on a CUDA device under the memory of smaller cards.
 
-With ``MEMORY_ROWS=bench/results/<card>-memory.json`` rows that `bench/memory.py` has measured there are not measured
-again, and those that are missing are added.
+With ``MEMORY_ROWS=bench/results/<card>-memory.json`` rows that `dev/bench/memory.py` has measured there are not
+measured again, and those that are missing are added.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.memory import Case, MemoryBenchmark
-from easyanim_server.engine import checkpoint
+from dev.bench.memory import Case, MemoryBenchmark
+from easyanim_server.domain.errors import OutOfDeviceMemory
+from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.engine import Engine
-from easyanim_server.errors import OutOfDeviceMemory
-from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.engine.weights import checkpoint
 
 pytestmark = pytest.mark.gpu
 

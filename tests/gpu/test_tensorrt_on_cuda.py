@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from easyanim_server.engine import builtin, cache, checkpoint
-from easyanim_server.engine.backends import Backends
-from easyanim_server.engine.block import Block
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.compile.backends import Backends
+from easyanim_server.engine.compile.numeric_check import relative_l2
+from easyanim_server.engine.compile.tensorrt import AfterAttention, BeforeAttention, _engine, weights_of
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.gate import relative_l2
-from easyanim_server.engine.sampler import Sampling
-from easyanim_server.engine.tensorrt import AfterAttention, BeforeAttention, _engine, weights_of
-from easyanim_server.engine.transformer import Denoiser
-from easyanim_server.job import Bucket, Job
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.block import Block
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.sampling import Sampling
+from easyanim_server.engine.weights import checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools.train_demo.gradients import Gradients
+
+from dev.train_demo.gradients import Gradients
 
 pytestmark = pytest.mark.gpu
 

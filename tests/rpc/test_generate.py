@@ -18,10 +18,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server import errors
-from easyanim_server.errors import EasyAnimError
-from easyanim_server.rpc import picture
-from easyanim_server.rpc.convert import CONVERSIONS
+from easyanim_server.domain import errors
+from easyanim_server.domain.errors import EasyAnimError
+from easyanim_server.media import picture
+from easyanim_server.rpc.from_proto import CONVERSIONS
 from easyanim_server.rpc.status import CODES
 from tests import video_reader
 from tests.conftest import Stub, kinds, request

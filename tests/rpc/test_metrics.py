@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server.errors import ConfigurationError
+from easyanim_server.domain.errors import ConfigurationError
 from tests.conftest import Stub, request
 from tests.engines import SIMULATED, UNIT_SECONDS
 from tests.servers import RunningServer, settings

@@ -15,10 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server.errors import ConfigurationError, UnsupportedModel, WorkerLost
-from easyanim_server.rpc import app
-from easyanim_server.rpc.app import GOODBYE_SECONDS
-from easyanim_server.workers.local import LocalWorker
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel, WorkerLost
+from easyanim_server.rpc import server as app
+from easyanim_server.rpc.server import GOODBYE_SECONDS
+from easyanim_server.workers.process import LocalWorker
 from tests.conftest import Stub, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from easyanim_server.engine import cache
+from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.engine import Engine
 from tests.models import make_modules
 

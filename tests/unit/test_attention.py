@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyanim_server.engine import attention, attention_cpu
-from easyanim_server.engine.attention import (
+from easyanim_server.engine.attention import cpu as attention_cpu
+from easyanim_server.engine.attention import select as attention
+from easyanim_server.engine.attention.select import (
     attend,
     available,
     candidates,
@@ -17,7 +18,7 @@ from easyanim_server.engine.attention import (
     measure,
     query_scale,
 )
-from easyanim_server.engine.kernels import qk_norm_rotate
+from easyanim_server.engine.kernels.fused import qk_norm_rotate
 
 CPU = torch.device("cpu")
 

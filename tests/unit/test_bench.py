@@ -14,20 +14,22 @@ import pytest
 import torch
 import typer.main
 from diffusers import EasyAnimateTransformer3DModel
-from tools.train_demo.networks import Sizes
 from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
-from bench import demo_model, report
+from dev.bench import demo_model, report
+from dev.train_demo.networks import Sizes
 from easyanim_server.__main__ import app
-from easyanim_server.engine import attention, checkpoint, measure, speedtest
+from easyanim_server.benchmark import benchmark, record, speedtest
+from easyanim_server.benchmark import stopwatch as measure
+from easyanim_server.benchmark.benchmark import Plan
+from easyanim_server.benchmark.speedtest import SpeedTest, Variant
+from easyanim_server.benchmark.stopwatch import Stopwatch
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.measure import Stopwatch
-from easyanim_server.engine.speedtest import SpeedTest, Variant
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket
-from easyanim_server.workers import benchmark, record
-from easyanim_server.workers.benchmark import Plan
+from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
 
 CPU = torch.device("cpu")
@@ -212,7 +214,7 @@ def test_results_are_named_by_card(gpu: str, name: str) -> None:
 
 
 def test_the_benchmark_needs_neither_video_nor_grpc() -> None:
-    script = "import sys; import easyanim_server.workers.benchmark, easyanim_server.workers.speedtable; " \
+    script = "import sys; import easyanim_server.benchmark.benchmark, easyanim_server.benchmark.tables; " \
              "print(*{'av', 'grpc'} & set(sys.modules))"  # fmt: skip
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert ran.stdout.strip() == ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import loading, placements
+from dev.bench import loading, placements
 
 Row = dict[str, Any]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench import placements
-from bench.memory import COMPARED_STEPS, MemoryBenchmark, main, on_a_gpu, on_the_cpu
+from dev.bench import placements
+from dev.bench.memory import COMPARED_STEPS, MemoryBenchmark, main, on_a_gpu, on_the_cpu
+from easyanim_server.domain.errors import OutOfDeviceMemory
+from easyanim_server.domain.job import DEFAULT_STEPS
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.engine import Engine
-from easyanim_server.errors import OutOfDeviceMemory
-from easyanim_server.job import DEFAULT_STEPS
 
 Row = dict[str, Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from bench import placements, stock
-from easyanim_server.job import Bucket
+from dev.bench import placements, stock
+from easyanim_server.domain.job import Bucket
 
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
 

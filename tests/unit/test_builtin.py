@@ -8,8 +8,8 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
 from torch import nn
 from transformers import Qwen2VLConfig
 
-from easyanim_server.engine import builtin
-from easyanim_server.engine.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from easyanim_server.engine import cache
-from easyanim_server.errors import ConfigurationError
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.engine.cache import store as cache
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from easyanim_server.__main__ import app
-from easyanim_server.engine.cachefit import LEAST_POINTS, fit, observe
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.profiles import Acceleration
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.stepcache import PUBLISHED
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.profiles import Acceleration
+from easyanim_server.engine.step_cache.fit import LEAST_POINTS, fit, observe
+from easyanim_server.engine.step_cache.teacache import PUBLISHED
 from tests.models import make_job, make_modules, run
 
 

@@ -12,9 +12,9 @@ import torch
 from diffusers import AutoencoderKLMagvit
 from torch import Tensor, nn
 
-from easyanim_server.engine import pointwise
-from easyanim_server.engine.causal import CausalVAE, Features, fastest_on_cpu
-from easyanim_server.engine.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51.vae_fast import Features, StreamingVAE, fastest_on_cpu
+from easyanim_server.engine.kernels import vae_ops as pointwise
 from tests.models import Broken, breaking, make_pipeline, shared_pipeline
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
@@ -34,12 +34,12 @@ def chunks(x: Tensor, size: int) -> Iterator[Tensor]:
         yield from x[:, :, 1:].split(size, dim=2)
 
 
-def encoded(ours: CausalVAE, video: Tensor, frames: int = 4) -> Tensor:
+def encoded(ours: StreamingVAE, video: Tensor, frames: int = 4) -> Tensor:
     features: Features = {}
     return torch.cat([ours.encode_chunk(chunk, features) for chunk in chunks(video, frames)], dim=2)
 
 
-def decoded(ours: CausalVAE, latents: Tensor, frames: int = 1) -> Tensor:
+def decoded(ours: StreamingVAE, latents: Tensor, frames: int = 1) -> Tensor:
     features: Features = {}
     return torch.cat([ours.decode_chunk(chunk, features) for chunk in chunks(latents, frames)], dim=2)
 
@@ -74,7 +74,7 @@ def test_chunks_of_any_length_equal_the_stock_network(
     video = random(1, 3, frames, height, width)
     latents = random(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
     moments, pixels = expected(video, latents)
-    ours = CausalVAE(network, layout=layout)
+    ours = StreamingVAE(network, layout=layout)
 
     for groups in (1, 2, 12):
         assert_close(encoded(ours, video, 4 * groups), moments)
@@ -86,7 +86,7 @@ def test_convolutions_of_frames_sum_to_those_of_videos(network: AutoencoderKLMag
     height, width = size
     video, latents = random(2, 3, 13, height, width), random(2, 16, 4, height // 8, width // 8)
     moments, pixels = expected(video, latents)
-    ours = CausalVAE(network, **fastest_on_cpu(torch.float32))
+    ours = StreamingVAE(network, **fastest_on_cpu(torch.float32))
 
     for groups in (1, 3):
         assert_close(encoded(ours, video, 4 * groups), moments)
@@ -97,7 +97,7 @@ def test_convolutions_of_frames_sum_to_those_of_videos(network: AutoencoderKLMag
 def test_videos_of_a_batch_do_not_mix(network: AutoencoderKLMagvit, layout: torch.memory_format) -> None:
     video, latents = random(2, 3, 9, 16, 24), random(2, 16, 3, 2, 3)
     moments, pixels = expected(video, latents)
-    ours = CausalVAE(network, layout=layout)
+    ours = StreamingVAE(network, layout=layout)
 
     assert_close(encoded(ours, video), moments)
     assert_close(decoded(ours, latents), pixels)
@@ -105,7 +105,7 @@ def test_videos_of_a_batch_do_not_mix(network: AutoencoderKLMagvit, layout: torc
 
 def test_on_a_cpu_every_bit_is_stock(network: AutoencoderKLMagvit) -> None:
     video, latents = random(1, 3, 13, 32, 48), random(1, 16, 4, 4, 6)
-    ours = CausalVAE(network)
+    ours = StreamingVAE(network)
 
     for groups in (1, 3):
         results = encoded(ours, video, 4 * groups), decoded(ours, latents, groups)
@@ -113,7 +113,7 @@ def test_on_a_cpu_every_bit_is_stock(network: AutoencoderKLMagvit) -> None:
 
 
 def test_features_belong_to_their_video(network: AutoencoderKLMagvit) -> None:
-    ours = CausalVAE(network)
+    ours = StreamingVAE(network)
     videos = [random(1, 16, 4, 2, 3, seed=seed) for seed in range(2)]
     alone = [decoded(ours, video) for video in videos]
 
@@ -129,7 +129,7 @@ def test_features_belong_to_their_video(network: AutoencoderKLMagvit) -> None:
 
 def test_features_are_two_frames_at_most_and_hold_no_chunk(network: AutoencoderKLMagvit) -> None:
     features: Features = {}
-    ours = CausalVAE(network)
+    ours = StreamingVAE(network)
     for chunk in chunks(random(1, 3, 9, 16, 16), 8):
         ours.encode_chunk(chunk, features)
 
@@ -142,7 +142,7 @@ def test_features_are_two_frames_at_most_and_hold_no_chunk(network: AutoencoderK
 
 
 def test_a_failure_in_one_video_leaves_the_others_alone(network: AutoencoderKLMagvit) -> None:
-    ours = CausalVAE(network)
+    ours = StreamingVAE(network)
     latents = random(1, 16, 3, 2, 3)
     alone = decoded(ours, latents)
 
@@ -163,7 +163,7 @@ def test_hooks_on_every_stock_module_see_the_chunk(network: AutoencoderKLMagvit)
     for module in inside:
         module.register_forward_pre_hook(lambda module, given: seen.update({module: tuple(given[0].shape)}))
 
-    CausalVAE(network).decode_chunk(random(1, 16, 1, 2, 3), {})
+    StreamingVAE(network).decode_chunk(random(1, 16, 1, 2, 3), {})
 
     assert seen.keys() == set(inside)
     assert seen[network.decoder] == (1, 16, 1, 2, 3)
@@ -173,7 +173,7 @@ def test_hooks_on_every_stock_module_see_the_chunk(network: AutoencoderKLMagvit)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_stock_network_is_not_changed(network: AutoencoderKLMagvit, layout: torch.memory_format) -> None:
     stock = shared_pipeline().vae
-    ours = CausalVAE(network, layout=layout)
+    ours = StreamingVAE(network, layout=layout)
     encoded(ours, random(1, 3, 5, 8, 8))
     decoded(ours, random(1, 16, 2, 1, 1))
 
@@ -190,7 +190,7 @@ def test_a_network_that_cannot_run_in_chunks_is_refused(changed: dict[str, objec
     other = AutoencoderKLMagvit(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, **changed)
 
     with pytest.raises(ValueError, match=next(iter(changed))):
-        CausalVAE(other)
+        StreamingVAE(other)
 
 
 def test_paths_are_equal(network: AutoencoderKLMagvit) -> None:
@@ -286,7 +286,7 @@ def interpret() -> None:
         compare("triton", name, arguments, tolerance=1e-5)
     latents = random(1, 16, 2, 1, 1)
     _, pixels = expected(random(1, 3, 1, 8, 8), latents)
-    assert_close(decoded(CausalVAE(make_pipeline().vae, "triton", BY_CHANNEL), latents), pixels)
+    assert_close(decoded(StreamingVAE(make_pipeline().vae, "triton", BY_CHANNEL), latents), pixels)
 
 
 def count_loops_with_numpy_2() -> None:
@@ -307,7 +307,7 @@ def count_loops_with_numpy_2() -> None:
 def test_kernels_build_for_hopper_and_move_16_bytes_at_a_time(
     channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyanim_server.engine import pointwise_triton as kernels
+    from easyanim_server.engine.kernels import vae_ops_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     _, _, block = kernels._tiling(384 * 672, channels)
@@ -332,7 +332,7 @@ def ptx_for_hopper(name: str, types: dict[str, str], constants: dict[str, int]) 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from easyanim_server.engine import pointwise_triton as kernels
+    from easyanim_server.engine.kernels import vae_ops_triton as kernels
 
     kernel = getattr(kernels, name)
     halves, floats = {"x", "y", "out", "bias", "shortcut", "scale", "shift"}, {"sums", "affine"}
@@ -372,7 +372,7 @@ def test_triton_equals_torch_on_a_gpu(dtype: torch.dtype, tolerance: float) -> N
 def test_the_network_equals_stock_on_a_gpu(network: AutoencoderKLMagvit, way: pointwise.Way) -> None:
     video, latents = random(1, 3, 13, 64, 96), random(1, 16, 4, 8, 12)
     moments, pixels = expected(video, latents)
-    ours = CausalVAE(network.to("cuda"), way)
+    ours = StreamingVAE(network.to("cuda"), way)
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for groups in (1, 3):

@@ -7,11 +7,12 @@ import torch
 from diffusers import EasyAnimateInpaintPipeline
 from safetensors.torch import load_file, save_file
 
-from easyanim_server.engine import builtin, checkpoint
-from easyanim_server.engine.qwen import TrimmedTextEncoder
-from easyanim_server.engine.weights import files_of
-from easyanim_server.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.settings import DEFAULT_MODEL
+from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.weights import checkpoint
+from easyanim_server.engine.weights.read import files_of
 
 CPU = torch.device("cpu")
 NETWORKS = ("transformer", "vae", "text_encoder")

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from easyanim_client import AsyncClient, Client, InvalidRequest
 from easyanim_client.commands import app
 from easyanim_client.commands.shared import ADDRESS_VARIABLE
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.settings import CLIENT_ADDRESS, Settings
+from easyanim_server.config.settings import CLIENT_ADDRESS, Settings
+from easyanim_server.domain.errors import ConfigurationError
 
 
 def test_the_client_takes_its_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

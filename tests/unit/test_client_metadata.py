@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from easyanim_client import metadata
 from easyanim_client.metadata import find_comment, read_comment
-from easyanim_server.job import OutputFormat
+from easyanim_server.domain.job import OutputFormat
 from tests.unit.test_encoder import encode, moving_pattern
 
 COMMENT = '{"prompt": "猫在眨眼 – a cat blinks", "more": "' + "x" * 3_000 + '"}'

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from easyanim_server.engine import code_digest as module
-from easyanim_server.engine.code_digest import PACKAGE, code_digest
+from easyanim_server.engine.cache import code_digest as module
+from easyanim_server.engine.cache.code_digest import PACKAGE, code_digest
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def edited(package: Path, file: Path) -> str:
 @pytest.mark.parametrize(
     "pattern",
     [
-        "kernels_triton",
-        "kernels_cpu",
-        "attention_hopper",
-        "attention_cpu",
+        "fused_triton",
+        "fused_cpu",
+        "attention/hopper",
+        "attention/cpu",
         "solvers",
-        "stepcache",
+        "teacache",
         "block",
-        "causal",
+        "vae_fast",
         "precision",
         "qwen",
     ],
@@ -55,7 +55,7 @@ def test_editing_code_of_a_prediction_changes_the_key(package: Path, pattern: st
         assert edited(package, file) != before, file
 
 
-@pytest.mark.parametrize("pattern", ["engine/.*speedtest", "tunereport", "engine/.*cachefit", "rpc/.*status"])
+@pytest.mark.parametrize("pattern", ["benchmark/speedtest", "tune/report", "engine/.*step_cache/fit", "rpc/.*status"])
 def test_editing_a_report_keeps_the_key(package: Path, pattern: str) -> None:
     for file in files(package, pattern):
         before = code_digest(package)
@@ -68,7 +68,7 @@ def test_a_module_in_a_folder_of_the_engine_counts(package: Path) -> None:
     folder = package / "engine" / "deeper" / "still"
     folder.mkdir(parents=True)
     (folder / "kernel.py").write_text("SCALE = 1.0\n")
-    (root,) = files(package, r"engine/.*sampler\.py$")
+    (root,) = files(package, r"engine/.*sampling\.py$")
     root.write_text(root.read_text() + "\nfrom easyanim_server.engine.deeper.still import kernel\n")
     with_module = edited(package, root)
 

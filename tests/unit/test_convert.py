@@ -8,7 +8,7 @@ import gc
 from PIL import Image
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server.rpc.convert import CONVERSIONS, to_job
+from easyanim_server.rpc.from_proto import CONVERSIONS, to_job
 from tests.conftest import encode_picture
 from tests.servers import settings
 

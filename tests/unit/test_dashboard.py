@@ -13,10 +13,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from easyanim_server.errors import QueueFull, WorkerLost
-from easyanim_server.events import Completed, Phase, Progress
-from easyanim_server.job import Bucket, Job
-from easyanim_server.served import ModelInfo, PromptTokenizer, Readiness, Served
+from easyanim_server.domain.errors import QueueFull, WorkerLost
+from easyanim_server.domain.events import Completed, Phase, Progress
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import BucketStatus, ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.metrics import STATES, Load, Metrics
 
@@ -37,8 +37,8 @@ def registry() -> CollectorRegistry:
     bucket = Bucket.parse("384x672x49")
     job = Job("1", "a cat", "", bucket, steps=1, guidance=1.0, seed=1)
     model = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
-    plan = Readiness(bucket, "eager", "float32", "torch")
-    metrics.worker_ready(Served(model, PromptTokenizer("", "", "", 256), (plan,)))
+    plan = BucketStatus(bucket, "eager", "float32", "torch")
+    metrics.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), (plan,)))
     metrics.worker_lost(stuck=False)
     metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))
@@ -159,9 +159,9 @@ def test_the_documentation_lists_every_metric_with_type_labels_and_meaning(regis
 
 
 def test_states_are_those_of_the_scheduler() -> None:
-    from easyanim_server.jobs.state import State
+    from easyanim_server.domain.state import ServerState
 
-    assert set(STATES) == {state.value for state in State}
+    assert set(STATES) == {state.value for state in ServerState}
 
 
 class Loader(yaml.SafeLoader):
@@ -203,7 +203,7 @@ def test_what_the_cpu_variant_changes_is_there_to_be_changed() -> None:
 
 
 def test_settings_in_the_image_are_settings() -> None:
-    from easyanim_server.settings import unknown_environment
+    from easyanim_server.config.settings import unknown_environment
 
     names = re.findall(r"\b(EASYANIM_\w+)=", (ROOT / "Dockerfile").read_text())
     assert names

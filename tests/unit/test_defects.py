@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from easyanim_server.engine import block
+from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.text import prompt_tokenizer
-from easyanim_server.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51 import block
+from easyanim_server.engine.families.easyanimate_v51.text import prompt_tokenizer
 from tests.models import (
     Broken,
     breaking,

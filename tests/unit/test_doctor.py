@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyanim_server import doctor
-from easyanim_server.settings import DEFAULT_MODEL, Settings
-from easyanim_server.workers import tools
+from easyanim_server.cli import doctor, tools
+from easyanim_server.config.settings import DEFAULT_MODEL, Settings
 
 GIB = 2**30
 

@@ -7,9 +7,9 @@ import numpy as np
 import psutil
 import pytest
 
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import OutputFormat
-from easyanim_server.video.encoder import VideoEncoder, missing_codecs
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import OutputFormat
+from easyanim_server.media.encoder import VideoEncoder, missing_codecs
 from tests.video_reader import psnr, read
 
 WIDTH, HEIGHT, FRAMES, FPS = 160, 96, 49, 8

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from easyanim_server.engine import checkpoint
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.engine import Engine, resolve_device, resolve_dtype
-from easyanim_server.engine.modules import Modules
-from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.events import Phase
-from easyanim_server.job import Bucket, Job
-from easyanim_server.settings import Settings
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.weights import checkpoint
 from tests.models import Broken, breaking, make_job, make_modules, run
 
 
@@ -27,12 +27,12 @@ def shortage() -> torch.OutOfMemoryError:
 
 
 @pytest.fixture
-def modules() -> Modules:
+def modules() -> Components:
     return make_modules()
 
 
 @pytest.fixture
-def engine(modules: Modules) -> Engine:
+def engine(modules: Components) -> Engine:
     return Engine(modules)
 
 
@@ -128,7 +128,7 @@ def test_after_the_observer_has_left_the_engine_is_as_good_as_new(
     assert np.array_equal(render(engine, make_job()), fresh)
 
 
-PLACES: dict[str, Callable[[Modules], nn.Module]] = {
+PLACES: dict[str, Callable[[Components], nn.Module]] = {
     "text encoder": lambda modules: modules.text_encoder.model.layers[1],  # type: ignore[union-attr, index]
     "VAE's encoder": lambda modules: modules.vae.encoder.mid_block,
     "transformer": lambda modules: modules.transformer.proj_out,
@@ -138,7 +138,7 @@ PLACES: dict[str, Callable[[Modules], nn.Module]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_after_a_failure_the_engine_is_as_good_as_new(
-    modules: Modules, engine: Engine, fresh: NDArray[np.uint8], place: str
+    modules: Components, engine: Engine, fresh: NDArray[np.uint8], place: str
 ) -> None:
     with breaking(PLACES[place](modules), after=1), pytest.raises(Broken):
         render(engine, make_job(seed=1, prompt="a dog", pictures=2))
@@ -156,7 +156,7 @@ def test_after_an_abandoned_decode_the_engine_is_as_good_as_new(engine: Engine, 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_shortage_of_device_memory_has_a_name_and_passes(
-    modules: Modules, engine: Engine, fresh: NDArray[np.uint8], place: str
+    modules: Components, engine: Engine, fresh: NDArray[np.uint8], place: str
 ) -> None:
     error = shortage()
     with (
@@ -169,7 +169,7 @@ def test_a_shortage_of_device_memory_has_a_name_and_passes(
     assert np.array_equal(render(engine, make_job()), fresh)
 
 
-def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Modules, engine: Engine) -> None:
+def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Components, engine: Engine) -> None:
     with (
         breaking(modules.transformer.proj_out, error=shortage()),
         pytest.raises(OutOfDeviceMemory) as caught,
@@ -184,7 +184,7 @@ def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Modu
     assert held == []
 
 
-def test_preparing_runs_every_distinct_shape_once(modules: Modules, engine: Engine) -> None:
+def test_preparing_runs_every_distinct_shape_once(modules: Components, engine: Engine) -> None:
     buckets = [Bucket.parse(name) for name in ("32x48x5", "48x32x1", "32x48x5")]
     with breaking(modules.transformer.proj_out, after=100) as steps, breaking(modules.vae.decoder, after=100) as groups:
         ready = engine.prepare(buckets)
@@ -194,7 +194,7 @@ def test_preparing_runs_every_distinct_shape_once(modules: Modules, engine: Engi
     assert groups.calls == 2 + 1
 
 
-def test_the_model_says_what_it_is(modules: Modules, engine: Engine) -> None:
+def test_the_model_says_what_it_is(modules: Components, engine: Engine) -> None:
     model = engine.model
 
     assert (model.name, model.dtype, model.device, model.attention_mode) == (

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from easyanim_server.events import Completed, Phase, Progress
-from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.domain.events import Completed, Phase, Progress
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.model import BucketStatus, ModelInfo
 from easyanim_server.jobs.eta import Estimator
-from easyanim_server.served import ModelInfo, Readiness
 
 MODEL = ModelInfo("m", "", 0, "original", "float32", "cpu")
 JOB = Job("1", "", "", Bucket(64, 64, 5), steps=10, guidance=6.0, seed=0, start=Picture(64, 64, b""))
-READY = Readiness(JOB.bucket, "eager", "float32", "torch")
+READY = BucketStatus(JOB.bucket, "eager", "float32", "torch")
 SECONDS = {Phase.TEXT_ENCODE: 1.0, Phase.IMAGE_ENCODE: 2.0, Phase.DENOISE: 20.0, Phase.DECODE: 4.0}
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_server.engine import checkpoint
+from easyanim_server.domain.events import Work
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.model import BucketStatus, ModelInfo
+from easyanim_server.domain.profiles import Acceleration, Solver
+from easyanim_server.domain.receipt import comment, receipt
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.sampler import Sampling
-from easyanim_server.events import Work
-from easyanim_server.job import Bucket, Job, Picture
-from easyanim_server.profiles import Acceleration, Solver
-from easyanim_server.prompts import NEGATIVE_ENGLISH
-from easyanim_server.receipt import comment, receipt
-from easyanim_server.served import ModelInfo, Readiness
+from easyanim_server.engine.sampling import Sampling
+from easyanim_server.engine.weights import checkpoint
+from easyanim_server.prompts.negative import NEGATIVE_ENGLISH
 
 JOB = Job("1", "a cat blinks", NEGATIVE_ENGLISH, Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1)
 MODEL = ModelInfo("m", "f" * 64, 1, "original", "float32", "cpu", {"torch": "2"})
-READY = Readiness(JOB.bucket, "eager", "float32", "torch")
+READY = BucketStatus(JOB.bucket, "eager", "float32", "torch")
 
 
 def sampling(latents: torch.Tensor) -> Sampling:

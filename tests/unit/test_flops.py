@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from easyanim_server.engine.block import AttentionMode
-from easyanim_server.engine.builtin import PUBLISHED_TRANSFORMERS
-from easyanim_server.engine.flops import Flops, step_flops, video_tokens
-from easyanim_server.engine.transformer import Denoiser
-from easyanim_server.job import Bucket
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
+from easyanim_server.engine.families.easyanimate_v51.builtin import PUBLISHED_TRANSFORMERS
+from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from tests.models import make_pipeline
 
 SHAPES = [((1, 4, 6), 7), ((3, 8, 4), 256)]

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.events import Chunk, Completed, Phase, Progress, Work
-from easyanim_server.job import Bucket, Job, OutputFormat
-from easyanim_server.video import encoder
-from easyanim_server.workers import generation
-from easyanim_server.workers.generation import Generation
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.events import Chunk, Completed, Phase, Progress, Work
+from easyanim_server.domain.job import Bucket, Job, OutputFormat
+from easyanim_server.media import encoder
+from easyanim_server.workers import runner as generation
+from easyanim_server.workers.runner import JobRunner
 from tests import engines
 from tests.engines import SimulatedEngine, SimulatedSampling
 
@@ -33,7 +33,7 @@ def test_a_format_that_cannot_be_written_is_refused_before_any_work(
     job = replace(JOB, output=OutputFormat.WEBM)
 
     with pytest.raises(ConfigurationError, match="needs the encoder libvpx-vp9"):
-        Generation(SimulatedEngine("simulated"), job, said.append, lambda: None).run()
+        JobRunner(SimulatedEngine("simulated"), job, said.append, lambda: None).run()
 
     assert said == []
 
@@ -64,7 +64,7 @@ def test_a_steps_time_counts_only_steps_that_are_done(
     monkeypatch.setattr(engines, "time", clock)
     monkeypatch.setattr(generation, "time", clock)
     monkeypatch.setattr(engines, "UNIT_SECONDS", STEP_SECONDS)
-    Generation(kind("simulated"), replace(JOB, prompt="a cat"), said.append, lambda: None).run()
+    JobRunner(kind("simulated"), replace(JOB, prompt="a cat"), said.append, lambda: None).run()
 
     done = said[-1]
     assert isinstance(done, Completed)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from easyanim_server.engine import builtin, checkpoint, export
-from easyanim_server.engine.modules import Modules
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.weights import checkpoint, export
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(builtin, "PUBLISHED_TEXT", builtin.PUBLISHED_TEXT | text)
         patch.setattr(builtin, "PUBLISHED_VAE", {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 8})
         patch.setattr(export, "MAX_SHARD_SIZE", "40MB")
-        modules: Modules = builtin.synthetic("7b", device=CPU, dtype=torch.bfloat16, text_layers=8)
+        modules: Components = builtin.synthetic("7b", device=CPU, dtype=torch.bfloat16, text_layers=8)
         export.write(modules, builtin.synthetic_text_config(8), place)
     return place
 

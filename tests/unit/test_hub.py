@@ -8,9 +8,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from easyanim_server.engine import builtin, checkpoint
-from easyanim_server.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.settings import DEFAULT_MODEL
+from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.weights import checkpoint
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine import kernels, kernels_cpu
-from easyanim_server.engine.kernels import E4M3, E4M3_MAX, Quantised
+from easyanim_server.engine.kernels import fused as kernels
+from easyanim_server.engine.kernels import fused_cpu as kernels_cpu
+from easyanim_server.engine.kernels.fused import E4M3, E4M3_MAX, Quantised
 
 BATCH, TOKENS, TEXTS, HEADS, CHANNELS = 2, 11, 3, 3, 32
 DIM = HEADS * CHANNELS
@@ -300,7 +301,7 @@ def interpret() -> None:
 
     Quantised values stay unrounded float32 here: the interpreter loses carries when it rounds to e4m3.
     """
-    from easyanim_server.engine import kernels_triton
+    from easyanim_server.engine.kernels import fused_triton as kernels_triton
 
     kernels_triton.E4M3 = torch.float32
     kernels._scaled = unscaled()
@@ -323,7 +324,7 @@ def unscaled() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def triton(name: str) -> Callable[..., Any]:
-    from easyanim_server.engine import kernels_triton
+    from easyanim_server.engine.kernels import fused_triton as kernels_triton
 
     function: Callable[..., Any] = getattr(kernels_triton, name.split()[0])
     return function

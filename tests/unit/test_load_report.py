@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dev.load import report
+from dev.load.run import SCENARIOS
 from easyanim.v1 import video_pb2 as pb
-from load import report
-from load.run import SCENARIOS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -59,7 +59,7 @@ DOCUMENT: dict[str, Any] = {
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_scenario_calls_the_contract_as_it_is(scenario):
-    config = tomllib.loads((ROOT / "load" / f"{scenario.name}.toml").read_text())
+    config = tomllib.loads((ROOT / "dev" / "load" / f"{scenario.name}.toml").read_text())
 
     assert config["name"] == scenario.name
     assert (ROOT / config["proto"]).is_file()
@@ -70,7 +70,7 @@ def test_every_scenario_calls_the_contract_as_it_is(scenario):
 
 
 def test_no_configuration_is_without_a_scenario():
-    assert {file.stem for file in (ROOT / "load").glob("*.toml")} == {scenario.name for scenario in SCENARIOS}
+    assert {file.stem for file in (ROOT / "dev" / "load").glob("*.toml")} == {scenario.name for scenario in SCENARIOS}
 
 
 def test_the_table_has_every_number():

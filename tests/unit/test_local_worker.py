@@ -14,12 +14,12 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from easyanim_server.errors import WorkerLost
-from easyanim_server.events import Completed
-from easyanim_server.job import Bucket, Job, Picture
-from easyanim_server.workers import local
-from easyanim_server.workers.local import LocalWorker
-from easyanim_server.workers.protocol import Ready
+from easyanim_server.domain.errors import WorkerLost
+from easyanim_server.domain.events import Completed
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.workers import process as local
+from easyanim_server.workers.messages import Ready
+from easyanim_server.workers.process import LocalWorker
 from tests.engines import CARD, SIMULATED
 from tests.servers import settings
 

@@ -12,13 +12,13 @@ import psutil
 import pytest
 import torch
 
-from easyanim_server.engine import checkpoint
-from easyanim_server.engine.choice import FASTEST_FIRST, Choice, choose, find_placement
-from easyanim_server.engine.memory import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.events import Phase
-from easyanim_server.job import Bucket
-from easyanim_server.settings import PUBLISHED_BUCKETS, Settings
+from easyanim_server.config.settings import PUBLISHED_BUCKETS, Settings
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.memory.choose import FASTEST_FIRST, PlacementChoice, choose, find_placement
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
+from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 BUCKETS = tuple(map(Bucket.parse, PUBLISHED_BUCKETS))
@@ -86,7 +86,7 @@ def test_seconds_are_predicted_within_ten_percent(outline: Outline, row: Row) ->
 MEASURED = RESULTS / "h200-memory.json"
 
 
-@pytest.mark.skipif(not MEASURED.exists(), reason="bench/memory.py was not run yet")
+@pytest.mark.skipif(not MEASURED.exists(), reason="dev/bench/memory.py was not run yet")
 def test_every_measured_placement_took_what_was_predicted_within_ten_percent(outline: Outline) -> None:
     measured = [row for row in rows("h200-memory.json") if "error" not in row and row["model"] == "synthetic:7b"]
     assert measured
@@ -109,7 +109,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
     return pretend
 
 
-def find(device: torch.device, **values: Any) -> Choice:
+def find(device: torch.device, **values: Any) -> PlacementChoice:
     return find_placement(Settings.load({"model": "synthetic:7b", **values}), device, torch.bfloat16)
 
 
@@ -168,7 +168,7 @@ def test_auto_with_fp8_is_resident_on_smaller_cards(outline: Outline) -> None:
 
 
 def test_the_vae_is_tiled_only_where_nothing_else_helps(outline: Outline) -> None:
-    def tiled(made: Choice) -> set[str]:
+    def tiled(made: PlacementChoice) -> set[str]:
         return {item.bucket.name for item in made.estimates if item.tiled}
 
     assert tiled(choose(outline, BUCKETS, 12 * GIB)) == {"768x1344", "1344x768"}

@@ -11,17 +11,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from easyanim_server.__main__ import app
-from easyanim_server.engine import tiles
-from easyanim_server.engine.choice import capacity
+from easyanim_server.cli import memory_plan as memoryplan
+from easyanim_server.cli.memory_plan import parse_size
+from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.domain.errors import ConfigurationError, JobCancelled
+from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.engine.devices import limit_memory, locked_limit, resolve_device
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.memory import CONTEXT_BYTES, GIB
-from easyanim_server.errors import ConfigurationError, JobCancelled
-from easyanim_server.events import Completed, Phase, Progress
-from easyanim_server.settings import DEFAULT_MODEL, Settings
-from easyanim_server.workers import memoryplan
-from easyanim_server.workers.generation import Generation
-from easyanim_server.workers.memoryplan import parse_size
+from easyanim_server.engine.families.easyanimate_v51 import vae_tiling as tiles
+from easyanim_server.engine.memory.choose import capacity
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB
+from easyanim_server.workers.runner import JobRunner
 from tests.models import make_job, make_modules, make_pipeline
 
 
@@ -133,7 +133,7 @@ def test_a_video_in_tiles_is_complete_and_its_progress_goes_forward(tiled: Engin
     job = make_job(bucket="32x80x5")
     (readiness,) = tiled.prepare([job.bucket])
     said: list[Any] = []
-    Generation(tiled, job, said.append, check=lambda: None).run()
+    JobRunner(tiled, job, said.append, check=lambda: None).run()
 
     assert readiness.vae_tiled
     assert isinstance(said[-1], Completed)
@@ -159,6 +159,6 @@ def test_a_cancel_between_tiles_is_heard(tiled: Engine) -> None:
         if heard == 2:
             raise JobCancelled
 
-    generation = Generation(tiled, make_job(bucket="32x80x5"), say, check)
+    generation = JobRunner(tiled, make_job(bucket="32x80x5"), say, check)
     with pytest.raises(JobCancelled):
         generation.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyanim_server.job import Bucket, Job
+from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.telemetry.observer import JobObserver, JobObservers
 
 JOB = Job("1", "a cat", "", Bucket.parse("64x64x5"), steps=1, guidance=1.0, seed=1)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from easyanim_server.domain.job import Job
 from easyanim_server.engine.engine import Engine
-from easyanim_server.job import Job
 from tests.models import make_job, make_modules, make_pipeline, reference, run, shared_pipeline
 
 ALL_MMDIT = (2, 2)

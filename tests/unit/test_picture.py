@@ -207,6 +207,6 @@ def test_pillows_own_limit_is_neither_asked_nor_changed(form, monkeypatch):
 
 
 def test_the_module_is_light():
-    code = "import sys, easyanim_server.rpc.picture; print({'numpy', 'torch', 'av'} & set(sys.modules))"
+    code = "import sys, easyanim_server.media.picture; print({'numpy', 'torch', 'av'} & set(sys.modules))"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from easyanim_server.job import Bucket, FitPolicy
-from easyanim_server.rpc import picture
+from easyanim_server.domain.job import Bucket, FitPolicy
+from easyanim_server.media import picture
 from tests.pictures import grain
 
 

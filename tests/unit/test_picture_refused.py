@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from easyanim_server.errors import InvalidArgument
+from easyanim_server.domain.errors import InvalidArgument
 from tests.pictures import FORMATS, encode, every_form, grain, load, png, quarters, refusal, swapped_profile
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch._dynamo.utils import counters
 
+from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.engine.compile.numeric_check import FACTORS
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.gate import FACTORS
-from easyanim_server.engine.modules import Modules
-from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.events import Phase
-from easyanim_server.job import Bucket, Job
+from easyanim_server.engine.families.easyanimate_v51.components import Components
 from tests import models
 from tests.models import Broken, breaking, make_modules, make_pipeline, run
 
@@ -27,7 +27,7 @@ IN_8_BITS = ("full_and_qfloat8", "model_cpu_offload_and_qfloat8")
 BUCKET = Bucket.parse("32x48x5")
 
 
-def make_engine(placement: str, modules: Modules | None = None, **options: Any) -> Engine:
+def make_engine(placement: str, modules: Components | None = None, **options: Any) -> Engine:
     precision = "fp8-weights" if placement in IN_8_BITS else "bf16"
     modules = modules or make_modules(make_pipeline(2, 1))
     return Engine(modules, placement=placement, precision=precision, **options)
@@ -111,7 +111,7 @@ def test_modulation_embeddings_and_head_stay_as_they_are_in_8_bits() -> None:
     assert all(dtype is torch.float32 for name, dtype in types.items() if name not in small)
 
 
-PLACES: dict[Phase, Callable[[Modules], nn.Module]] = {
+PLACES: dict[Phase, Callable[[Components], nn.Module]] = {
     Phase.TEXT_ENCODE: lambda modules: modules.text_encoder.model.layers[1],  # type: ignore[union-attr, index]
     Phase.IMAGE_ENCODE: lambda modules: modules.vae.encoder.mid_block,
     Phase.DENOISE: lambda modules: modules.transformer.proj_out,
@@ -124,7 +124,7 @@ def plain() -> NDArray[np.uint8]:
     return render(make_engine("full"), make_job())
 
 
-def ready(placement: str, modules: Modules | None = None) -> Engine:
+def ready(placement: str, modules: Components | None = None) -> Engine:
     """With 8-bit weights where the placement has them, which are made when buckets are."""
     engine = make_engine(placement, modules)
     if placement in IN_8_BITS:
@@ -256,7 +256,7 @@ def test_placements_can_be_changed_in_a_running_engine(plain: NDArray[np.uint8])
 
 
 def test_loading_onto_the_host_gives_the_video_of_loading_onto_the_device() -> None:
-    from easyanim_server.settings import Settings
+    from easyanim_server.config.settings import Settings
 
     plain = render(Engine.load(Settings(model="builtin:tiny", device="cpu")), make_job())
     for placement in EXACT[1:]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from easyanim_server.engine import attention, cache, plans
-from easyanim_server.engine.backends import Backends
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.attention import select as attention
+from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.compile import planner as plans
+from easyanim_server.engine.compile.backends import Backends
+from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.gate import relative_l2
-from easyanim_server.engine.transformer import Path
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51.transformer import ExecutionPath
 from tests.models import make_job, make_modules, make_pipeline, run
 
 SMALL, LARGE = Bucket.parse("32x48x5"), Bucket.parse("48x32x9")
@@ -134,7 +136,7 @@ def test_a_compiled_batch_of_two_is_ready_before_the_first_request() -> None:
 def test_a_batch_of_two_that_computes_something_else_is_refused_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     predict = Backends.predict
 
-    def spoiled(self: Backends, bucket: Bucket, path: Path, batch: int = 1) -> Tensor:
+    def spoiled(self: Backends, bucket: Bucket, path: ExecutionPath, batch: int = 1) -> Tensor:
         return predict(self, bucket, path, batch) * (1.01 if batch == 2 else 1)
 
     monkeypatch.setattr(Backends, "predict", spoiled)
@@ -145,7 +147,7 @@ def test_a_batch_of_two_that_computes_something_else_is_refused_and_said(monkeyp
     assert readiness.fallback.startswith("guidance in a batch of two: ArithmeticError: relative L2 0.01 from the eager")
 
 
-def test_restarts_choose_as_the_first_start_did(monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath) -> None:
+def test_restarts_choose_as_the_first_start_did(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cache, "_place", tmp_path)
     job = make_job(bucket=str(SMALL), steps=2)
     videos = []
@@ -161,7 +163,7 @@ def test_restarts_choose_as_the_first_start_did(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_kernel_that_lacked_memory_at_one_start_is_measured_at_the_next(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def short(*_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("no memory left")

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from easyanim_server.engine import plans, products
-from easyanim_server.engine.block import Block
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.compile import planner as plans
+from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.gate import relative_l2
-from easyanim_server.engine.products import ConvolvedLinear
-from easyanim_server.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51.block import Block
+from easyanim_server.engine.kernels import conv_linear as products
+from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear
 from tests.models import make_job, make_modules, run
 
 BUCKET = Bucket.parse("32x48x9")

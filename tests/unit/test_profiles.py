@@ -7,12 +7,12 @@ from typing import get_args
 
 import pytest
 
-from easyanim_server.events import Completed, Phase
-from easyanim_server.job import Bucket, Job
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.events import Completed, Phase
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import BucketStatus, ModelInfo
+from easyanim_server.domain.profiles import DEFAULT_PROFILE, PROFILES, Acceleration, Solver
 from easyanim_server.jobs.eta import Estimator
-from easyanim_server.profiles import DEFAULT_PROFILE, PROFILES, Acceleration, Solver
-from easyanim_server.served import ModelInfo, Readiness
-from easyanim_server.settings import Settings
 
 JOB = Job("1", "", "", Bucket(64, 64, 5), steps=35, guidance=6.0, seed=0)
 
@@ -52,7 +52,7 @@ def test_estimates_count_predictions_and_keep_caches_apart() -> None:
     plain = replace(JOB, steps=10)
     done = Completed(
         1, b"", {Phase.DENOISE: 20.0}, 20.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"),
-        Readiness(JOB.bucket, "eager", "float32", "torch"),
+        BucketStatus(JOB.bucket, "eager", "float32", "torch"),
     )  # fmt: skip
     estimator.learn(plain, done)
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyanim_server.jobs.tokens import TokenCounter
-from easyanim_server.promptlint import EXCERPT_CHARS, RULES, lint
-from easyanim_server.prompts import recommended_negative
-from easyanim_server.served import PromptTokenizer
+from easyanim_server.domain.model import PromptTokenizer
+from easyanim_server.prompts.lint import EXCERPT_CHARS, RULES, lint
+from easyanim_server.prompts.negative import recommended_negative
+from easyanim_server.prompts.tokens import TokenCounter
 from tests.e2e.processes import ROOT
 from tests.engines import word_tokenizer
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyanim_server.prompts import NEGATIVE_CHINESE, NEGATIVE_ENGLISH, recommended_negative
+from easyanim_server.prompts.negative import NEGATIVE_CHINESE, NEGATIVE_ENGLISH, recommended_negative
 
 
 @pytest.mark.parametrize("prompt", ["一只猫", "a cat in 北京", "𠮷", "㐀", "猫が走る"])

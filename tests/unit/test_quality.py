@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.quality import fidelity, trust
-from tools.quality.agreement import judge, judge_all
-from tools.quality.camera import estimate, vector
-from tools.quality.cases import GROUPS, KINDS, LANGUAGES, Photographs, make_case
-from tools.quality.pareto import Point, choose, front
-from tools.quality.results import Results
-from tools.quality.settings import ARTICLE, DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting, grid
-from tools.quality.summary import Summary
-from tools.quality.targets import judge as judge_targets
-from tools.train_demo.motion import CAMERA
-from tools.train_demo.pictures import draw_textures
 
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket
-from easyanim_server.profiles import Acceleration, Solver
+from dev.quality import fidelity, trust
+from dev.quality.agreement import judge, judge_all
+from dev.quality.camera import estimate, vector
+from dev.quality.cases import GROUPS, KINDS, LANGUAGES, Photographs, make_case
+from dev.quality.pareto import Point, choose, front
+from dev.quality.results import Results
+from dev.quality.settings import ARTICLE, DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting, grid
+from dev.quality.summary import Summary
+from dev.quality.targets import judge as judge_targets
+from dev.train_demo.motion import CAMERA
+from dev.train_demo.pictures import draw_textures
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.profiles import Acceleration, Solver
 
 SQUARE, WIDE = Bucket.parse("128x128x13"), Bucket.parse("128x224x13")
 

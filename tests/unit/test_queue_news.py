@@ -9,15 +9,15 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from easyanim_server.errors import ShuttingDown, WorkerLost
-from easyanim_server.events import Chunk, Completed, Progress, Queued
-from easyanim_server.job import Bucket, Job
-from easyanim_server.jobs import announcer
+from easyanim_server.domain.errors import ShuttingDown, WorkerLost
+from easyanim_server.domain.events import Chunk, Completed, Progress, Queued
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
+from easyanim_server.jobs import positions as announcer
 from easyanim_server.jobs import scheduler as scheduling
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.ticket import Ticket
-from easyanim_server.served import ModelInfo, PromptTokenizer, Served
 from tests.engines import word_tokenizer
 
 BUCKET = Bucket(64, 64, 5)
@@ -34,9 +34,9 @@ class SimulatedWorker:
     async def lost(self) -> WorkerLost:
         return await asyncio.Future()
 
-    async def start(self, report: Callable[[str], None]) -> Served:
+    async def start(self, report: Callable[[str], None]) -> WorkerInfo:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
-        return Served(model, PromptTokenizer(word_tokenizer(), "", "", 256))
+        return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256))
 
     async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
         await self._jobs.get()
@@ -154,7 +154,7 @@ async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pyt
     class LateWorker(SimulatedWorker):
         tries = 0
 
-        async def start(self, report: Callable[[str], None]) -> Served:
+        async def start(self, report: Callable[[str], None]) -> WorkerInfo:
             self.tries += 1
             if 1 < self.tries < 1100:
                 raise WorkerLost("not yet")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine.references import References
+from easyanim_server.engine.compile.reference_cache import ReferenceCache
 
 CPU = torch.device("cpu")
 
@@ -32,9 +32,9 @@ def test_another_configuration_of_the_same_weights_has_references_of_its_own(tmp
     made(tmp_path, network)
 
     network.config = {"norm_eps": 1e-6, "_name_or_path": "there"}
-    assert not References(tmp_path, network, "original").missing("here")
+    assert not ReferenceCache(tmp_path, network, "original").missing("here")
     network.config = {"norm_eps": 0.3, "_name_or_path": "here"}
-    assert References(tmp_path, network, "original").missing("here")
+    assert ReferenceCache(tmp_path, network, "original").missing("here")
 
 
 def forbidden() -> Tensor:
@@ -42,7 +42,7 @@ def forbidden() -> Tensor:
 
 
 def made(folder: Path | None, network: nn.Module) -> Tensor:
-    kept = References(folder, network, "original")
+    kept = ReferenceCache(folder, network, "original")
     assert kept.missing("here")
     reference = kept.get("here", CPU, lambda: torch.arange(6).reshape(2, 3).T.bfloat16())
     kept.save()
@@ -52,7 +52,7 @@ def made(folder: Path | None, network: nn.Module) -> Tensor:
 def test_what_was_computed_is_found_by_the_next_start(tmp_path: Path, network: nn.Module) -> None:
     reference = made(tmp_path / "not there yet", network)
 
-    again = References(tmp_path / "not there yet", network, "original")
+    again = ReferenceCache(tmp_path / "not there yet", network, "original")
     assert not again.missing("here")
     assert again.missing("here", "there")
     found = again.get("here", CPU, forbidden)
@@ -74,8 +74,8 @@ def test_other_weights_have_references_of_their_own(tmp_path: Path, network: nn.
         case _:
             other = other.float()
 
-    assert References(tmp_path, other, mode).missing("here")
-    assert not References(tmp_path, network, "original").missing("here")
+    assert ReferenceCache(tmp_path, other, mode).missing("here")
+    assert not ReferenceCache(tmp_path, network, "original").missing("here")
 
 
 def test_a_file_that_was_cut_off_is_made_again(
@@ -88,7 +88,7 @@ def test_a_file_that_was_cut_off_is_made_again(
     made(tmp_path, network)
 
     assert "cannot be read and is made again" in caplog.text
-    assert not References(tmp_path, network, "original").missing("here")
+    assert not ReferenceCache(tmp_path, network, "original").missing("here")
 
 
 def test_a_folder_that_takes_no_files_costs_a_warning_only(
@@ -103,4 +103,4 @@ def test_a_folder_that_takes_no_files_costs_a_warning_only(
 
 def test_without_a_cache_nothing_is_kept(network: nn.Module) -> None:
     made(None, network)
-    assert References(None, network, "original").missing("here")
+    assert ReferenceCache(None, network, "original").missing("here")

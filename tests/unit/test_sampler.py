@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.sampler import Sampler, Sampling, given_frames, to_pixels
-from easyanim_server.engine.transformer import Denoiser
-from easyanim_server.engine.vae import VideoAutoencoder
-from easyanim_server.events import Phase
-from easyanim_server.job import Bucket, Job, Picture
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.sampling import Sampler, Sampling, given_frames, to_pixels
 from tests.models import Broken, breaking, make_job, make_modules, make_picture
 
 TEXT = torch.zeros(1, 256, 64)
@@ -22,19 +22,19 @@ def unobserved(phase: Phase, completed: int, total: int) -> None:
     pass
 
 
-def make_sampler(modules: Modules, noise_augmentation: float = 0.0563) -> Sampler:
+def make_sampler(modules: Components, noise_augmentation: float = 0.0563) -> Sampler:
     return Sampler(
         modules, Denoiser(modules.transformer, "original"), VideoAutoencoder(modules.vae), noise_augmentation
     )
 
 
 @pytest.fixture(scope="module")
-def modules() -> Modules:
+def modules() -> Components:
     return make_modules()
 
 
 @pytest.fixture
-def sampler(modules: Modules) -> Sampler:
+def sampler(modules: Components) -> Sampler:
     return make_sampler(modules)
 
 
@@ -70,7 +70,7 @@ def test_a_text_to_video_sampling_is_given_nothing(sampler: Sampler) -> None:
     assert torch.equal(begin(sampler, make_job(pictures=0)).inpaint, torch.zeros(1, 17, 3, 4, 6))
 
 
-def test_the_mask_marks_the_first_latent_frame(sampler: Sampler, modules: Modules) -> None:
+def test_the_mask_marks_the_first_latent_frame(sampler: Sampler, modules: Components) -> None:
     expected = torch.zeros(1, 1, 3, 4, 6)
     expected[:, :, 0] = modules.vae.config.scaling_factor
 
@@ -84,7 +84,7 @@ def test_an_end_picture_changes_the_last_latent_frame_alone(sampler: Sampler) ->
     assert [not torch.equal(without[:, :, k], with_end[:, :, k]) for k in range(3)] == [False, False, True]
 
 
-def test_noise_is_added_to_pictures_but_not_to_their_black_pixels(modules: Modules) -> None:
+def test_noise_is_added_to_pictures_but_not_to_their_black_pixels(modules: Components) -> None:
     def video(noise_augmentation: float, picture: Picture) -> Tensor:
         sampler = make_sampler(modules, noise_augmentation)
         return sampler._given_video({0: picture}, bucket, torch.Generator().manual_seed(0))
@@ -137,7 +137,7 @@ def test_a_job_that_cannot_be_done_is_refused(sampler: Sampler, changes: dict[st
 
 
 @pytest.mark.parametrize("steps", [1, 2, 35, 200])
-def test_the_schedule_is_the_stock_schedulers(sampler: Sampler, modules: Modules, steps: int) -> None:
+def test_the_schedule_is_the_stock_schedulers(sampler: Sampler, modules: Components, steps: int) -> None:
     stock = copy.deepcopy(modules.scheduler)
     stock.set_timesteps(steps, mu=1)
 
@@ -149,7 +149,7 @@ def test_the_schedule_is_the_stock_schedulers(sampler: Sampler, modules: Modules
     assert sampling.sigmas[-1] == 0
 
 
-def test_the_models_scheduler_is_left_as_it_was(sampler: Sampler, modules: Modules) -> None:
+def test_the_models_scheduler_is_left_as_it_was(sampler: Sampler, modules: Components) -> None:
     before = {name: copy.copy(value) for name, value in vars(modules.scheduler).items()}
     sampling = begin(sampler, make_job())
     sampler.step(sampling)
@@ -195,7 +195,7 @@ def test_guidance_weighs_the_prompt_against_the_negative_prompt(sampler: Sampler
     torch.testing.assert_close(change(wanted, unwanted), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_failed_step_can_be_taken_again(sampler: Sampler, modules: Modules) -> None:
+def test_a_failed_step_can_be_taken_again(sampler: Sampler, modules: Components) -> None:
     job = make_job()
     expected, sampling = begin(sampler, job), begin(sampler, job)
     sampler.step(expected)

@@ -10,12 +10,12 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from easyanim_server.errors import QueueFull, WorkerLost
-from easyanim_server.events import Chunk, Completed, Progress
-from easyanim_server.job import Job
+from easyanim_server.domain.errors import QueueFull, WorkerLost
+from easyanim_server.domain.events import Chunk, Completed, Progress
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.model import WorkerInfo
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.ticket import Ticket
-from easyanim_server.served import Served
 from tests.unit.test_queue_news import BUCKET, SimulatedWorker
 
 CANCEL_SECONDS = 0.05
@@ -29,7 +29,7 @@ class MortalWorker(SimulatedWorker):
         self._gone = asyncio.Event()
         self.starts = 0
 
-    async def start(self, report: Callable[[str], None]) -> Served:
+    async def start(self, report: Callable[[str], None]) -> WorkerInfo:
         self._gone.clear()
         self.starts += 1
         return await super().start(report)

@@ -16,8 +16,9 @@ import torch
 import typer.main
 
 from easyanim_server import __main__, __version__
-from easyanim_server.engine import attention, cache
-from easyanim_server.settings import Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.engine.attention import select as attention
+from easyanim_server.engine.cache import store as cache
 
 Ended = Callable[..., tuple[object, str, str]]
 

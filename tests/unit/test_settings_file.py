@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.settings import Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from easyanim_client.sheet import FRAMES, OTHER_LINES, layout, print_sheet
-from easyanim_server.job import OutputFormat
+from easyanim_server.domain.job import OutputFormat
 from tests.unit.test_encoder import encode
 
 

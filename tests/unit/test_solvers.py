@@ -16,9 +16,9 @@ from diffusers import (
 )
 from torch import Tensor
 
-from easyanim_server.engine import solvers
-from easyanim_server.engine.solvers import History, schedule
-from easyanim_server.profiles import Solver
+from easyanim_server.domain.profiles import Solver
+from easyanim_server.engine.solvers import flow as solvers
+from easyanim_server.engine.solvers.flow import History, schedule
 
 SHIFT = 1.0
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 2.718281828459045}

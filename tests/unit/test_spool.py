@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from easyanim_server.errors import EasyAnimError, JobCancelled
-from easyanim_server.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
-from easyanim_server.job import Bucket, Job
+from easyanim_server.domain.errors import EasyAnimError, JobCancelled
+from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import BucketStatus, ModelInfo
 from easyanim_server.jobs.spool import Spool
-from easyanim_server.served import ModelInfo, Readiness
 
 JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
-READY = Readiness(JOB.bucket, "eager", "float32", "torch")
+READY = BucketStatus(JOB.bucket, "eager", "float32", "torch")
 DONE = Completed(10, b"", {}, 1.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"), READY)
 
 

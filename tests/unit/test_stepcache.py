@@ -6,21 +6,21 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.events import Work
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.sampler import Sampling
-from easyanim_server.engine.stepcache import PUBLISHED, UNFITTED, StepCache, resolve_coefficients
-from easyanim_server.engine.transformer import Path
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.events import Work
-from easyanim_server.job import Job
-from easyanim_server.profiles import Acceleration, Solver
+from easyanim_server.engine.families.easyanimate_v51.transformer import ExecutionPath
+from easyanim_server.engine.sampling import Sampling
+from easyanim_server.engine.step_cache.teacache import PUBLISHED, UNFITTED, StepCache, resolve_coefficients
 from tests.models import Broken, breaking, make_job, make_modules, run
 
 REUSING = 0.3
@@ -179,7 +179,7 @@ def test_compiled_blocks_stand_still_in_steps_that_reuse(engine: Engine) -> None
         return call
 
     denoiser = engine._sampler._denoiser
-    path = Path([counted(block) for block in denoiser.eager.blocks])
+    path = ExecutionPath([counted(block) for block in denoiser.eager.blocks])
     with torch.no_grad():
         denoiser(sampling.latents, sampling.timesteps[:1], sampling.text, sampling.inpaint, path)
     engine._sampler.paths[given.bucket], calls = path, 0
@@ -275,7 +275,7 @@ def test_published_models_have_upstreams_coefficients_and_others_none() -> None:
     ],
 )
 def test_a_file_of_coefficients_that_cannot_be_used_is_refused(
-    tmp_path: FilePath, text: str | None, complaint: str
+    tmp_path: Path, text: str | None, complaint: str
 ) -> None:
     file = tmp_path / "cache.json"
     if text is not None:
@@ -285,7 +285,7 @@ def test_a_file_of_coefficients_that_cannot_be_used_is_refused(
         resolve_coefficients(file, (4, 2), "ab")
 
 
-def test_a_file_of_coefficients_goes_before_the_published_ones(tmp_path: FilePath) -> None:
+def test_a_file_of_coefficients_goes_before_the_published_ones(tmp_path: Path) -> None:
     file = tmp_path / "cache.json"
     file.write_text(json.dumps({"coefficients": [1, 2, 3, 4, 5], "model_fingerprint": "ab"}))
 

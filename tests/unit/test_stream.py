@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine.parcel import ALIGNMENT, PageLocks, Parcel
-from easyanim_server.engine.stream import Stream
+from easyanim_server.engine.memory.host_buffer import ALIGNMENT, HostBuffer, PageLocks
+from easyanim_server.engine.memory.prefetch import Prefetch
 
 CPU = torch.device("cpu")
 
@@ -20,8 +20,8 @@ def layers(count: int = 5) -> list[nn.Linear]:
     return made
 
 
-def parcels(made: list[nn.Linear]) -> list[Parcel]:
-    return [Parcel(layer.parameters()) for layer in made]
+def parcels(made: list[nn.Linear]) -> list[HostBuffer]:
+    return [HostBuffer(layer.parameters()) for layer in made]
 
 
 def test_a_parcel_keeps_values_types_strides_and_identity() -> None:
@@ -34,7 +34,7 @@ def test_a_parcel_keeps_values_types_strides_and_identity() -> None:
         torch.empty(0, 4),
     ]
     before = [(tensor.clone(), tensor.stride()) for tensor in tensors]
-    parcel = Parcel(tensors)
+    parcel = HostBuffer(tensors)
 
     for _ in range(2):
         for tensor, (value, stride) in zip(tensors, before, strict=True):
@@ -49,7 +49,7 @@ def test_a_parcel_keeps_values_types_strides_and_identity() -> None:
 def test_tensors_that_overlap_stay_views_of_one_another() -> None:
     whole = torch.arange(12.0)
     parts = [whole[:4], whole[4:9].view(5), whole.view(3, 4)[:, 1]]
-    parcel = Parcel([*parts, whole])
+    parcel = HostBuffer([*parts, whole])
 
     assert parcel.nbytes == ALIGNMENT
     assert len(parcel.pieces) == 1
@@ -59,7 +59,7 @@ def test_tensors_that_overlap_stay_views_of_one_another() -> None:
 
 def test_going_home_leaves_no_weight_elsewhere() -> None:
     (layer,) = layers(1)
-    parcel = Parcel(layer.parameters())
+    parcel = HostBuffer(layer.parameters())
     parcel.bring(CPU)
     away = layer.weight.data_ptr()
     parcel.go_home()
@@ -74,7 +74,7 @@ def test_every_unit_finds_its_own_weights_round_after_round(ahead: int | None) -
     expected = [layer.weight.clone() for layer in made]
     packed = parcels(made)
     homes = [layer.weight.data_ptr() for layer in made]
-    stream = Stream(packed, CPU, ahead)
+    stream = Prefetch(packed, CPU, ahead)
     stream.open()
     for _ in range(3):
         for number, layer in enumerate(stream.over(made)):
@@ -89,7 +89,7 @@ def test_every_unit_finds_its_own_weights_round_after_round(ahead: int | None) -
 def test_a_round_that_is_left_in_the_middle_does_not_disturb_the_next(left_at: int, ahead: int | None) -> None:
     made = layers()
     expected = [layer.weight.clone() for layer in made]
-    stream = Stream(parcels(made), CPU, ahead)
+    stream = Prefetch(parcels(made), CPU, ahead)
     stream.open()
     for number, _ in enumerate(stream.over(made)):
         if number == left_at:
@@ -104,7 +104,7 @@ def test_layers_with_hooks_are_served_when_they_are_called_and_after_one_has_fai
         layer.requires_grad_(False)
     x = torch.ones(4)
     expected = nn.Sequential(*made)(x)
-    stream = Stream([Parcel(layer.parameters()) for layer in made], CPU)
+    stream = Prefetch([HostBuffer(layer.parameters()) for layer in made], CPU)
     stream.open()
     detach = stream.attach(made)
     with pytest.raises(RuntimeError):
@@ -118,9 +118,9 @@ def test_layers_with_hooks_are_served_when_they_are_called_and_after_one_has_fai
 def test_the_ring_is_as_large_as_what_is_in_it_at_once() -> None:
     packed = parcels(layers())
     largest = max(parcel.nbytes for parcel in packed)
-    assert Stream(packed, CPU, ahead=2).nbytes == 3 * largest
-    assert Stream(packed, CPU, ahead=9).nbytes == 5 * largest
-    assert Stream(packed, CPU, ahead=None).nbytes == largest
+    assert Prefetch(packed, CPU, ahead=2).nbytes == 3 * largest
+    assert Prefetch(packed, CPU, ahead=9).nbytes == 5 * largest
+    assert Prefetch(packed, CPU, ahead=None).nbytes == largest
 
 
 def test_without_cuda_no_memory_is_locked() -> None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from easyanim_server.served import ModelInfo, PromptTokenizer, Served
+from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.telemetry import traces
 from easyanim_server.telemetry.devices import Devices
 from easyanim_server.telemetry.traces import Traces
@@ -23,8 +23,8 @@ MODEL = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
 NO_SUCH_DEVICE = "GPU-00000000-0000-0000-0000-000000000000"
 
 
-def served(*uuids: str) -> Served:
-    return Served(MODEL, PromptTokenizer("", "", "", 256), device_uuids=uuids)
+def served(*uuids: str) -> WorkerInfo:
+    return WorkerInfo(MODEL, PromptTokenizer("", "", "", 256), device_uuids=uuids)
 
 
 def test_without_a_worker_or_a_device_nothing_is_read_and_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_traces_without_their_libraries_end_the_start_with_what_to_install() -> 
 def test_a_server_without_traces_never_loads_opentelemetry() -> None:
     program = (
         "import sys\n"
-        "from easyanim_server.rpc.app import App\n"
+        "from easyanim_server.rpc.server import App\n"
         "print(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

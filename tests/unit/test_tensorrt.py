@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from easyanim_server.engine import tensorrt
-from easyanim_server.engine.attention import attend
-from easyanim_server.engine.block import Block
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.attention.select import attend
+from easyanim_server.engine.compile import tensorrt
+from easyanim_server.engine.compile.tensorrt import AfterAttention, BeforeAttention
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.tensorrt import AfterAttention, BeforeAttention
-from easyanim_server.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51.block import Block
 from tests.models import make_modules, make_pipeline
 
 TEXTS, TOKENS = 5, 17

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
-from easyanim_server.errors import UnsupportedModel
-from easyanim_server.served import PromptTokenizer
+from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.domain.model import PromptTokenizer
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
 from tests.models import breaking, make_modules, shared_pipeline
 
 PROMPTS = {
@@ -25,24 +25,24 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def modules() -> Modules:
+def modules() -> Components:
     return make_modules()
 
 
 @pytest.fixture
-def encodings(modules: Modules) -> Iterator[SimpleNamespace]:
+def encodings(modules: Components) -> Iterator[SimpleNamespace]:
     """Counts the text encoder's calls."""
     with breaking(modules.text_encoder, after=1000) as seen:
         yield seen
 
 
 @pytest.fixture(scope="module")
-def front(modules: Modules) -> PromptTokenizer:
+def front(modules: Components) -> PromptTokenizer:
     return prompt_tokenizer(modules)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_embeddings_equal_the_stock_pipelines(modules: Modules, prompt: str) -> None:
+def test_embeddings_equal_the_stock_pipelines(modules: Components, prompt: str) -> None:
     with torch.no_grad():
         expected = shared_pipeline().encode_prompt(prompt, do_classifier_free_guidance=False)[0]
 
@@ -52,7 +52,7 @@ def test_embeddings_equal_the_stock_pipelines(modules: Modules, prompt: str) -> 
     torch.testing.assert_close(embedding, expected, rtol=0, atol=0)
 
 
-def test_a_prompt_is_encoded_once(modules: Modules, encodings: SimpleNamespace) -> None:
+def test_a_prompt_is_encoded_once(modules: Components, encodings: SimpleNamespace) -> None:
     encode = PromptEncoder(modules)
 
     first, other, again = encode("a cat"), encode("ugly"), encode("a cat")
@@ -62,7 +62,9 @@ def test_a_prompt_is_encoded_once(modules: Modules, encodings: SimpleNamespace) 
     assert not torch.equal(other, first)
 
 
-def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(modules: Modules, encodings: SimpleNamespace) -> None:
+def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(
+    modules: Components, encodings: SimpleNamespace
+) -> None:
     encode = PromptEncoder(modules, capacity=2)
     for prompt in ("ugly", "first", "ugly", "second"):
         encode(prompt)
@@ -74,7 +76,7 @@ def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(modules: Module
     assert encodings.calls == 4
 
 
-def test_a_failed_encoding_is_not_remembered(modules: Modules) -> None:
+def test_a_failed_encoding_is_not_remembered(modules: Components) -> None:
     encode = PromptEncoder(modules)
     with breaking(modules.text_encoder.model.layers[1], error=RuntimeError("broken")), pytest.raises(RuntimeError):
         encode("a cat")
@@ -90,7 +92,7 @@ def test_embeddings_take_the_transformers_dtype() -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_the_front_counts_the_models_tokens(modules: Modules, front: PromptTokenizer, prompt: str) -> None:
+def test_the_front_counts_the_models_tokens(modules: Components, front: PromptTokenizer, prompt: str) -> None:
     whole = modules.tokenizer.apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": prompt}]}], add_generation_prompt=True
     )
@@ -107,7 +109,7 @@ def test_the_front_counts_beyond_what_the_model_reads(front: PromptTokenizer) ->
     assert len(tokenizer.encode(front.prefix + "snow " * 200 + front.suffix)) > 256
 
 
-def test_the_models_own_tokenizer_keeps_its_settings(modules: Modules) -> None:
+def test_the_models_own_tokenizer_keeps_its_settings(modules: Components) -> None:
     PromptEncoder(modules)("a cat")
     before = modules.tokenizer.backend_tokenizer.to_str()
     prompt_tokenizer(modules)

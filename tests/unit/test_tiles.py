@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from easyanim_server.engine import tiles
-from easyanim_server.engine.tiles import STRIDE, TILE, cut, join
-from easyanim_server.engine.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51 import vae_tiling as tiles
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import STRIDE, TILE, cut, join
 from tests.models import make_pipeline
 
 

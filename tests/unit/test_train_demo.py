@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.train_demo import __main__ as command
-from tools.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
-from tools.train_demo.gradients import Gradients
-from tools.train_demo.linear import LinearCode
-from tools.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
-from tools.train_demo.networks import Sizes, make_vae
-from tools.train_demo.optimiser import Muon, MuonAdamW
 
-from easyanim_server.engine import checkpoint
+from dev.train_demo import __main__ as command
+from dev.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from dev.train_demo.gradients import Gradients
+from dev.train_demo.linear import LinearCode
+from dev.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
+from dev.train_demo.networks import Sizes, make_vae
+from dev.train_demo.optimiser import Muon, MuonAdamW
+from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.vae import VideoAutoencoder
-from easyanim_server.errors import UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
 
 CPU = torch.device("cpu")

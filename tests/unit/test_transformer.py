@@ -7,8 +7,8 @@ import torch
 from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0
 from torch import Tensor
 
-from easyanim_server.engine.block import Block
-from easyanim_server.engine.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.block import Block
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from tests.models import make_pipeline, shared_pipeline
 
 SIZES = [(1, 4, 6), (2, 6, 4), (4, 4, 4)]

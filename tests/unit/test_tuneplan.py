@@ -10,26 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from easyanim_server.engine import checkpoint
-from easyanim_server.engine.choice import Forecast
-from easyanim_server.engine.memory import GIB, Outline, estimate
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.job import Bucket
-from easyanim_server.settings import Settings
-from easyanim_server.tuning import Tuning
-from easyanim_server.workers.tune import Tuned
-from easyanim_server.workers.tunejournal import Journal
-from easyanim_server.workers.tunemeasure import projected, start_picture
-from easyanim_server.workers.tuneplan import (
-    BEFORE,
-    Candidate,
-    Machine,
-    TunePlan,
-    decide,
-    for_candidates,
-    parse_duration,
-)
-from easyanim_server.workers.tunetables import Tables, psnr
+from easyanim_server.config.settings import Settings
+from easyanim_server.config.tuned import Tuning
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.memory.choose import Forecast
+from easyanim_server.engine.memory.estimate import GIB, Outline, estimate
+from easyanim_server.engine.weights import checkpoint
+from easyanim_server.tune.journal import Journal
+from easyanim_server.tune.measure import projected, start_picture
+from easyanim_server.tune.plan import BEFORE, Candidate, Machine, TunePlan, decide, for_candidates, parse_duration
+from easyanim_server.tune.tables import Tables, psnr
+from easyanim_server.tune.tuner import Tuned
 
 DEFAULTS = Candidate("auto", "auto", "bf16")
 FULL = Candidate("full", "inductor", "bf16")

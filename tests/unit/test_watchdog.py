@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from easyanim_server.jobs.watchdog import Watchdog
+from easyanim_server.workers.watchdog import Watchdog
 
 PATIENCE = 0.5
 LONG = 3 * PATIENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-from easyanim_server.errors import ConfigurationError
+from easyanim_server.domain.errors import ConfigurationError
 
 GIB = 2**30
 

@@ -3,9 +3,10 @@
 It needs no server, protobuf or environment:
 
 >>> import torch
->>> from easyanim_server.engine import cache, checkpoint
+>>> from easyanim_server.engine.cache import store as cache
+>>> from easyanim_server.engine.weights import checkpoint
 >>> from easyanim_server.engine.engine import Engine
->>> from easyanim_server.job import Bucket, Job
+>>> from easyanim_server.domain.job import Bucket, Job
 >>> engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
 >>> sampling = engine.begin(Job("1", "a cat", "ugly", Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1))
 >>> while not sampling.done:
@@ -21,36 +22,37 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from easyanim_server import tuning
-from easyanim_server.engine import cache, checkpoint
-from easyanim_server.engine.block import AttentionMode
-from easyanim_server.engine.choice import Choice, find_placement
+from easyanim_server.config import tuned as tuning
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.domain.events import Phase, Work
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.protocols import Observer
+from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.compile.planner import Planner
+from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
-from easyanim_server.engine.memory import TILES_SHARE
-from easyanim_server.engine.modules import Modules
-from easyanim_server.engine.placement import QFLOAT8, Placement, starts_on_host
-from easyanim_server.engine.plans import Planner
-from easyanim_server.engine.precision import resolve_precision
-from easyanim_server.engine.sampler import Sampler, Sampling
-from easyanim_server.engine.shortage import SecondTry, shortage_named
-from easyanim_server.engine.stepcache import resolve_coefficients
-from easyanim_server.engine.text import PromptEncoder, prompt_tokenizer
-from easyanim_server.engine.tiles import is_cut
-from easyanim_server.engine.transformer import Denoiser
-from easyanim_server.engine.vae import VideoAutoencoder, to_uint8
-from easyanim_server.errors import ConfigurationError, OutOfDeviceMemory
-from easyanim_server.events import Phase, Work
-from easyanim_server.job import Bucket, Job, Picture
-from easyanim_server.protocols import Observer
-from easyanim_server.served import Lookups, ModelInfo, PromptTokenizer, Readiness
-from easyanim_server.settings import Settings
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
+from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
+from easyanim_server.engine.memory.estimate import TILES_SHARE
+from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
+from easyanim_server.engine.memory.placement import QFLOAT8, Placement, starts_on_host
+from easyanim_server.engine.sampling import Sampler, Sampling
+from easyanim_server.engine.step_cache.teacache import resolve_coefficients
+from easyanim_server.engine.weights import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class Engine:
 
     def __init__(
         self,
-        modules: Modules,
+        modules: Components,
         attention_mode: AttentionMode = "original",
         noise_augmentation: float = 0.0563,
         *,
@@ -91,11 +93,11 @@ class Engine:
         attention: str = "torch",
         guidance_batch: Literal["auto", "1", "2"] = "1",
         placement: str = "full",
-        choice: Choice | None = None,
+        choice: PlacementChoice | None = None,
         locked_limit: int = 0,
         tiling: str = "auto",
         slicing: bool = False,
-        cache_coefficients: FilePath | None = None,
+        cache_coefficients: Path | None = None,
     ) -> None:
         self._device = modules.device
         self._itemsize = modules.dtype.itemsize
@@ -118,9 +120,9 @@ class Engine:
         self._tokenizer = prompt_tokenizer(modules)
         self.placement = Placement(placement, modules, denoiser, locked_limit)
         """Where the weights are."""
-        self._second_try = SecondTry(self.placement, modules.device)
+        self._second_try = OomRetry(self.placement, modules.device)
         self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
-        self._readiness: dict[Bucket, Readiness] = {}
+        self._readiness: dict[Bucket, BucketStatus] = {}
         self._told: torch.cuda.Event | None = None
         """After the last step that the device was told."""
         self._model = ModelInfo(
@@ -198,7 +200,7 @@ class Engine:
 
     def prepare(
         self, buckets: Sequence[Bucket], report: Callable[[str], None] = lambda detail: None
-    ) -> tuple[Readiness, ...]:
+    ) -> tuple[BucketStatus, ...]:
         """Make buckets ready: build and check how their steps run, then run each shape once.
 
         The VAE works on one frame and then on four at a time, however long the video is, so five frames show it all.
@@ -258,9 +260,9 @@ class Engine:
         more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self._itemsize
         return peak and peak + int(TILES_SHARE * more)
 
-    def readiness(self, bucket: Bucket) -> Readiness:
+    def readiness(self, bucket: Bucket) -> BucketStatus:
         """How a bucket is served; one that was not prepared runs eagerly."""
-        known = self._readiness.get(bucket, Readiness(bucket, "eager", self._model.dtype, "torch"))
+        known = self._readiness.get(bucket, BucketStatus(bucket, "eager", self._model.dtype, "torch"))
         return replace(known, placement=self.placement.name)
 
     def begin(self, job: Job, observe: Observer = unobserved) -> Sampling:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from easyanim_server.events import Completed, Phase, Progress
-from easyanim_server.job import Bucket, Job
+from easyanim_server.domain.events import Completed, Phase, Progress
+from easyanim_server.domain.job import Bucket, Job
 
 WEIGHT = 0.3
 """Share of the newest measurement in the running mean."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from easyanim_server.errors import (
+from easyanim_server.domain.errors import (
     EasyAnimError,
     GenerationFailed,
     JobCancelled,
@@ -22,18 +22,18 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
-from easyanim_server.job import Job
-from easyanim_server.jobs.announcer import Announcer
+from easyanim_server.domain.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.model import WorkerInfo
+from easyanim_server.domain.protocols import Worker
+from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.eta import Estimator
+from easyanim_server.jobs.positions import Positions
 from easyanim_server.jobs.spool import Spool
-from easyanim_server.jobs.state import State
 from easyanim_server.jobs.ticket import Ticket
-from easyanim_server.jobs.tokens import PromptReading, TokenCounter
-from easyanim_server.jobs.watchdog import Watchdog
-from easyanim_server.protocols import Worker
-from easyanim_server.served import Served
+from easyanim_server.prompts.tokens import PromptReading, TokenCounter
 from easyanim_server.telemetry.observer import JobObserver
+from easyanim_server.workers.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Scheduler:
         attempts: int = 1,
         cancel_seconds: float = math.inf,
         stall_seconds: float = math.inf,
-        on_state: Callable[[State], None] = lambda state: None,
+        on_state: Callable[[ServerState], None] = lambda state: None,
         observer: JobObserver | None = None,
     ) -> None:
         """Prepare; `run` does the work.
@@ -73,7 +73,7 @@ class Scheduler:
         self._watchdog = Watchdog(worker, cancel_seconds, stall_seconds)
         self._on_state = on_state
         self._observer = observer or JobObserver()
-        self._state = State.STARTING
+        self._state = ServerState.STARTING
         self._detail = "the worker process is being started"
         self._waiting: deque[Ticket] = deque()
         self._running: Ticket | None = None
@@ -82,17 +82,17 @@ class Scheduler:
         self._open: set[Ticket] = set()
         """Those whose callers are there: they wait, run, or are read."""
         self._running_eta: float | None = None
-        self._announcer = Announcer(self.waiting)
+        self._announcer = Positions(self.waiting)
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._estimator = Estimator()
         self._counter: TokenCounter | None = None
-        self.served: Served | None = None
+        self.served: WorkerInfo | None = None
         """What the worker brought along; kept while it restarts, None before it was ever ready."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServerState:
         """Whether requests are served now."""
         return self._state
 
@@ -129,7 +129,7 @@ class Scheduler:
             ShuttingDown: the server drains.
             QueueFull: all places are taken.
         """
-        if self._state is State.DRAINING:
+        if self._state is ServerState.DRAINING:
             raise ShuttingDown
         idle = self._ready and self._running is None
         if len(self._waiting) >= self._queue_size + idle:  # the first of them is as good as running then
@@ -203,7 +203,7 @@ class Scheduler:
                     log.error("worker lost", error=str(error))
                     stuck, self._watchdog.fired, self._ready = bool(self._watchdog.fired), "", False
                     self._observer.worker_lost(stuck)
-                    self._change(State.STARTING, f"{error}; it is being started again")
+                    self._change(ServerState.STARTING, f"{error}; it is being started again")
                     self._announcer.announce()
         finally:
             self._cut_off()
@@ -211,7 +211,7 @@ class Scheduler:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new jobs and wait until the others are done and read, at most so many seconds."""
-        self._change(State.DRAINING, "the server is shutting down")
+        self._change(ServerState.DRAINING, "the server is shutting down")
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         self._cut_off()
@@ -234,7 +234,7 @@ class Scheduler:
                 if self.served is None and hopeless:
                     raise
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)
-                self._change(State.STARTING, f"{error}; next try in {pause:g} s")
+                self._change(ServerState.STARTING, f"{error}; next try in {pause:g} s")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             else:
@@ -242,7 +242,7 @@ class Scheduler:
                 self.served = served
                 self._observer.worker_ready(served)
                 self._ready = True
-                self._change(State.SERVING, "")
+                self._change(ServerState.SERVING, "")
                 return
 
     async def _next(self) -> Ticket:
@@ -350,8 +350,8 @@ class Scheduler:
         if self._running is None and not self._open:
             self._idle.set()
 
-    def _change(self, state: State, detail: str) -> None:
-        if self._state is State.DRAINING:  # nothing leads out of it
+    def _change(self, state: ServerState, detail: str) -> None:
+        if self._state is ServerState.DRAINING:  # nothing leads out of it
             return
         if state is not self._state:
             log.info("state", state=state.value, detail=detail or None)

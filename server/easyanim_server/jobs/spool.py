@@ -11,8 +11,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import IO
 
-from easyanim_server.errors import EasyAnimError
-from easyanim_server.events import CHUNK_BYTES, Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.domain.errors import EasyAnimError
+from easyanim_server.domain.events import (
+    CHUNK_BYTES,
+    Accepted,
+    Chunk,
+    Completed,
+    Event,
+    Phase,
+    Progress,
+    Queued,
+    Restarted,
+)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from easyanim_server.job import Job
+from easyanim_server.domain.job import Job
 from easyanim_server.jobs.spool import Spool
 
 

@@ -9,8 +9,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from easyanim_server import errors
-from easyanim_server.errors import EasyAnimError, Violation
+from easyanim_server.domain import errors
+from easyanim_server.domain.errors import EasyAnimError, Violation
 
 DOMAIN = "easyanim"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pynvml
 import structlog
 
-from easyanim_server.served import Served
+from easyanim_server.domain.model import WorkerInfo
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Devices(JobObserver):
         self._watched = _Watched(())
         self._reading: _Reading | None = None
 
-    def worker_ready(self, served: Served) -> None:
+    def worker_ready(self, served: WorkerInfo) -> None:
         """Read this worker's devices from now on; the driver is asked when somebody wants to know."""
         with self._lock:
             self._watched = _Watched(served.device_uuids)

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from easyanim_server import __version__
-from easyanim_server.errors import (
+from easyanim_server.domain.errors import (
     EasyAnimError,
     GenerationFailed,
     InvalidArgument,
@@ -22,9 +22,9 @@ from easyanim_server.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.events import Chunk, Completed, Phase, Progress
-from easyanim_server.job import Job
-from easyanim_server.served import Lookups, Served
+from easyanim_server.domain.events import Chunk, Completed, Phase, Progress
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.model import Lookups, WorkerInfo
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.observer import JobObserver
 
@@ -186,7 +186,7 @@ class Metrics(JobObserver):
         """Count the bytes."""
         self._sent.inc(size)
 
-    def worker_ready(self, served: Served) -> None:
+    def worker_ready(self, served: WorkerInfo) -> None:
         """Note what is served, and how."""
         model, found = served.model, served.lookups
         self._server.info(

@@ -7,10 +7,10 @@ from typing import Any
 
 import structlog
 
-from easyanim_server.errors import EasyAnimError
-from easyanim_server.events import Chunk, Completed, Progress
-from easyanim_server.job import Job
-from easyanim_server.served import Served
+from easyanim_server.domain.errors import EasyAnimError
+from easyanim_server.domain.events import Chunk, Completed, Progress
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.model import WorkerInfo
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class JobObserver:
     def sent(self, size: int) -> None:
         """So many bytes of a video went to its caller."""
 
-    def worker_ready(self, served: Served) -> None:
+    def worker_ready(self, served: WorkerInfo) -> None:
         """A worker process is up and warm."""
 
     def worker_lost(self, stuck: bool) -> None:

@@ -10,8 +10,8 @@ from wsgiref.simple_server import WSGIServer
 import structlog
 from prometheus_client import start_http_server
 
-from easyanim_server.errors import ConfigurationError
-from easyanim_server.settings import Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.telemetry.devices import Devices
 from easyanim_server.telemetry.metrics import Load, Metrics
 from easyanim_server.telemetry.observer import JobObserver, JobObservers

@@ -21,9 +21,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from easyanim_server import __version__
-from easyanim_server.errors import EasyAnimError
-from easyanim_server.events import Chunk, Completed, Phase, Progress
-from easyanim_server.job import Job
+from easyanim_server.domain.errors import EasyAnimError
+from easyanim_server.domain.events import Chunk, Completed, Phase, Progress
+from easyanim_server.domain.job import Job
 from easyanim_server.telemetry.observer import JobObserver
 
 log = structlog.get_logger(__name__)

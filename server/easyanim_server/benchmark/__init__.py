@@ -1,0 +1,1 @@
+"""Measures the engine's speed and writes records."""

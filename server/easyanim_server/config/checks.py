@@ -1,0 +1,204 @@
+"""What can be wrong with settings and can be seen at once: before anything listens, is loaded or downloaded.
+
+Imports neither torch nor gRPC, so that a mistyped flag costs no seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+
+MADE_HERE = ("builtin:demo", "builtin:tiny", "synthetic:7b", "synthetic:12b")
+"""Models that need no download."""
+
+_PREFIXES = ("builtin:", "synthetic:")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PUBLISHED = re.compile(r"alibaba-pai/EasyAnimateV(?P<version>[\d.]+)-(?P<rest>.+)")
+_V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(?P<format>-diffusers|)")
+_KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that no model can be loaded with, as far as that can be told here.
+
+    Raises:
+        UnsupportedModel: there is no such model, or this server cannot run it.
+        ConfigurationError: a file or a folder cannot be used.
+    """
+    check_model(settings.model, settings.revision)
+    check_files(settings)
+
+
+def check_files(settings: Settings) -> None:
+    """Refuse files and folders that cannot be used.
+
+    Raises:
+        ConfigurationError: names the setting, its value, and what is in the way.
+    """
+    if settings.cache_coefficients is not None:
+        _check_coefficients(settings.cache_coefficients)
+    if settings.cache_dir is not None:
+        check_folder("cache_dir", settings.cache_dir)
+
+
+def is_made_here(model: str) -> bool:
+    """Whether a name is meant for one of `MADE_HERE`; there need not be such a model."""
+    return model.startswith(_PREFIXES)
+
+
+def is_hosted(model: str) -> bool:
+    """Whether a model is to come from Hugging Face."""
+    return not is_made_here(model) and not _is_path(model)
+
+
+def check_model(model: str, revision: str | None = None) -> None:
+    """Refuse a model by its name or, where it is a folder, for want of the file that says what it is.
+
+    Args:
+        model: As `Settings.model`.
+        revision: As `Settings.revision`.
+
+    Raises:
+        UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
+        ConfigurationError: there is a revision, and the model has none.
+    """
+    if revision is not None and not is_hosted(model):
+        raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
+    if is_made_here(model):
+        if model not in MADE_HERE:
+            raise UnsupportedModel(f"there is no model {model}; known are {', '.join(MADE_HERE)}")
+    elif _is_path(model):
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise UnsupportedModel(f"model {model} is no folder; give one in diffusers layout, or a Hugging Face id")
+        if not (folder / "model_index.json").is_file():
+            raise UnsupportedModel(
+                f"model {model} has no model_index.json, so it is no folder in diffusers layout; use {DEFAULT_MODEL} "
+                "instead"
+            )
+    elif not _HUB_ID.fullmatch(model):
+        raise UnsupportedModel(
+            f"model {model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
+        )
+    else:
+        _refuse_published(model)
+
+
+def published_size(model: str) -> str | None:
+    """``7b`` or ``12b`` for what the authors of EasyAnimate V5.1 publish, by its name; None for other models."""
+    published = _PUBLISHED.fullmatch(model)
+    size = published and _V51.match(published["rest"])
+    return size["size"] if size else None
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Refuse a folder that can neither be written nor made; nothing is made now.
+
+    Args:
+        name: Of the setting.
+        folder: Its value.
+
+    Raises:
+        ConfigurationError: names both, and what is in the way.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: no permission to write in {there}")
+
+
+def check_new_file(file: Path) -> None:
+    """Refuse a file that cannot be written, before the work that it is for.
+
+    Raises:
+        ConfigurationError: names it, and what is in the way.
+    """
+    if file.is_dir():
+        raise ConfigurationError(f"{str(file)!r} cannot be written: it is a folder; name a file in it")
+    if not file.absolute().parent.is_dir():
+        raise ConfigurationError(f"{str(file)!r} cannot be written: there is no folder {file.absolute().parent}")
+    if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise ConfigurationError(f"{str(file)!r} cannot be written: no permission")
+
+
+def check_address(listen: str) -> None:
+    """Refuse an address that cannot be listened on now; what gRPC says of it itself names no reason.
+
+    Raises:
+        ConfigurationError: names the address and the reason.
+    """
+    host, _, port = listen.rpartition(":")
+    if listen.startswith("unix:"):
+        return
+    name = host.strip("[]") or None
+    try:
+        found = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {listen!r} (listen): {error.strerror or error}") from error
+    failures = [failure for family, *_, address in found if (failure := _bind_error(family, address))]
+    if any(failure.errno == errno.EADDRINUSE for failure in failures):
+        taken = os.strerror(errno.EADDRINUSE)
+        raise ConfigurationError(
+            f"cannot listen on {listen!r} (listen): {taken}; take another port, or 0 for a free one"
+        )
+    if len(failures) == len(found):  # of two, on a machine without IPv6 one fails
+        raise ConfigurationError(f"cannot listen on {listen!r} (listen): {failures[0].strerror}")
+
+
+def _bind_error(family: int, address: tuple[Any, ...]) -> OSError | None:
+    """Why an address cannot be had, if so; it is given back at once."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: calls that have ended linger
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_coefficients(file: Path) -> None:
+    """As far as that goes without the model: `engine.stepcache` has the rest."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cache_coefficients {str(file)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"cache_coefficients {str(file)!r} was not written by fit-cache: {error}") from error
+    if not isinstance(document, dict) or not {"coefficients", "model_fingerprint"} <= document.keys():
+        raise ConfigurationError(
+            f"cache_coefficients {str(file)!r} was not written by fit-cache, whose have a model_fingerprint"
+        )
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or (model != "" and Path(model).exists())
+
+
+def _refuse_published(model: str) -> None:
+    """Refuse what the authors publish and this server cannot run, by name."""
+    published = _PUBLISHED.fullmatch(model)
+    if published is None:
+        return
+    if published["version"] != "5.1":
+        raise UnsupportedModel(
+            f"{model} is EasyAnimate V{published['version']}, which reads prompts with other text encoders than the "
+            f"V5.1 that this server runs; use {DEFAULT_MODEL} instead"
+        )
+    variant = _V51.fullmatch(published["rest"])
+    if variant is None:
+        return
+    instead = f"alibaba-pai/EasyAnimateV5.1-{variant['size']}-zh-InP-diffusers"
+    if variant["kind"] in _KINDS:
+        raise UnsupportedModel(f"{model} is {_KINDS[variant['kind']]}, not image-to-video; use {instead} instead")
+    if not variant["format"]:
+        raise UnsupportedModel(f"{model} is in EasyAnimate's original format, not diffusers'; use {instead} instead")

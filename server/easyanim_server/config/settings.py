@@ -1,0 +1,277 @@
+"""All settings in one frozen object, read once: flags, `EASYANIM_*`, a TOML file, a tuning file, then defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from easyanim_server.config import tuned as tuning
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+
+ENV_PREFIX = "EASYANIM_"
+CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
+"""Read by the client's command line; a shell may have it for both."""
+
+DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
+
+Placement = Literal[
+    "auto",
+    "full",
+    "model_cpu_offload",
+    "group_offload",
+    "sequential_cpu_offload",
+    "full_and_qfloat8",
+    "model_cpu_offload_and_qfloat8",
+]
+
+PUBLISHED_BUCKETS = (
+    "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
+)  # fmt: skip
+"""The sizes that the model's authors publish times for; 49 frames each."""
+
+MAX_PORT = 65535
+
+TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
+"""Sizes for `builtin:tiny`, quick on a laptop's CPU."""
+
+DEMO_BUCKETS = ("128x128x25", "128x224x25")
+"""The sizes that `builtin:demo` is trained on."""
+
+
+class Settings(BaseSettings):
+    """How the server runs. Environment variables are `EASYANIM_` plus a field's name in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    found_by_tuning: ClassVar[Mapping[str, str]] = {}
+    """What stands below all other sources; see `load`."""
+
+    model: str = DEFAULT_MODEL
+    """What to serve: a Hugging Face id, a local diffusers folder, builtin:demo, builtin:tiny, synthetic:7b or
+    synthetic:12b."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    listen: str = "127.0.0.1:50051"
+    """Address and port of the gRPC server; port 0 takes a free one."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
+    attention_mode: Literal["original", "diffusers"] = "original"
+    """original runs the network as it was trained; diffusers repeats its port's omission, for comparison."""
+    backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
+    """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
+    precision: Literal["bf16", "fp8"] = "bf16"
+    """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
+    placement: Placement = "auto"
+    """Where weights are kept: full (the card), model_cpu_offload, group_offload, sequential_cpu_offload, the first two
+    with _and_qfloat8 for 8-bit weights, or auto, the fastest in which every bucket fits."""
+    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    """Whether the VAE works on overlapping tiles, which changes pixels; auto does where no bucket fits otherwise."""
+    vae_slicing: Literal["auto", "on", "off"] = "auto"
+    """Whether the VAE takes videos of a batch one by one; of no effect on the server's batches of one; auto is off."""
+    pinned_memory_gib: float | None = Field(default=None, ge=0.0)
+    """Most host memory to lock for copies to the device, which are slower without; unset means half of it."""
+    vram_limit_gib: float | None = Field(default=None, gt=0.0)
+    """Most device memory to take, for a card that is shared; unset means all that is free."""
+    attention: str = "auto"
+    """The attention kernel; auto measures all that are installed, for every bucket. Others, where they can run, are
+    torch, math, convolution, efficient, flash, cudnn, fa4, fa4-bounded, fa3, fa2 and sage."""
+    guidance_batch: Literal["auto", "1", "2"] = "auto"
+    """Predictions made at once where guidance needs two; auto measures on CUDA and is 1 on the CPU."""
+    tuned: Path | None = None
+    """A file of `easyanim-server tune`, whose settings stand below all others; refused on another card or model."""
+    cache_dir: Path | None = None
+    """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
+    buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
+    """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
+    noise_augmentation: float = Field(default=0.0563, ge=0.0, le=1.0)
+    """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
+    default_profile: Literal["exact", "balanced", "fast", "draft"] = "exact"
+    """What requests get that name no profile; all but exact trade quality for time."""
+    cache_coefficients: Path | None = None
+    """A file that fit-cache wrote, for the step cache; unset means the published numbers of the model's shape."""
+    queue_size: int = Field(default=8, ge=1, le=1024)
+    """Jobs that may wait; the next one is refused with RESOURCE_EXHAUSTED."""
+    job_attempts: int = Field(default=2, ge=1, le=10)
+    """How often a job is begun in all when the worker process dies under it; then it fails with WORKER_LOST, since
+    it may be what kills them. 1 fails it at the first time."""
+    cancel_seconds: float = Field(default=120.0, gt=0.0)
+    """How long a worker may take to leave a job whose caller has left, or ten of the job's steps where that is longer;
+    then it counts as stuck, is killed and started anew."""
+    stall_seconds: float = Field(default=600.0, gt=0.0)
+    """How long nothing may be heard of a worker in a job, or ten of the job's steps where that is longer; then it
+    counts as stuck as well. The job is begun anew, see `job_attempts`; inf waits for ever."""
+    max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
+    """Largest request message; gRPC itself refuses a larger one."""
+    max_image_pixels: int = Field(default=50_000_000, ge=256)
+    """Largest picture, width times height, checked before it is decoded."""
+    max_prompt_chars: int = Field(default=4000, ge=1)
+    """Longest prompt and negative prompt."""
+    heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)
+    """Longest silence on a stream."""
+    drain_seconds: float = Field(default=900.0, ge=0.0)
+    """After SIGTERM, how long running and waiting jobs may take to finish, and their callers to read them."""
+    start_timeout_seconds: float = Field(default=3600.0, gt=0.0)
+    """How long a worker may take to load and warm up before it is started again."""
+    cpu_threads: int = Field(default=0, ge=0)
+    """Threads of one operation on the CPU; 0 leaves it to torch."""
+    reflection: bool = True
+    """Whether grpcurl and the like may ask for the contract."""
+    metrics_listen: str = ""
+    """Address and port of Prometheus metrics over HTTP, such as 127.0.0.1:9464; empty means none."""
+    otlp_endpoint: str = ""
+    """OpenTelemetry collector for traces, over OTLP and gRPC, such as http://localhost:4317; empty means none."""
+    log_format: Literal["console", "json"] = "console"
+    """console for people, json for collectors."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _parse_buckets(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part for part in value.replace(" ", "").split(",") if part]
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be text or a list, such as 384x672,512x512x25")
+        parsed = [item if isinstance(item, Bucket) else Bucket.parse(str(item)) for item in value]
+        twice = {str(item) for item in parsed if parsed.count(item) > 1}
+        if twice:
+            raise ValueError(f"named more than once: {', '.join(sorted(twice))}")
+        return tuple(parsed)
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        # What is below would take 70000 for 4464, and a bare port for one of all addresses.
+        _, colon, port = value.rpartition(":")
+        if value.startswith("unix:") if info.field_name == "listen" else not value:
+            return value
+        if not colon or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, such as 127.0.0.1:50051")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        # The exporter takes anything, and tells of what it cannot reach by retrying for ever.
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            usable = False
+        if value and not usable:
+            raise ValueError("must be http://HOST:PORT, or https for TLS, such as http://localhost:4317")
+        return value
+
+    @property
+    def catalogue(self) -> tuple[Bucket, ...]:
+        """The buckets to serve, in order of preference."""
+        if self.buckets:
+            return self.buckets
+        names = {"builtin:tiny": TINY_BUCKETS, "builtin:demo": DEMO_BUCKETS}.get(self.model, PUBLISHED_BUCKETS)
+        return tuple(Bucket.parse(name) for name in names)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, which wins over the file named by `load`, which wins over a tuning."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
+        tuned = InitSettingsSource(settings_cls, dict(getattr(settings_cls, "found_by_tuning", {})))
+        return init_settings, env_settings, file, tuned
+
+    @classmethod
+    def load(cls, flags: dict[str, Any] | None = None, file: Path | None = None) -> Settings:
+        """Read flags, environment and `file`, and then the tuning file if one of these names it.
+
+        Raises:
+            ConfigurationError: a value is not allowed, a name is not known, a file cannot be read, or the tuning was
+                measured with another model. Says where each wrong value comes from, one a line.
+        """
+        unknown = unknown_environment(os.environ)
+        if unknown:
+            known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
+            raise ConfigurationError(_unknown({name: f"environment variable {name}" for name in unknown}, known))
+        if file is not None and not file.is_file():
+            raise ConfigurationError(f"settings file {str(file)!r} is not a file")
+
+        loaded = cls._read(flags or {}, file, {})
+        if loaded.tuned is not None:
+            found = tuning.read(loaded.tuned)
+            loaded = cls._read(flags or {}, file, found.settings)
+            found.require_model(loaded.model, loaded.tuned or Path())
+        return cls.model_construct(**dict(loaded))
+
+    @classmethod
+    def _read(cls, flags: dict[str, Any], file: Path | None, tuned: Mapping[str, str]) -> Settings:
+        class FromFiles(cls):  # type: ignore[valid-type, misc]
+            model_config = SettingsConfigDict(toml_file=file)
+            found_by_tuning = tuned
+
+        try:
+            read: Settings = FromFiles(**flags)
+        except ValidationError as error:
+            in_file = TomlConfigSettingsSource(cls, toml_file=file).toml_data if file else {}
+            raise ConfigurationError(_sentences(error, flags, file, in_file)) from error
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
+        return read
+
+
+def unknown_environment(environment: Iterable[str]) -> list[str]:
+    """Names that start with `EASYANIM_` and are no setting: misspelt ones must not pass in silence."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CLIENT_ADDRESS}
+    return sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def _sentences(error: ValidationError, flags: Mapping[str, Any], file: Path | None, in_file: Mapping[str, Any]) -> str:
+    """A line for each wrong value, with where it comes from; sources are asked in their order."""
+    environment = {name.upper(): name for name in os.environ}
+
+    def source(name: str) -> str:
+        variable = ENV_PREFIX + name.upper()
+        if name in flags:
+            return f"--{name.replace('_', '-')}"
+        return environment.get(variable) or (str(file) if name in in_file else "the tuning file")
+
+    lines, unknown = [], {}
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "extra_forbidden":
+            unknown[name] = f"setting {name!r} (from {source(name)})"
+        else:
+            said = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}={item['input']!r}: {said} (from {source(name)})")
+    return "\n".join([*lines, *([_unknown(unknown, list(Settings.model_fields))] if unknown else [])])
+
+
+def _unknown(found: Mapping[str, str], known: Iterable[str]) -> str:
+    """A line for each unknown name, with the one that was probably meant; all that there are where none is near."""
+    short = {name.lower().removeprefix(ENV_PREFIX.lower()): name for name in known}
+    lines, lost = [], False
+    for name, words in found.items():
+        near = difflib.get_close_matches(name.lower().removeprefix(ENV_PREFIX.lower()), short, n=1, cutoff=0.7)
+        lost = lost or not near
+        lines.append(f"unknown {words}" + (f"; did you mean {short[near[0]]}?" if near else ""))
+    return "\n".join(lines) + (f"; known are {', '.join(sorted(short.values()))}" if lost else "")

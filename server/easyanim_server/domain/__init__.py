@@ -1,0 +1,1 @@
+"""Facts about jobs, models and videos in pure Python."""

@@ -1,0 +1,143 @@
+"""What is asked for: jobs, their pictures, the shapes that there are.
+
+Pure Python; nothing here knows gRPC, torch or processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
+
+DEFAULT_STEPS = PROFILES[DEFAULT_PROFILE].steps
+DEFAULT_GUIDANCE = 6.0
+DEFAULT_FPS = 8
+MAX_STEPS = 200
+GUIDANCE_RANGE = (1.0, 20.0)
+FPS_RANGE = (1, 60)
+MAX_SEED = 2**63 - 1
+MAX_FRAMES = 49
+"""Longest clip that the model was trained on."""
+SIZE_MULTIPLE = 16
+"""Heights and widths are multiples of it: the VAE's factor 8 times the patch size 2."""
+
+
+class FitPolicy(Enum):
+    """How a picture of another aspect becomes the bucket's."""
+
+    CROP = "CROP"
+    PAD = "PAD"
+    STRETCH = "STRETCH"
+
+
+class OutputFormat(Enum):
+    """File formats by media type."""
+
+    MP4 = "video/mp4"
+    WEBM = "video/webm"
+    MKV = "video/x-matroska"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """One shape that the engine serves; compiled and warmed as a whole."""
+
+    height: int
+    """Pixels, a multiple of 16."""
+    width: int
+    """Pixels, a multiple of 16."""
+    frames: int
+    """Frames of the video, of the form 4k+1, in [1, 49]."""
+
+    @property
+    def name(self) -> str:
+        """Height by width, as requests name it: ``384x672``."""
+        return f"{self.height}x{self.width}"
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.frames}"
+
+    @property
+    def log_aspect(self) -> float:
+        """Natural logarithm of width over height; 0 is square."""
+        return math.log(self.width / self.height)
+
+    @classmethod
+    def parse(cls, text: str) -> Bucket:
+        """Read ``HxW`` or ``HxWxF``; frames default to 49.
+
+        Raises:
+            ValueError: the text has another form, or a number is not allowed.
+        """
+        parts = text.lower().strip().split("x")
+        if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
+            raise ValueError(f"bucket {text!r} must look like 384x672 or 384x672x49 (height x width x frames)")
+        height, width, frames = (int(part) for part in [*parts, str(MAX_FRAMES)][:3])
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels <= 0 or pixels % SIZE_MULTIPLE:
+                raise ValueError(f"bucket {text!r}: {name} {pixels} must be a positive multiple of {SIZE_MULTIPLE}")
+        if not is_frame_count(frames):
+            raise ValueError(f"bucket {text!r}: {frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+        return cls(height, width, frames)
+
+
+def is_frame_count(frames: int) -> bool:
+    """Whether the VAE can decode so many frames: one alone, then groups of four."""
+    return 1 <= frames <= MAX_FRAMES and frames % 4 == 1
+
+
+def nearest_bucket(buckets: Iterable[Bucket], aspect: float) -> Bucket:
+    """The bucket whose aspect is nearest to `aspect` (width over height) by logarithm.
+
+    Of equally near ones the first stands, so the order of the configuration is the order of preference.
+    """
+    target = math.log(aspect)
+    return min(buckets, key=lambda bucket: round(abs(bucket.log_aspect - target), 9))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, already in the bucket's size."""
+
+    width: int
+    height: int
+    rgb: bytes
+    """Rows from the top, 3 bytes a pixel: ``height * width * 3`` bytes."""
+    source_sha256: str = ""
+    """SHA-256 of the file that it was made from, hex; empty where there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation with every default resolved. Travels to the worker process."""
+
+    id: str
+    prompt: str
+    negative_prompt: str
+    bucket: Bucket
+    steps: int
+    guidance: float
+    seed: int
+    fps: int = DEFAULT_FPS
+    output: OutputFormat = OutputFormat.MP4
+    start: Picture | None = None
+    end: Picture | None = None
+    fit: FitPolicy = FitPolicy.CROP
+    embed_prompt: bool = False
+    """Whether the prompts go into the file's metadata."""
+    profile: str = DEFAULT_PROFILE
+    """The name that `steps` and `acceleration` were resolved from; the two alone say what is done."""
+    acceleration: Acceleration = NO_ACCELERATION
+    log_context: dict[str, str] = field(default_factory=dict, compare=False)
+    """What every log line on this job carries: `request_id`, and `trace_id` where the caller traces."""
+    traceparent: str = field(default="", compare=False)
+    """W3C trace context of the call; the spans of this job are its children. Empty where nothing is traced."""
+
+    @property
+    def predictions(self) -> int:
+        """Passes of the transformer that the steps take where none is reused: two with guidance, else one."""
+        guided = sum(self.acceleration.guides(step, self.steps) for step in range(self.steps))
+        return self.steps + (guided if self.guidance > 1 else 0)

@@ -1,0 +1,1 @@
+"""What compilers and measurements made, kept on disk."""

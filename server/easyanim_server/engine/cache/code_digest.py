@@ -1,0 +1,81 @@
+"""A digest of the code that runs in a prediction: compiled artefacts and measured choices are valid for one digest."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2]
+
+ENGINE = "easyanim_server.engine"
+
+FAMILIES = f"{ENGINE}.families"
+
+ROOTS = (
+    f"{ENGINE}.sampling",
+    f"{ENGINE}.compile.backends",
+    f"{FAMILIES}.easyanimate_v51.text",
+    f"{FAMILIES}.easyanimate_v51.vae",
+)
+"""What a prediction enters the engine through: the loop, the compiled paths, the text encoder and the VAE."""
+
+
+@cache
+def code_digest(package: Path = PACKAGE) -> str:
+    """SHA-256, hex, of the source of all modules of the engine that `ROOTS` import, directly or indirectly.
+
+    Imports are read from the source, those inside functions too, so that nothing has to be imported for it. Modules
+    outside the engine do no arithmetic and do not count; neither do modules of the engine that no prediction reaches,
+    such as benchmarks.
+
+    Args:
+        package: The folder of the package `easyanim_server`.
+    """
+    digest = hashlib.sha256()
+    for name, file in sorted(_reached(package).items()):
+        digest.update(f"{name}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _reached(package: Path) -> dict[str, Path]:
+    """Modules by name, with their files."""
+    found: dict[str, Path] = {}
+    open_names = list(ROOTS)
+    while open_names:
+        name = open_names.pop()
+        file = _file(package, name)
+        if name in found or file is None:
+            continue
+        found[name] = file
+        open_names.extend(_imports(file))
+    missing = set(ROOTS) - found.keys()
+    if missing:
+        raise FileNotFoundError(f"no source of {', '.join(sorted(missing))} below {package}")
+    return found
+
+
+def _file(package: Path, name: str) -> Path | None:
+    """The source of a module or package; None for a name that is neither, such as a class."""
+    path = package.joinpath(*name.split(".")[1:])
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Names below the engine that a module imports; of ``from a import b`` both ``a`` and ``a.b``.
+
+    A string that is such a name counts as an import: kernels are loaded by `import_module` where their libraries are.
+    """
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value]
+        yield from (name for name in names if name.startswith(f"{ENGINE}."))

@@ -1,0 +1,1 @@
+"""Compiled execution paths, their precision, and the check of their numbers."""

@@ -1,0 +1,317 @@
+"""How each bucket's blocks run: chosen by measurement, built, checked and warmed before the first request."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.model import BucketStatus
+from easyanim_server.engine.attention import select as attention
+from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.compile.backends import Backends
+from easyanim_server.engine.compile.numeric_check import FACTORS, ROUNDING, NumericCheck, relative_l2
+from easyanim_server.engine.compile.precision import CastLinear, Fp8Linear, require_fp8
+from easyanim_server.engine.compile.reference_cache import ReferenceCache
+from easyanim_server.engine.families.easyanimate_v51.block import Block
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
+from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear, convolving_is_faster
+from easyanim_server.engine.memory.placement import Placement
+
+FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
+"""What is tried where a backend fails."""
+
+UNIT_FRAMES = 13
+"""Most frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little to do
+with the number of tokens."""
+
+SATURATED = 0.1
+"""Seconds of a prediction beyond which guidance is never tried in a batch of two: one sample then fills any card, and
+batches were measured to be up to 1.5 % slower, for twice the activations."""
+
+CLEARLY = 0.95
+"""Share of the time of two predictions under which they are made together."""
+
+MEASUREMENTS = 5
+"""Of each way to make the two predictions of guidance."""
+
+
+PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
+"""The large ones of a block, by their names in `TokenLayers`."""
+
+
+class Planner:
+    """Prepares a denoiser for its buckets.
+
+    Args:
+        denoiser: Whose blocks run; converted in place where the precision asks for it.
+        backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
+        precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones;
+            ``fp8-weights`` stores them in 8 bits and casts them before every product.
+        kernel: An attention kernel by name, or ``auto`` to measure.
+        batch: Whether the two predictions of guidance are made one by one or in a batch of two; ``auto`` measures.
+        placement: Brings the weights; None where they are on the device.
+
+    Raises:
+        ConfigurationError: the device lacks what was asked for.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        backend: str,
+        precision: str,
+        kernel: str,
+        batch: Literal["auto", "1", "2"] = "1",
+        placement: Placement | None = None,
+    ) -> None:
+        self._denoiser = denoiser
+        self._placement = placement
+        self._backends = Backends(denoiser, placement.device if placement else None)
+        self._device, self._dtype = self._backends.device, self._backends.dtype
+        self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
+        self._precision = precision
+        if precision == "fp8":
+            require_fp8(self._device)
+        self._largest = denoiser.largest_product()
+        offered = attention.available(self._device, self._dtype, self._largest)
+        if kernel not in ("auto", *offered):
+            raise ConfigurationError(
+                f"attention {kernel!r} cannot run here; must be auto or one of {', '.join(offered)}"
+            )
+        self._kernel = kernel
+        self._batch = batch
+        self._prepared = False
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        buckets: Sequence[Bucket],
+        report: Callable[[str], None],
+    ) -> dict[Bucket, tuple[ExecutionPath, BucketStatus]]:
+        """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
+
+        Args:
+            buckets: Shapes to serve.
+            report: Told what is being done, in one sentence.
+
+        Raises:
+            ConfigurationError: no path of this precision is near enough to the eager network.
+            RuntimeError: it was called before; weights may be converted, so nothing is left to compare with.
+        """
+        if self._prepared:
+            raise RuntimeError("buckets are prepared once, all together")
+        self._prepared = True
+        ordered = sorted(dict.fromkeys(buckets), key=lambda bucket: bucket.height * bucket.width * bucket.frames)
+        quantised = self._precision != "bf16"
+        faster = self._backend != "eager" or quantised
+        references: dict[Bucket, Tensor] = {}
+        unit = ROUNDING
+        if faster:
+            references, unit = self._references(ordered, quantised, report)
+        if quantised:
+            report("converting weights to fp8")
+            layer = Fp8Linear if self._precision == "fp8" else CastLinear
+            if self._placement:
+                self._placement.rebuild(lambda number: block_to_fp8(self._denoiser, number, layer))
+            else:
+                to_fp8(self._denoiser, layer)
+        elif self._may_convolve() and cache.once(
+            f"products in {self._dtype}", partial(convolving_is_faster, self._dtype)
+        ):
+            convolve(self._denoiser)
+        plans = {}
+        precision = self._served_precision
+        for number, bucket in enumerate(ordered, 1):
+            report(f"building {bucket} ({self._backend}, {precision}), {number} of {len(ordered)} buckets")
+            plans[bucket] = self._plan(bucket, NumericCheck(references.get(bucket), unit, FACTORS[precision]))
+        return plans
+
+    def _may_convolve(self) -> bool:
+        return self._device.type == "cpu" and self._denoiser.mode == "original"
+
+    def _references(
+        self, buckets: Sequence[Bucket], quantised: bool, report: Callable[[str], None]
+    ) -> tuple[dict[Bucket, Tensor], float]:
+        """The eager network's predictions, and how far rounding takes them; kept in the cache, if there is one."""
+        # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
+        other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
+        clip = replace(buckets[0], frames=min(buckets[0].frames, UNIT_FRAMES))
+        rounding = f"rounding of {clip} to {other}"
+        kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.transformer, self._denoiser.mode)
+        if kept.missing(rounding, *map(str, buckets)):
+            report("computing what faster paths are compared with")
+
+        def distance() -> Tensor:
+            wide = ExecutionPath([in_type(block, other) for block in self._backends.blocks])
+            narrow = self._backends.predict(clip, self._denoiser.eager)
+            return torch.tensor(relative_l2(narrow, self._backends.predict(clip, wide)), dtype=torch.float64)
+
+        with self._placement.streamed() if self._placement else nullcontext():
+            references = {
+                bucket: kept.get(
+                    str(bucket), self._device, partial(self._backends.predict, bucket, self._denoiser.eager)
+                )
+                for bucket in buckets
+            }
+            unit = float(kept.get(rounding, torch.device("cpu"), distance))
+        kept.save()
+        return references, max(unit, ROUNDING)
+
+    def _plan(self, bucket: Bucket, gate: NumericCheck) -> tuple[ExecutionPath, BucketStatus]:
+        kernel, times = self._choose_kernel(self._backends.attention_shape(bucket))
+        backend: str | None = self._backend
+        reasons = []
+        while backend is not None:
+            began = time.perf_counter()
+            try:
+                path = ExecutionPath(self._backends.build(backend, bucket, kernel), kernel)
+                predicted = self._backends.predict(bucket, path)
+                error = gate.check(predicted)
+            except Exception as failure:  # compilers raise anything; the next backend is tried and the reason is said
+                reasons.append(_reason(backend, failure))
+                backend = FALLBACK.get(backend)
+                continue
+            built = time.perf_counter()
+            pairs, reason = self._pairs(bucket, path, backend, gate)
+            readiness = BucketStatus(
+                bucket=bucket,
+                backend=backend,
+                precision=self._served_precision,
+                attention=kernel,
+                guidance_batch=2 if pairs else 1,
+                build_seconds=built - began,
+                relative_l2=error,
+                cosine=gate.cosine(predicted),
+                rounding_l2=gate.rounding if gate.reference is not None else 0.0,
+                fallback="; ".join([*reasons, *reason]),
+                attention_milliseconds=times,
+            )
+            return replace(path, pairs=pairs), readiness
+        raise ConfigurationError(
+            f"bucket {bucket} cannot be served in precision {self._precision}: {'; '.join(reasons)}"
+        )
+
+    def _choose_kernel(self, shape: torch.Size) -> tuple[str, dict[str, float]]:
+        """The attention kernel for a shape, and the milliseconds of those that were measured."""
+        if self._kernel != "auto":
+            return self._kernel, {}
+        offered = attention.candidates(self._device, self._dtype, self._largest)
+        times = cache.once(
+            f"attention of {tuple(shape)} in {self._dtype} by {', '.join(offered)}",
+            partial(attention.measure, shape, self._device, self._dtype, offered),
+            lasting=lambda times: times.keys() == set(offered),  # memory that was short may be there another time
+        )
+        return attention.fastest(times), times
+
+    def _pairs(
+        self, bucket: Bucket, path: ExecutionPath, backend: str, gate: NumericCheck
+    ) -> tuple[bool, Sequence[str]]:
+        """Whether the two predictions of guidance are made together; and what speaks against it where it was asked for.
+
+        By default they are where that is faster, fits and computes the same. On the CPU nothing is measured.
+        """
+        if self._batch == "1" or (self._batch == "auto" and not self._may_pair(backend)):
+            return False, ()
+        try:
+            if backend == "tensorrt":
+                raise ValueError("engines are built for one sample")
+            placed = f"{backend} in {self._served_precision} by {path.kernel}"
+            blocks = f"{len(self._backends.blocks)} blocks of {tuple(self._backends.attention_shape(bucket))}"
+            won = self._batch == "2" or cache.once(
+                f"guidance of {blocks}, {placed}", partial(self._pairing_is_faster, bucket, path)
+            )
+            if won:  # compiled now, where it was only measured at an earlier start
+                for predicted in self._backends.predict(bucket, path, batch=2).chunk(2):
+                    gate.check(predicted)
+            return won, ()
+        except Exception as failure:  # as with backends
+            return False, [_reason("guidance in a batch of two", failure)] if self._batch == "2" else ()
+
+    def _may_pair(self, backend: str) -> bool:
+        """Whether it is worth measuring: where weights make room for activations, these are not doubled."""
+        full = self._placement is None or self._placement.name == "full"
+        return self._device.type == "cuda" and backend != "tensorrt" and full
+
+    def _pairing_is_faster(self, bucket: Bucket, path: ExecutionPath) -> bool:
+        if self._seconds(bucket, path, batch=1, times=1) > SATURATED:
+            return False
+        self._backends.predict(bucket, path, batch=2)  # compiles
+        return self._seconds(bucket, path, batch=2) < CLEARLY * 2 * self._seconds(bucket, path, batch=1)
+
+    def _seconds(self, bucket: Bucket, path: ExecutionPath, batch: int, times: int = MEASUREMENTS) -> float:
+        """What a prediction takes that has run before; the median of a few."""
+        taken = []
+        for _ in range(times):
+            began = time.perf_counter()
+            self._backends.predict(bucket, path, batch)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+
+    @property
+    def _served_precision(self) -> str:
+        converted = self._precision != "bf16" or self._dtype is torch.bfloat16
+        return self._precision if converted else str(self._dtype).removeprefix("torch.")
+
+
+@contextmanager
+def no_compilation() -> Iterator[None]:
+    """Make a recompilation an error: everything that requests need was compiled before the first one came."""
+    with torch.compiler.set_stance("fail_on_recompile"):
+        yield
+
+
+def _reason(what: str, failure: Exception) -> str:
+    """Why something is not used, in one line."""
+    return f"{what}: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
+
+
+def in_type(block: Block, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A block that computes in another type, with a copy of its weights that lives as long as one call."""
+
+    def run(x: Tensor, emb: Tensor, rope: tuple[Tensor, Tensor], texts: int, kernel: str) -> Tensor:
+        result: Tensor = copy.deepcopy(block).to(dtype)(x.to(dtype), emb.to(dtype), rope, texts, kernel)
+        return result.to(x.dtype)
+
+    return run
+
+
+def convolve(denoiser: Denoiser) -> None:
+    """Let the large products of all blocks be convolutions, of the same weights; see `products`."""
+    for block in denoiser.blocks:
+        for layers in (block.video, block.text):
+            if layers is not None:
+                for name in PRODUCTS:
+                    setattr(layers, name, ConvolvedLinear(getattr(layers, name)))
+
+
+def to_fp8(denoiser: Denoiser, layer: type[Fp8Linear | CastLinear] = Fp8Linear) -> None:
+    """Convert the large products of all blocks in place; modulation, embeddings and the head stay as they are.
+
+    The stock transformer's layers, which share these weights, lose them and cannot run any more.
+    """
+    for number in range(len(denoiser.blocks)):
+        block_to_fp8(denoiser, number, layer)
+
+
+def block_to_fp8(denoiser: Denoiser, number: int, layer: type[Fp8Linear | CastLinear]) -> None:
+    """Convert the large products of one block in place; see `to_fp8`."""
+    block, stock = denoiser.blocks[number], denoiser.transformer.transformer_blocks[number]
+    for layers in (block.video, block.text):
+        if layers is not None:
+            for name in PRODUCTS:
+                setattr(layers, name, layer(getattr(layers, name)))
+    for branch in (stock.attn1, stock.ff, stock.txt_ff):
+        for linear in branch.modules() if branch is not None else ():
+            if isinstance(linear, nn.Linear):
+                linear.weight.data = linear.weight.data.new_empty(0)

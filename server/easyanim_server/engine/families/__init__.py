@@ -1,0 +1,1 @@
+"""Model families: all code that belongs to one kind of model."""

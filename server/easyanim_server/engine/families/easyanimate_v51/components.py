@@ -1,0 +1,60 @@
+"""The loaded parts of one model, whatever they were loaded from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Components:
+    """What the engine works with. All networks are in eval mode, without gradients, in one dtype, on one device.
+
+    That device is the host where a `Placement` is to bring them to another.
+    """
+
+    name: str
+    """As the operator named it: a Hugging Face id, a folder, ``builtin:tiny``, ``synthetic:7b``."""
+    transformer: EasyAnimateTransformer3DModel
+    vae: AutoencoderKLMagvit
+    text_encoder: nn.Module
+    """`qwen.TrimmedTextEncoder`: called with (input_ids, attention_mask), each (batch, tokens) int64, it returns the
+    stock `hidden_states[-2]`, (batch, tokens, hidden)."""
+    tokenizer: PreTrainedTokenizerBase
+    """With the chat template; pads on the right."""
+    scheduler: FlowMatchEulerDiscreteScheduler
+    compute: torch.device | None = None
+    """Where to compute; None stands for where the transformer is."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        device: torch.device = self.compute or next(self.transformer.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute type of the transformer."""
+        dtype: torch.dtype = next(self.transformer.parameters()).dtype
+        return dtype
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the networks' configurations and their weights' names and shapes, as hex.
+
+        It tells apart architectures and configurations, not fine-tunings of the same shape: hashing 14 GB of
+        weights would double the time to start.
+        """
+        digest = hashlib.sha256()
+        for module in (self.transformer, self.vae):
+            config = {key: value for key, value in module.config.items() if not key.startswith("_")}
+            digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for module in (self.transformer, self.vae, self.text_encoder):
+            for name, tensor in module.state_dict().items():
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        return digest.hexdigest()

@@ -1,0 +1,355 @@
+"""What lies between a block's products: norms and modulation, gates, rotation, GELU, rows in 8-bit floating point.
+
+Every function is bound by memory, so each makes few passes: on CUDA one, by a kernel in Triton, on the CPU by other
+torch operators than those that define it. All compute in float32 and round once, at the end. They are operators of
+their own, which compilers call and do not look into: what Inductor generates for the same takes up to four times as
+long.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX = torch.finfo(E4M3).max
+LEAST_MAGNITUDE = 1e-12
+"""Of a row, before it is scaled into e4m3's range; rows of zeros stay zeros."""
+
+VIDEO, TEXT = 0, 1
+"""Kinds of token, in the order of the modulation tables. In the sequence, text comes first."""
+SHIFT, SCALE, GATE = 0, 1, 2
+
+
+class Quantised(NamedTuple):
+    """Rows in 8-bit floating point; `values * scale` is what they stand for."""
+
+    values: Tensor
+    """(..., columns) e4m3."""
+    scale: Tensor
+    """(..., 1) float32."""
+
+
+def norm_modulate(x: Tensor, norm: nn.LayerNorm, modulation: Tensor, texts: int, quantise: bool) -> Tensor | Quantised:
+    """Normalise every token, then scale and shift it as its kind is.
+
+    Args:
+        x: (batch, tokens, dim).
+        norm: Weight, bias and epsilon of the LayerNorm over dim.
+        modulation: (batch, 2, 3, dim): of video, then of text; shift, scale, and a gate that is not used here.
+        texts: How many of the tokens are text; they come first.
+        quantise: Whether to return rows in 8-bit floating point.
+
+    Returns:
+        (batch, tokens, dim), in the dtype of `x` or quantised.
+    """
+    return _rows(_norm_modulate(x, norm.weight, norm.bias, norm.eps, modulation, texts, quantise))
+
+
+def add_gate(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
+    """Add to every token what a branch made of it, through the gate of its kind.
+
+    Args:
+        x: (batch, tokens, dim).
+        branch: Of all tokens, or of text and of video, (batch, tokens of that kind, dim) each.
+        gates: (batch, 2, 3, dim), a table as in `norm_modulate`, of which only the gates are used.
+        texts: How many of the tokens are text; they come first.
+
+    Returns:
+        Of the shape and dtype of `x`.
+    """
+    total: Tensor = _add_gate(x, branch, gates, texts)
+    return total
+
+
+def add_gate_norm_modulate(
+    x: Tensor,
+    branch: list[Tensor],
+    gates: Tensor,
+    norm: nn.LayerNorm,
+    modulation: Tensor,
+    texts: int,
+    quantise: bool,
+) -> tuple[Tensor, Tensor | Quantised]:
+    """`add_gate`, then `norm_modulate` of the sum; returns both."""
+    total, *rows = _add_gate_norm_modulate(
+        x, branch, gates, norm.weight, norm.bias, norm.eps, modulation, texts, quantise
+    )
+    return total, _rows(rows)
+
+
+def qk_norm_rotate(
+    qkv: list[Tensor], norms: list[Tensor], eps: float, rope: tuple[Tensor, Tensor], heads: int, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take queries, keys and values out of their product; normalise queries and keys by heads, and rotate them.
+
+    Values are copied even where they all lie in one product: attention reads them many times, and strided rows cost
+    it more than the copy does.
+
+    Args:
+        qkv: Of all tokens, or of text and of video, (batch, tokens of that kind, 3 * heads * channels) each.
+        norms: For each of `qkv`, (2, 2, channels): of queries, then of keys; weight and bias of a LayerNorm over
+            channels.
+        eps: Of those norms.
+        rope: Cosines and sines of every token's angles, (tokens, channels) float32, by which pairs of neighbouring
+            channels turn.
+        heads: How many; channels are a power of two on CUDA.
+        scale: What queries are multiplied by before they are rounded.
+
+    Returns:
+        Queries, keys and values, (batch, tokens, heads, channels) each, contiguous, in the dtype of `qkv`.
+    """
+    q, k, v = _qk_norm_rotate(qkv, norms, eps, *rope, heads, scale)
+    return q, k, v
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer and GELU, in its tanh form: (..., in) to (..., out), weight (out, in), bias (out,)."""
+    y: Tensor = _linear_gelu(x, weight, bias)
+    return y
+
+
+def gelu_quantise(x: Tensor) -> Quantised:
+    """GELU, in its tanh form, in 8-bit floating point: (..., columns), any floating type, to the same shape."""
+    return Quantised(*_gelu_quantise(x))
+
+
+def quantise_rows(x: Tensor) -> Quantised:
+    """Scale every row into e4m3's range: (..., columns), any floating type, to the same shape."""
+    return Quantised(*_quantise_rows(x))
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn every pair of neighbouring channels by its token's angle: a part of what `qk_norm_rotate` does.
+
+    Args:
+        x: Queries or keys, (batch, tokens, heads, channels).
+        rope: Cosines and sines of the angles, (tokens, channels) float32.
+
+    Returns:
+        Of the shape and dtype of `x`.
+    """
+    cos, sin = (table.unsqueeze(1) for table in rope)  # (tokens, 1, channels)
+    real, imaginary = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-imaginary, real), dim=-1).flatten(-2)  # by a right angle
+    return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+def _rows(outputs: list[Tensor]) -> Tensor | Quantised:
+    return outputs[0] if len(outputs) == 1 else Quantised(*outputs)
+
+
+# The operators: each body is the definition. `_on_cuda` and `_on_cpu` put functions of the same name in its place.
+
+
+def _on_cuda(operator: Any, name: str) -> None:
+    """Let `operator` run the function of that name in `kernels_triton` on CUDA, where there is Triton."""
+    if not find_spec("triton"):
+        return
+
+    def launch(*args: Any) -> Any:
+        from easyanim_server.engine.kernels import fused_triton as kernels_triton  # importing Triton takes a second
+
+        first = args[0] if isinstance(args[0], Tensor) else args[0][0]
+        with torch.cuda.device(first.device):
+            return getattr(kernels_triton, name)(*args)
+
+    operator.register_kernel("cuda")(launch)
+
+
+def _on_cpu(operator: Any, name: str) -> None:
+    """Let `operator` run the function of that name in `kernels_cpu` on the CPU."""
+
+    def run(*args: Any) -> Any:
+        from easyanim_server.engine.kernels import fused_cpu as kernels_cpu  # which needs this module
+
+        return getattr(kernels_cpu, name)(*args)
+
+    operator.register_kernel("cpu")(run)
+
+
+@torch.library.custom_op("easyanim::norm_modulate", mutates_args=())
+def _norm_modulate(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, modulation: Tensor, texts: int, quantise: bool
+) -> list[Tensor]:
+    return _normed(x, weight, bias, eps, modulation, texts, quantise)
+
+
+@torch.library.custom_op("easyanim::add_gate", mutates_args=())
+def _add_gate(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
+    return _gated(x, branch, gates, texts)
+
+
+@torch.library.custom_op("easyanim::add_gate_norm_modulate", mutates_args=())
+def _add_gate_norm_modulate(
+    x: Tensor,
+    branch: list[Tensor],
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    modulation: Tensor,
+    texts: int,
+    quantise: bool,
+) -> list[Tensor]:
+    total = _gated(x, branch, gates, texts)
+    return [total, *_normed(total, weight, bias, eps, modulation, texts, quantise)]
+
+
+@torch.library.custom_op("easyanim::qk_norm_rotate", mutates_args=())
+def _qk_norm_rotate(
+    qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float
+) -> list[Tensor]:
+    products = [_by_heads(product, heads) for product in qkv]
+    joint = []
+    for part, factor in ((0, scale), (1, 1.0)):  # queries, keys
+        y = torch.cat(
+            [
+                F.layer_norm(product[part].float(), cos.shape[-1:], norm[part, 0].float(), norm[part, 1].float(), eps)
+                for product, norm in zip(products, norms, strict=True)
+            ],
+            dim=1,
+        )
+        joint.append((rotate(y, (cos, sin)) * factor).to(qkv[0].dtype))
+    return [*joint, torch.cat([product[2] for product in products], dim=1)]
+
+
+# cuBLASLt applies GELU before a product leaves its registers; Inductor would take the two apart again.
+@torch.library.custom_op("easyanim::linear_gelu", mutates_args=())
+def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if x.is_cuda:
+        rows: Tensor = torch.ops.aten._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+        return rows.view(*x.shape[:-1], -1)
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+@torch.library.custom_op("easyanim::gelu_quantise", mutates_args=())
+def _gelu_quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _scaled(F.gelu(x.float(), approximate="tanh"))
+
+
+@torch.library.custom_op("easyanim::quantise_rows", mutates_args=())
+def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _scaled(x.float())
+
+
+@_norm_modulate.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float, modulation: Tensor, texts: int, quantise: bool) -> Any:
+    return list(_empty_quantised(x)) if quantise else [x.new_empty(x.shape)]
+
+
+@_add_gate.register_fake
+def _(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_add_gate_norm_modulate.register_fake
+def _(
+    x: Tensor,
+    branch: list[Tensor],
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    modulation: Tensor,
+    texts: int,
+    quantise: bool,
+) -> Any:
+    return [x.new_empty(x.shape), *(_empty_quantised(x) if quantise else [x.new_empty(x.shape)])]
+
+
+@_qk_norm_rotate.register_fake
+def _(qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float) -> Any:
+    tokens = sum(product.shape[1] for product in qkv)
+    return [qkv[0].new_empty(qkv[0].shape[0], tokens, heads, cos.shape[-1]) for _ in range(3)]
+
+
+@_linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _empty_quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=E4M3), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+
+
+_gelu_quantise.register_fake(_empty_quantised)
+_quantise_rows.register_fake(_empty_quantised)
+
+_on_cuda(_norm_modulate, "norm_modulate")
+_on_cuda(_add_gate, "add_gate")
+_on_cuda(_add_gate_norm_modulate, "add_gate_norm_modulate")
+_on_cuda(_qk_norm_rotate, "qk_norm_rotate")
+_on_cuda(_gelu_quantise, "gelu_quantise")
+_on_cuda(_quantise_rows, "quantise_rows")
+
+_on_cpu(_norm_modulate, "norm_modulate")
+_on_cpu(_add_gate, "add_gate")
+_on_cpu(_add_gate_norm_modulate, "add_gate_norm_modulate")
+_on_cpu(_qk_norm_rotate, "qk_norm_rotate")
+_on_cpu(_linear_gelu, "linear_gelu")
+
+
+_DEFINED = (_norm_modulate, _add_gate, _add_gate_norm_modulate, _qk_norm_rotate, _gelu_quantise, _quantise_rows)
+DEFINITIONS: dict[Any, Any] = {operator._opoverload: operator._init_fn for operator in _DEFINED} | {
+    _linear_gelu._opoverload: lambda x, weight, bias: F.gelu(F.linear(x, weight, bias), approximate="tanh"),
+    torch.ops.aten.layer_norm.default: lambda x, _, weight, bias, eps, *__: _plain_layer_norm(x, weight, bias, eps),
+}
+"""Every operator in terms of torch's own, for compilers that have to look into them."""
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm over the last dimension in sums and products: for compilers whose own wants constant weights."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def _gated(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
+    y = torch.cat(branch, dim=1).float()
+    summed = [
+        x[:, span].float() + _row(gates, kind, GATE) * y[:, span] for kind, span in _kinds(x.shape[1], texts).items()
+    ]
+    return torch.cat(summed, dim=1).to(x.dtype)
+
+
+def _normed(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, modulation: Tensor, texts: int, quantise: bool
+) -> list[Tensor]:
+    y = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
+    modulated = [
+        y[:, span] * (1 + _row(modulation, kind, SCALE)) + _row(modulation, kind, SHIFT)
+        for kind, span in _kinds(x.shape[1], texts).items()
+    ]
+    y = torch.cat(modulated, dim=1)
+    return list(_scaled(y)) if quantise else [y.to(x.dtype)]
+
+
+def _kinds(tokens: int, texts: int) -> dict[int, slice]:
+    """Where the tokens of each kind are that there is.
+
+    Tokens are cut and not masked: TensorRT for RTX 1.4 gives wrong numbers for `torch.where` in bfloat16.
+    """
+    spans = {TEXT: slice(0, texts), VIDEO: slice(texts, tokens)}
+    return {kind: span for kind, span in spans.items() if span.start < span.stop}
+
+
+def _row(table: Tensor, kind: int, part: int) -> Tensor:
+    """One row of a modulation table: (batch, 2, 3, dim) to (batch, 1, dim) float32."""
+    number = 3 * kind + part
+    return table.flatten(1, 2)[:, number : number + 1].float()
+
+
+def _by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of a product: queries, keys and values, (batch, tokens, heads, channels) each."""
+    q, k, v = torch.unflatten(qkv, -1, (3, heads, -1)).unbind(-3)
+    return q, k, v
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and scale of `Quantised`, of float32 rows."""
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=LEAST_MAGNITUDE) / E4M3_MAX
+    return (x / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), scale

@@ -1,0 +1,1 @@
+"""Where weights are kept, and what a bucket takes."""

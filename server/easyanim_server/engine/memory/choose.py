@@ -1,0 +1,251 @@
+"""Which placement suits a card, a model and its buckets, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.compile.precision import resolve_precision
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
+from easyanim_server.engine.memory.placement import QFLOAT8
+from easyanim_server.engine.weights import checkpoint
+
+FASTEST_FIRST = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload")
+"""Placements that change no bit of a video, in the order in which they are tried."""
+
+IN_8_BITS = ("full_and_qfloat8", "model_cpu_offload_and_qfloat8")
+"""Placements that change videos; nobody gets them without asking."""
+
+
+@dataclass(frozen=True)
+class PlacementChoice:
+    """A placement for all buckets."""
+
+    placement: str
+    estimates: tuple[Estimate, ...]
+    """For each bucket."""
+    reason: str
+    """One sentence."""
+
+    def of(self, bucket: Bucket) -> Estimate | None:
+        """What was predicted for a bucket."""
+        return next((item for item in self.estimates if item.bucket == bucket), None)
+
+    def tiles(self, height: int, width: int) -> bool:
+        """Whether a bucket of that size needs the VAE to work on tiles."""
+        return any(item.tiled for item in self.estimates if (item.bucket.height, item.bucket.width) == (height, width))
+
+
+Asked = tuple[str, str, str]
+"""Placement, backend and precision, as settings name them."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a bucket is predicted to take under settings that were not tried."""
+
+    asked: Asked
+    estimate: Estimate
+    fits: bool
+    """Whether the card has room for it."""
+
+
+def choose(
+    outline: Outline,
+    buckets: Sequence[Bucket],
+    card: int,
+    *,
+    placement: str = "auto",
+    backend: str = "inductor",
+    precision: str = "bf16",
+    tiling: str = "auto",
+) -> PlacementChoice:
+    """Pick the fastest placement in which every bucket fits, or check the one that is asked for.
+
+    Without need, the VAE is not tiled, which would change pixels: a slower placement goes before a tiled one.
+
+    Args:
+        outline: The model.
+        buckets: All that are to be served.
+        card: Bytes of the device's memory that this process may take.
+        placement: ``auto``, or the one to check.
+        backend: What runs the transformer's blocks.
+        precision: ``bf16``, ``fp8`` or ``fp8-weights``.
+        tiling: Of the VAE: ``off``, ``on``, or ``auto`` for where a bucket does not fit without.
+
+    Raises:
+        ConfigurationError: a bucket does not fit; names it, and what would make it fit.
+    """
+    candidates: tuple[str, ...] = FASTEST_FIRST if placement == "auto" else (placement,)
+    if placement == "auto" and precision != "bf16":
+        candidates = ("full", "full_and_qfloat8", *FASTEST_FIRST[1:])
+    tilings = {"off": (False,), "on": (True,), "auto": (False, True)}[tiling]
+    passed: list[str] = []
+    for tiled in tilings:
+        for name in candidates:
+            estimates = [_fitting(outline, bucket, card, name, backend, precision, tiled, tiling) for bucket in buckets]
+            worst = max(estimates, key=lambda item: item.peak)
+            if name == "full" and precision != "bf16":  # it starts from weights in bf16 on the device
+                first = min(buckets, key=lambda bucket: bucket.height * bucket.width * bucket.frames)
+                worst = max(worst, estimate(outline, first, name, "eager", "bf16", tiled=True), key=lambda it: it.peak)
+            if worst.least_card <= card:
+                return PlacementChoice(name, tuple(estimates), _reason(placement, estimates, worst, card, passed))
+            if not tiled:
+                passed.append(f"{name} needs {_gib(worst.least_card)}")
+    raise ConfigurationError(_refusal(outline, buckets, card, candidates, backend, precision, tiling))
+
+
+def _fitting(
+    outline: Outline, bucket: Bucket, card: int, name: str, backend: str, precision: str, tiled: bool, tiling: str
+) -> Estimate:
+    """A bucket's estimate, with tiles where they are allowed and either forced or needed."""
+    whole = estimate(outline, bucket, name, backend, precision, tiled=False)
+    if not tiled or (tiling == "auto" and whole.least_card <= card):
+        return whole
+    return estimate(outline, bucket, name, backend, precision, tiled=True)
+
+
+def _reason(asked: str, estimates: Sequence[Estimate], worst: Estimate, card: int, passed: list[str]) -> str:
+    fits = f"{worst.bucket} is predicted to need {_gib(worst.least_card)} of {_gib(card)}"
+    cut = [str(item.bucket) for item in estimates if item.tiled]
+    tiles = f" with the VAE in tiles for {', '.join(cut)}" if cut else ""
+    if asked != "auto":
+        return f"{asked} as configured: {fits}{tiles}"
+    others = f"; {', '.join(passed)}" if passed else ""
+    return f"{worst.placement} is the fastest that fits{tiles}: {fits}{others}"
+
+
+def _refusal(
+    outline: Outline,
+    buckets: Sequence[Bucket],
+    card: int,
+    candidates: Sequence[str],
+    backend: str,
+    precision: str,
+    tiling: str,
+) -> str:
+    tiled = tiling != "off"
+    leanest = {
+        bucket: min(
+            (_fitting(outline, bucket, card, name, backend, precision, tiled, tiling) for name in candidates),
+            key=lambda item: item.peak,
+        )
+        for bucket in buckets
+    }
+    wrong = [item for item in leanest.values() if item.least_card > card]
+    named = ", ".join(f"{item.bucket} ({_gib(item.least_card)} in {item.placement})" for item in wrong)
+    verb = "does" if len(wrong) == 1 else "do"
+    return (
+        f"{_gib(card)} of device memory: bucket {named} {verb} not fit; {_help(outline, wrong, card, backend, tiling)}"
+    )
+
+
+def _help(outline: Outline, wrong: Sequence[Estimate], card: int, backend: str, tiling: str) -> str:
+    """What would make them fit, first without and then with tiles; else a larger card.
+
+    Weights in 8 bits are never needed: streamed blocks take less room as they are.
+    """
+
+    def tried(name: str, tiled: bool) -> int:
+        asked = wrong[0].precision
+        precision = "bf16" if asked == "fp8-weights" and not name.endswith(QFLOAT8) else asked
+        each = (estimate(outline, item.bucket, name, backend, precision, tiled=tiled) for item in wrong)
+        return max(item.least_card for item in each)
+
+    own = wrong[0].placement
+    others = [name for name in FASTEST_FIRST if name != own]
+    for name, tiled in [(name, False) for name in others] + [(name, True) for name in (own, *others)]:
+        if tried(name, tiled) <= card:
+            asks = [f"placement={name}"] if name != own else []
+            asks += ["vae_tiling=on"] if tiled and tiling == "off" else []
+            return f"{' and '.join(asks)} would make it fit"
+    least = min(tried(name, True) for name in (*FASTEST_FIRST, own))
+    return f"leave it out of --buckets, or use a card with {_gib(least)} or more"
+
+
+def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype) -> PlacementChoice:
+    """Choose for the device that is there, before any weight is loaded.
+
+    On the CPU nothing is short but host memory, so `auto` is `full` and any other placement works for the sake of it.
+
+    Raises:
+        ConfigurationError: a bucket does not fit the device, or the weights do not fit the host.
+        UnsupportedModel: there is no such model.
+    """
+    if device.type == "cuda":
+        made = choose(
+            Outline.of(checkpoint.outline(settings.model, settings.revision), dtype),
+            settings.catalogue,
+            room(settings, device),
+            placement=settings.placement,
+            backend="inductor" if settings.backend == "auto" else settings.backend,
+            precision=resolve_precision(settings.precision, settings.placement.endswith(QFLOAT8), device),
+            tiling=settings.vae_tiling,
+        )
+        _check_host(made)
+        return made
+    if settings.placement == "auto":
+        return PlacementChoice("full", (), "the CPU has all weights in its own memory")
+    return PlacementChoice(settings.placement, (), f"{settings.placement} as configured")
+
+
+def room(settings: Settings, device: torch.device) -> int:
+    """Bytes of a CUDA device that a process with these settings may plan with now."""
+    free, total = torch.cuda.mem_get_info(device)
+    return capacity(total, free, settings.vram_limit_gib)
+
+
+def predicted(settings: Settings, device: torch.device, dtype: torch.dtype, asked: Sequence[Asked]) -> list[Forecast]:
+    """What candidates for tuning are predicted to take, bucket by bucket; nothing on the CPU, where nothing is short.
+
+    Args:
+        settings: Model, buckets, tiling and limits count.
+        device: What they would run on.
+        dtype: The compute type.
+        asked: Placement, backend and precision of each.
+    """
+    if device.type != "cuda":
+        return []
+    outline = Outline.of(checkpoint.outline(settings.model, settings.revision), dtype)
+    card = room(settings, device)
+    forecasts = []
+    for placement, backend, precision in asked:
+        runs = precision if not placement.endswith(QFLOAT8) else resolve_precision(precision, True, device)
+        for bucket in settings.catalogue:
+            for tiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.vae_tiling]:
+                item = estimate(outline, bucket, placement, backend, runs, tiled=tiled)
+                if item.least_card <= card:
+                    break
+            forecasts.append(Forecast((placement, backend, precision), item, item.least_card <= card))
+    return forecasts
+
+
+def capacity(total: int, free: int, limit_gib: float | None) -> int:
+    """Bytes that a process may plan with: of the part of a card that is free, or that it is limited to.
+
+    Args:
+        total: Of the card.
+        free: Of it now, CUDA's own share of this process taken off already.
+        limit_gib: The setting, or None.
+    """
+    room = min(free + CONTEXT_BYTES, total)
+    return min(room, int(limit_gib * GIB)) if limit_gib else room
+
+
+def _check_host(choice: PlacementChoice) -> None:
+    needed, available = choice.estimates[0].host, psutil.virtual_memory().available
+    if needed > available:
+        raise ConfigurationError(
+            f"placement {choice.placement} keeps {_gib(needed)} of weights in host memory, of which {_gib(available)} "
+            "are available; placement full needs none, on a card that is large enough"
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"

@@ -1,0 +1,256 @@
+"""How much memory and time a bucket takes in a placement: a model of both, fitted to what was measured on an H200.
+
+`tests/unit/test_memory.py` holds its constants to the files under `bench/results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from easyanim_server.domain.events import Phase
+from easyanim_server.domain.job import Bucket
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE, is_cut
+from easyanim_server.engine.memory.placement import QFLOAT8, movement
+from easyanim_server.engine.memory.prefetch import AHEAD
+
+GIB = 2**30
+MIB = 2**20
+
+STEP_ACTIVATIONS = {
+    ("eager", "bf16"): (14.34, 63 * MIB),
+    ("eager", "fp8"): (14.60, 147 * MIB),
+    ("inductor", "bf16"): (8.09, 152 * MIB),
+    ("inductor", "fp8"): (9.11, 146 * MIB),
+}
+"""Memory of a prediction beside the weights, by backend and precision: vectors of the model's width for each token, and
+bytes whatever the tokens. Weights cast from 8 bits are in addition to bf16's."""
+
+VAE_ACTIVATIONS = {Phase.IMAGE_ENCODE: 39.3, Phase.DECODE: 55.2}
+"""Memory of the VAE's two ways beside weights and video: numbers for each pixel of a frame, for each channel of the
+widest layer."""
+
+TILES_SHARE = 1.25
+"""Pixels of all tiles for one of the video, about: they overlap."""
+
+TEXT_ACTIVATIONS = 128 * MIB
+"""Memory of reading a prompt of 256 tokens beside the weights, generously."""
+
+FRAGMENTATION = 1.03
+"""What the allocator takes of the device for what is asked of it."""
+
+CONTEXT_BYTES = int(0.6 * GIB)
+"""What CUDA itself and the libraries' workspaces take of a card before the first tensor."""
+
+RATES = {"bf16": (597e12, 670e12), "fp8": (989e12, 661e12)}
+"""Operations a second of an H200 in products with weights and in attention, in a step."""
+
+VAE_SECONDS = {Phase.IMAGE_ENCODE: 3.5e-8, Phase.DECODE: 3.0e-8}
+"""Of an H200, for each pixel of each frame."""
+
+REFERENCE_CARD = "NVIDIA H200"
+"""The card whose times are predicted where no other was measured."""
+
+LINK_RATE = 25e9
+"""Bytes a second from locked host memory to the card: PCIe 4.0 with 16 lanes, which cards of 12 to 24 GB have."""
+
+PAGEABLE_RATE = 6e9
+"""The same from memory that is not locked."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model weighs and how wide it is; all that a prediction of its memory needs."""
+
+    transformer: Mapping[str, Any]
+    """Its configuration."""
+    text: int
+    """Bytes of the text encoder; of which `text_table` are its embeddings and `text_layer` is the largest layer."""
+    text_table: int
+    text_layer: int
+    rest: int
+    """Bytes of the transformer outside its blocks."""
+    blocks: tuple[int, ...]
+    """Bytes of each block as loaded."""
+    blocks_fp8: tuple[int, ...]
+    """Bytes of each block with its large products in 8 bits."""
+    vae: int
+    """Bytes of the VAE."""
+    vae_channels: int
+    """Of its widest layer in pixels' resolution."""
+    itemsize: int
+    """Bytes of a number in the compute type."""
+
+    @classmethod
+    def of(cls, modules: Components, dtype: torch.dtype) -> Outline:
+        """Measure networks, which may be on the meta device; their own type does not matter."""
+        itemsize = dtype.itemsize
+
+        def weigh(*networks: nn.Module) -> int:
+            return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
+
+        stock = modules.transformer.transformer_blocks
+        encoder = modules.text_encoder
+        assert isinstance(encoder, TrimmedTextEncoder)
+        text = encoder.model
+        blocks = tuple(weigh(block) for block in stock)
+        return cls(
+            transformer=dict(modules.transformer.config),
+            text=weigh(modules.text_encoder),
+            text_table=weigh(text.embed_tokens),
+            text_layer=max((weigh(layer) for layer in text.layers), default=0),
+            rest=weigh(modules.transformer) - sum(blocks),
+            blocks=blocks,
+            blocks_fp8=tuple(
+                whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)
+            ),
+            vae=weigh(modules.vae),
+            vae_channels=modules.vae.config.block_out_channels[0],
+            itemsize=itemsize,
+        )  # fmt: skip
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        width: int = self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
+        return width
+
+    @property
+    def total(self) -> int:
+        """Bytes of all networks as loaded."""
+        return self.text + self.rest + sum(self.blocks) + self.vae
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a bucket will take in a placement, where one job runs at a time."""
+
+    bucket: Bucket
+    placement: str
+    precision: str
+    tiled: bool
+    """Whether the VAE works on tiles."""
+    peaks: Mapping[Phase, int]
+    """Most bytes of the device's memory in each phase, weights included."""
+    host: int
+    """Bytes of host memory that weights take."""
+    seconds: float
+    """Of a generation with guidance and a start picture, on `REFERENCE_CARD`."""
+
+    @property
+    def peak(self) -> int:
+        """Most bytes of the device's memory, as its allocator counts them."""
+        return max(self.peaks.values())
+
+    @property
+    def least_card(self) -> int:
+        """Bytes of the smallest card that holds it, fragmentation and CUDA's own share included."""
+        return int(self.peak * FRAGMENTATION) + CONTEXT_BYTES
+
+
+def estimate(
+    outline: Outline, bucket: Bucket, placement: str, backend: str, precision: str, *, tiled: bool, steps: int = 35
+) -> Estimate:
+    """Predict what a bucket takes.
+
+    Args:
+        outline: The model.
+        bucket: The video's shape.
+        placement: One of `settings.PLACEMENTS` but ``auto``; a name in `QFLOAT8` means 8-bit weights.
+        backend: What runs the blocks; unknown ones are taken for eager, which takes most.
+        precision: ``bf16``, ``fp8`` or ``fp8-weights``.
+        tiled: Whether the VAE works on tiles, if there is more than one.
+        steps: Of the generation whose time is predicted.
+    """
+    tiled = tiled and is_cut(bucket.height, bucket.width)
+    if precision == "bf16" and placement.endswith(QFLOAT8):
+        precision = "fp8-weights"
+    how = movement(placement)
+    blocks = outline.blocks if precision == "bf16" else outline.blocks_fp8
+    step, activations = outline.rest, _step_activations(outline, bucket, backend, precision)
+    places = 1 if how == "sequential_cpu_offload" else 1 + AHEAD
+    text = outline.text if how == "full" else min(places * outline.text_layer, outline.text - outline.text_table)
+    if how in ("full", "model_cpu_offload"):
+        step += sum(blocks)
+    else:
+        step += min(places, len(blocks)) * max(blocks)
+        if how == "group_offload":  # both predictions of guidance are under way at once
+            activations += _tokens(bucket) * outline.dim * outline.itemsize
+    peaks = {
+        Phase.TEXT_ENCODE: text + TEXT_ACTIVATIONS,
+        Phase.DENOISE: step + activations,
+        **{phase: outline.vae + _vae_activations(outline, bucket, phase, tiled) for phase in VAE_ACTIVATIONS},
+    }
+    if how == "full":
+        weights = {Phase.TEXT_ENCODE: text, Phase.DENOISE: step}
+        peaks = {
+            phase: peak + text + step + outline.vae - weights.get(phase, outline.vae) for phase, peak in peaks.items()
+        }
+    return Estimate(
+        bucket=bucket,
+        placement=placement,
+        precision=precision,
+        tiled=tiled,
+        peaks=peaks,
+        host=0 if placement == "full" else outline.text + outline.rest + sum(blocks) + outline.vae,
+        seconds=_seconds(outline, bucket, how, precision, sum(blocks), tiled, steps),
+    )
+
+
+def _tokens(bucket: Bucket) -> int:
+    return MAX_TOKENS + video_tokens(bucket)
+
+
+def _step_activations(outline: Outline, bucket: Bucket, backend: str, precision: str) -> int:
+    known = "fp8" if precision == "fp8" else "bf16"
+    vectors, base = STEP_ACTIVATIONS.get((backend, known), STEP_ACTIVATIONS["eager", known])
+    if precision == "fp8-weights":
+        base += 3 * 4 * outline.dim**2 * outline.itemsize  # the widest layer, cast, and what casting takes
+    return int(vectors * _tokens(bucket) * outline.dim * outline.itemsize) + base
+
+
+def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool) -> int:
+    pixels = bucket.height * bucket.width
+    at_once = min(bucket.height, TILE) * min(bucket.width, TILE) if tiled else pixels
+    video = 3 * bucket.frames * pixels * outline.itemsize
+    # Encoding begins with the whole video; decoded frames leave as they come, but in tiles, which overlap, at the end.
+    kept = video if phase is Phase.IMAGE_ENCODE else int(TILES_SHARE * video) if tiled else 0
+    return int(VAE_ACTIVATIONS[phase] * at_once * outline.vae_channels * outline.itemsize) + kept
+
+
+def _seconds(outline: Outline, bucket: Bucket, how: str, precision: str, blocks: int, tiled: bool, steps: int) -> float:
+    flops = step_flops(outline.transformer, video_tokens(bucket), MAX_TOKENS, 2)
+    linear, attention = RATES["fp8" if precision == "fp8" else "bf16"]
+    step = flops.linear / linear + flops.attention / attention
+    moved = 0.0
+    if how == "group_offload":
+        step = max(step, blocks / LINK_RATE)
+        moved = (outline.text + outline.rest + 2 * outline.vae) / LINK_RATE
+    elif how == "sequential_cpu_offload":
+        step += 2 * blocks / PAGEABLE_RATE
+        moved = (outline.text + outline.rest + 2 * outline.vae) / PAGEABLE_RATE
+    elif how == "model_cpu_offload":
+        moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / LINK_RATE
+    pixels = bucket.height * bucket.width * bucket.frames * (1.25 if tiled else 1.0)
+    return steps * step + sum(VAE_SECONDS.values()) * pixels + moved
+
+
+def _saved(block: nn.Module, itemsize: int) -> int:
+    """Bytes that 8-bit weights of a stock block's large products save, less their scales."""
+    branches = [block.attn1, block.ff, block.txt_ff]
+    linear = [
+        layer
+        for branch in branches
+        if isinstance(branch, nn.Module)
+        for layer in branch.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    return sum((itemsize - 1) * layer.weight.numel() - 4 * layer.out_features for layer in linear)

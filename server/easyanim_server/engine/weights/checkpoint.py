@@ -1,0 +1,179 @@
+"""From a model's name to its modules: Hugging Face id, local folder, builtin:demo or tiny, synthetic:7b or 12b."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import EasyAnimateInpaintPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils import logging as transformers_logging
+
+from easyanim_server.config import checks as preflight
+from easyanim_server.config.checks import is_hosted, published_size
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.engine.devices import resolve_device
+from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.weights import folder as folders
+from easyanim_server.engine.weights.export import write
+from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, check, read, weight_files
+
+TINY = "builtin:tiny"
+DEMO = "builtin:demo"
+DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
+"""Comes with the package; its README.md is the model's card."""
+SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
+
+# By themselves these libraries write to stderr, past whatever form the program's log has.
+for _library in (diffusers_logging, transformers_logging):
+    _library.disable_default_handler()
+    _library.enable_propagation()
+# Diffusers warns of a key that published configurations have, and that its own pipeline reads.
+logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "cache_mag_vae" not in record.getMessage())
+
+
+def load(
+    model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
+) -> Components:
+    """Load a model, downloading it where needed.
+
+    Args:
+        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
+            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
+        device: Where the networks compute.
+        dtype: Of their weights.
+        revision: Branch, tag or commit of a Hugging Face id.
+        on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
+
+    Raises:
+        UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
+        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+    """
+    preflight.check_model(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
+    home = torch.device("cpu") if on_host else device
+    if model == TINY:
+        modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
+    else:
+        folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
+        modules = read(folder, model, device=home, dtype=dtype, own=on_host)
+    modules.compute = device
+    return modules
+
+
+def outline(model: str, revision: str | None = None) -> Components:
+    """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
+
+    Of a Hugging Face id configurations are downloaded, and nothing else.
+
+    Raises:
+        UnsupportedModel: as `load`.
+        ConfigurationError: as `load`.
+    """
+    preflight.check_model(model, revision)
+    if model in SYNTHETIC:
+        return builtin.synthetic_outline(SYNTHETIC[model])
+    if model == TINY:
+        return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
+    if model == DEMO:
+        return folders.outline(_demo(), model)
+    return folders.outline(_fetch(model, revision, CONFIG_PATTERNS) if is_hosted(model) else _local(model), model)
+
+
+def like_published(model: str) -> str:
+    """The synthetic model of the shape of a published one, by its name; other models as they are."""
+    size = published_size(model)
+    return f"synthetic:{size}" if size else model
+
+
+def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
+    """Take the parts of a stock pipeline, which goes on sharing their weights.
+
+    Args:
+        pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
+        name: Becomes the modules' name.
+    """
+    return Components(
+        name=name,
+        transformer=pipeline.transformer,
+        vae=pipeline.vae,
+        text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+    )
+
+
+def export(model: str, folder: Path, device: torch.device | None = None) -> None:
+    """Write a model that is made here as a diffusers folder, which `load` reads back bit by bit.
+
+    Stock diffusers reads ``builtin:tiny`` as well; synthetic models have a text encoder without its last layer.
+
+    Args:
+        model: ``builtin:tiny``, or ``synthetic:7b`` or ``synthetic:12b``, in bfloat16.
+        folder: Where to; made if absent.
+        device: Where synthetic weights are drawn; on the CPU it takes minutes. By default CUDA where there is one.
+
+    Raises:
+        UnsupportedModel: `model` is another one.
+        ConfigurationError: `folder` is not empty.
+    """
+    if model != TINY and model not in SYNTHETIC:
+        raise UnsupportedModel(f"{model} cannot be exported; {', '.join([TINY, *SYNTHETIC])} can")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
+    if model == TINY:
+        builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+        return
+    device = device or resolve_device("auto")
+    modules = builtin.synthetic(SYNTHETIC[model], device=device, dtype=torch.bfloat16)
+    write(modules, builtin.synthetic_text_config(), folder)
+
+
+def _demo() -> Path:
+    """The folder of the demo's model, which has its weights."""
+    described = (DEMO_FOLDER / "text_encoder" / "config.json").is_file()
+    wanted = weight_files(DEMO_FOLDER) if described else ["text_encoder/config.json"]
+    absent = [name for name in wanted if not (DEMO_FOLDER / name).is_file()]
+    if absent:
+        raise UnsupportedModel(f"this installation lacks the weights of {DEMO}: {', '.join(absent)} in {DEMO_FOLDER}")
+    return DEMO_FOLDER
+
+
+def _local(model: str) -> Path:
+    return Path(model).expanduser()
+
+
+def _download(model: str, revision: str | None) -> Path:
+    """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
+    folder = _fetch(model, revision, CONFIG_PATTERNS)
+    check(folder, model)
+    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+
+
+def _fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
+    """Download files, or take them from the cache where the Hub cannot be reached."""
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ConfigurationError(
+            f"{model} asks for consent: accept its terms on huggingface.co and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UnsupportedModel(f"Hugging Face has no model {model}, or HF_TOKEN may not see it") from error
+    except RevisionNotFoundError as error:
+        raise UnsupportedModel(f"{model} has no revision {revision!r}") from error
+    except LocalEntryNotFoundError as error:
+        raise ConfigurationError(f"Hugging Face cannot be reached, and {model} is not complete in the cache") from error
+    except Exception as error:  # httpx, the disk, the storage backend: each fails in its own types
+        raise ConfigurationError(f"{model} cannot be downloaded: {type(error).__name__}: {error}") from error

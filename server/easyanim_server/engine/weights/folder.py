@@ -1,0 +1,167 @@
+"""A model's folder in diffusers layout: which ones are refused, and how the others become modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
+
+from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.weights.read import files_of, load_weights, stored_names
+
+CONFIG_FILES = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+"""The file that describes each component."""
+
+CONFIG_PATTERNS = [
+    "model_index.json",
+    *(f"{component}/{file}" for component, file in CONFIG_FILES.items()),
+    "*/*.index.json",
+    "tokenizer/*",
+]
+"""All that `check` reads, for a download without weights."""
+
+_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
+"""Stems of the libraries' weight files."""
+
+
+def check(folder: Path, model: str) -> None:
+    """Refuse what this server cannot run, from configurations and names alone; no weight is read.
+
+    Args:
+        folder: In diffusers layout, with or without weights.
+        model: What the operator called it, for the message.
+
+    Raises:
+        UnsupportedModel: says what the model is and what to use instead.
+    """
+    problem = _problem(folder)
+    if problem:
+        raise UnsupportedModel(f"{model} {problem}; use {DEFAULT_MODEL} instead")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Name the files, relative to `folder`, whose weights `read` needs. They need not exist yet."""
+    text_encoder = TrimmedTextEncoder.on_meta(_text_encoder_config(folder))
+    return [
+        *(f"transformer/{name}" for name in files_of(folder / "transformer", _DIFFUSERS)),
+        *(f"vae/{name}" for name in files_of(folder / "vae", _DIFFUSERS)),
+        *(f"text_encoder/{name}" for name in files_of(folder / "text_encoder", _TRANSFORMERS, text_encoder.own_name)),
+    ]
+
+
+def outline(folder: Path, model: str) -> Components:
+    """Build the networks of a folder that `check` accepts on the meta device; no weight is read.
+
+    Raises:
+        UnsupportedModel: the folder is refused.
+    """
+    check(folder, model)
+    with torch.device("meta"):
+        transformer = EasyAnimateTransformer3DModel.from_config(_json(folder / "transformer/config.json"))
+        vae = AutoencoderKLMagvit.from_config(_json(folder / "vae/config.json"))
+    if "cache_mag_vae" not in vae.config:
+        # The stock pipeline reads this published key, which the class itself does not know.
+        vae.register_to_config(cache_mag_vae=True)
+    return Components(
+        name=model,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=TrimmedTextEncoder.on_meta(_text_encoder_config(folder)),
+        tokenizer=_tokenizer(folder, model),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_config(_json(folder / "scheduler/scheduler_config.json")),
+    )
+
+
+def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> Components:
+    """Load a folder that `check` accepts.
+
+    Args:
+        folder: In diffusers layout, with safetensors weights.
+        model: What the operator called it; becomes the modules' name.
+        device: Where the networks go.
+        dtype: Of the weights, whatever the files hold.
+        own: Whether weights are to have memory of their own, also where files could be mapped.
+
+    Raises:
+        UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
+    """
+    modules = outline(folder, model)
+    for name, network in (("transformer", modules.transformer), ("vae", modules.vae)):
+        load_weights(network, folder / name, _DIFFUSERS, device=device, dtype=dtype, own=own)
+    text = modules.text_encoder
+    assert isinstance(text, TrimmedTextEncoder)
+    load_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name, device=device, dtype=dtype, own=own)
+    return modules
+
+
+def _problem(folder: Path) -> str | None:
+    """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
+    if not (folder / "model_index.json").is_file():
+        return "has no model_index.json, so it is no folder in diffusers layout"
+    index = _json(folder / "model_index.json")
+    if "text_encoder_2" in index or "Multi_Text_Encoder" in str(index.get("_class_name")):
+        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+    for component, file in CONFIG_FILES.items():
+        if not (folder / component / file).is_file():
+            return f"has no {component}/{file}"
+    transformer, vae, text_encoder, _, scheduler = (_json(folder / name / file) for name, file in CONFIG_FILES.items())
+    if transformer.get("text_embed_dim_t5") or not transformer.get("enable_text_attention_mask", True):
+        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+    if text_encoder.get("model_type") != "qwen2_vl":
+        return f"reads prompts with {text_encoder.get('model_type')}, and EasyAnimate V5.1 with qwen2_vl"
+    if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
+        return f"is sampled with {scheduler.get('_class_name')}, and V5.1 with FlowMatchEulerDiscreteScheduler"
+    # The authors' first format has the same configurations, and other names for the weights.
+    if any(".attn2." in name for name in stored_names(folder / "transformer", _DIFFUSERS)):
+        return "is in EasyAnimate's original format, not in diffusers'"
+    return _wrong_inputs(transformer, vae)
+
+
+def _wrong_inputs(transformer: dict[str, Any], vae: dict[str, Any]) -> str | None:
+    latent, channels = vae.get("latent_channels", 16), transformer.get("in_channels")
+    kinds = {
+        latent: "a text-to-video model",
+        3 * latent: "a Control model, which follows a control video",
+        2 * latent + 6: "a Control-Camera model, which follows a camera path",
+    }
+    if channels != 2 * latent + 1:
+        kind = kinds.get(channels, "no image-to-video model")
+        return f"is {kind}: its transformer has {channels} input channels, and image-to-video has {2 * latent + 1}"
+    if not transformer.get("resize_inpaint_mask_directly", True):
+        return "encodes its mask with the VAE (resize_inpaint_mask_directly is false), which no V5.1 model does"
+    if len(vae.get("block_out_channels", range(4))) != 4:
+        return "has a VAE of another compression than 4x8x8"
+    return None
+
+
+def _text_encoder_config(folder: Path) -> Qwen2VLConfig:
+    return Qwen2VLConfig.from_dict(_json(folder / "text_encoder/config.json"))
+
+
+def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    if not tokenizer.chat_template:
+        raise UnsupportedModel(f"the tokenizer of {model} has no chat template; use {DEFAULT_MODEL} instead")
+    tokenizer.padding_side = "right"  # Qwen2-VL publishes left, for generation
+    return tokenizer
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
+    return content

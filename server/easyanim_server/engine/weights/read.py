@@ -1,0 +1,147 @@
+"""Weights in safetensors files: which files hold them, and how they become a network's, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from easyanim_server.domain.errors import UnsupportedModel
+
+Rename = Callable[[str], str | None]
+"""From a stored name to the network's own; None leaves the tensor in its file."""
+
+
+def as_stored(name: str) -> str | None:
+    """Take every tensor under its stored name."""
+    return name
+
+
+def stored_names(folder: Path, stem: str) -> list[str]:
+    """Name the tensors of a component, as far as its index or its one file's header is there to tell."""
+    shards = _shards(folder, stem)
+    if shards is not None:
+        return list(shards)
+    file = folder / f"{stem}.safetensors"
+    if not file.is_file():
+        return []
+    with _opened(file) as stored:
+        return list(stored.keys())
+
+
+def files_of(folder: Path, stem: str, rename: Rename = as_stored) -> list[str]:
+    """Name the files that hold wanted weights, without opening them.
+
+    Args:
+        folder: One component of a model, such as ``transformer/``.
+        stem: What the library calls its file: ``<stem>.safetensors``, or ``<stem>.safetensors.index.json`` and shards.
+        rename: Decides what is wanted; shards without any of it are not named.
+
+    Returns:
+        File names in order. They need not exist.
+    """
+    shards = _shards(folder, stem)
+    if shards is None:
+        return [f"{stem}.safetensors"]
+    return sorted({shard for name, shard in shards.items() if rename(name) is not None})
+
+
+def load_weights(
+    network: nn.Module,
+    folder: Path,
+    stem: str,
+    rename: Rename = as_stored,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    own: bool = False,
+) -> None:
+    """Fill a network built on the meta device from the files that `files_of` names.
+
+    Files are mapped into memory and read tensor by tensor, so the host never holds a second copy. On the CPU in
+    the stored type there is not even a first: the weights are the mapped pages, shared by every process that maps
+    them until one writes. Where they are to be moved to other memory, `own` reads them instead, so that a
+    file's pages can go once it is read.
+
+    Raises:
+        UnsupportedModel: a file is absent or broken, or its tensors are not exactly the network's.
+    """
+    files = files_of(folder, stem, rename)
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise UnsupportedModel(
+            f"{folder} lacks {_some(absent)}; weights are read from safetensors files alone, never from pickles (.bin)"
+        )
+    _compare(network, folder, files, rename)
+    network.load_state_dict(_tensors(folder, files, rename, device, dtype, own), assign=True)
+    network.to(device)  # buffers, which checkpoints do not hold
+    network.eval().requires_grad_(False)
+
+
+def _tensors(
+    folder: Path, files: Sequence[str], rename: Rename, device: torch.device, dtype: torch.dtype, own: bool
+) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for file in files:
+        with _opened(folder / file) as stored:
+            for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
+                ours = rename(name)
+                if ours is not None:
+                    mapped = stored.get_tensor(name)
+                    moved = mapped.to(device).to(dtype)  # converted on the device, where it is fast
+                    tensors[ours] = moved.clone() if own and moved is mapped else moved
+    return tensors
+
+
+def _compare(network: nn.Module, folder: Path, files: Sequence[str], rename: Rename) -> None:
+    """Read the files' headers alone, so that a wrong checkpoint is refused before gigabytes are read."""
+    missing = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    unexpected, misshapen = [], []
+    for file in files:
+        with _opened(folder / file) as stored:
+            for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
+                own = rename(name)
+                if own is None:
+                    continue
+                shape = missing.pop(own, None)
+                found = stored.get_slice(name).get_shape()
+                if shape is None:
+                    unexpected.append(name)
+                elif found != shape:
+                    misshapen.append(f"{name} {found} instead of {shape}")
+    problems = [
+        f"{what} {_some(names)}"
+        for what, names in (("missing", list(missing)), ("unexpected", unexpected), ("wrong shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise UnsupportedModel(f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}")
+
+
+def _shards(folder: Path, stem: str) -> dict[str, str] | None:
+    """Map tensor names to file names where there is an index."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return None
+    shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    return shards
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except SafetensorError as error:
+        raise UnsupportedModel(f"{file} is broken: {error}") from error
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

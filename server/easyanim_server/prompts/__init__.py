@@ -1,0 +1,1 @@
+"""Prompts: recommended negatives, lint, token counts."""

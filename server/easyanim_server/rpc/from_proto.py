@@ -1,0 +1,226 @@
+"""Requests into jobs: every field checked, every default resolved."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from PIL.Image import Image
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain import job as jobs
+from easyanim_server.domain.errors import InvalidArgument, Violation
+from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
+from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
+from easyanim_server.media import picture
+from easyanim_server.prompts.negative import recommended_negative
+
+ASPECT_RANGE = (0.1, 10.0)
+
+CONVERSIONS = 2
+"""Requests that are converted at once: a decoded picture takes many times its file, and callers come all together."""
+_threads = ThreadPoolExecutor(CONVERSIONS, "convert")
+"""Of their own, so that whoever else needs a thread does not wait for pictures."""
+
+NEAREST_BUCKETS = 3
+"""How many suggestions an unknown bucket gets."""
+
+
+async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+    """Check a request and resolve its defaults.
+
+    Raises:
+        InvalidArgument: with every wrong field, not only the first.
+    """
+    # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
+    # one step and the next. So there are as many as threads at most.
+    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings)
+
+
+def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+    wrong: list[Violation] = []
+    wrong += _check_prompts(request, settings.max_prompt_chars)
+    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
+    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
+    wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
+    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
+    wrong += _check_output(request)
+    wrong += _check_fit(request)
+    name, profile, bad_profile = _profile(request, settings.default_profile)
+    wrong += bad_profile
+    start, end, bad_pictures = _load_pictures(request, settings.max_image_pixels)
+    wrong += bad_pictures
+    bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
+    wrong += bad_size
+    if wrong or bucket is None:
+        raise InvalidArgument(wrong)
+
+    fit = FitPolicy(pb.FitPolicy.Name(request.fit_policy or pb.FIT_POLICY_CROP).removeprefix("FIT_POLICY_"))
+    return Job(
+        id=uuid.uuid4().hex,
+        prompt=request.prompt,
+        negative_prompt=_negative_prompt(request),
+        bucket=bucket,
+        steps=profile.steps,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
+        # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
+        seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
+        fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
+        output=OutputFormat(request.output_mime_type or OutputFormat.MP4.value),
+        start=_fit(start, request.start_image, bucket, fit) if start else None,
+        end=_fit(end, request.end_image, bucket, fit) if end else None,
+        fit=fit,
+        embed_prompt=request.embed_prompt,
+        profile=name,
+        acceleration=profile.acceleration,
+    )
+
+
+def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: Settings) -> str:
+    """Check the prompts of a request; returns the negative prompt, by default the recommended one.
+
+    Raises:
+        InvalidArgument: with every wrong field.
+    """
+    if wrong := _check_prompts(request, settings.max_prompt_chars):
+        raise InvalidArgument(wrong)
+    return _negative_prompt(request)
+
+
+def _negative_prompt(request: pb.GenerateRequest | pb.LintPromptRequest) -> str:
+    return request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
+
+
+def _fit(image: Image, source: bytes, bucket: Bucket, policy: FitPolicy) -> jobs.Picture:
+    fitted = picture.fit(image, bucket, policy)
+    return replace(fitted, source_sha256=hashlib.sha256(source).hexdigest())
+
+
+def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars: int) -> list[Violation]:
+    wrong = []
+    if not request.prompt.strip():
+        wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {max_chars} characters"))
+    for name in ("prompt", "negative_prompt"):
+        if (length := len(getattr(request, name))) > max_chars:
+            wrong.append(Violation(name, f"has {length} characters; must have at most {max_chars}"))
+    return wrong
+
+
+def _check_number(request: pb.GenerateRequest, name: str, least: float, most: float) -> list[Violation]:
+    value = getattr(request, name)
+    if not request.HasField(name) or (math.isfinite(value) and least <= value <= most):
+        return []
+    return [Violation(name, f"is {value}; must be from {least} to {most}")]
+
+
+def _check_output(request: pb.GenerateRequest) -> list[Violation]:
+    allowed = [item.value for item in OutputFormat]
+    if not request.output_mime_type or request.output_mime_type in allowed:
+        return []
+    return [Violation("output_mime_type", f"is {request.output_mime_type!r}; must be one of {', '.join(allowed)}")]
+
+
+def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
+    if request.fit_policy in pb.FitPolicy.values():
+        return []
+    names = ", ".join(f"FIT_POLICY_{policy.value}" for policy in FitPolicy)
+    return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
+
+
+def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
+    """The name of the profile, and its values with the request's own in their place."""
+    name = request.profile or default
+    known, given, wrong = name in PROFILES, request.acceleration, []
+    if not known:  # the other fields are checked all the same
+        wrong.append(Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}"))
+    profile = PROFILES[name if known else default]
+    values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
+    solvers = [solver.value for solver in Solver]
+    if "solver" in values and values["solver"] not in solvers:
+        wrong.append(Violation("acceleration.solver", f"is {given.solver!r}; must be one of {', '.join(solvers)}"))
+    elif "solver" in values:
+        values["solver"] = Solver(given.solver)
+    for field, most in (("cache_threshold", MAX_CACHE_THRESHOLD), ("guidance_start", 1.0), ("guidance_end", 1.0)):
+        if not 0 <= values.get(field, 0) <= most:  # NaN too
+            wrong.append(Violation(f"acceleration.{field}", f"is {values[field]}; must be from 0 to {most:g}"))
+    resolved = replace(profile.acceleration, **values)
+    known = known or {"guidance_start", "guidance_end"} <= values.keys()
+    if known and 0 <= resolved.guidance_end < resolved.guidance_start <= 1:
+        description = f"is {resolved.guidance_start}; must be at most guidance_end, which is {resolved.guidance_end}"
+        wrong.append(Violation("acceleration.guidance_start", description))
+    return name, Profile(request.step_count if request.HasField("step_count") else profile.steps, resolved), wrong
+
+
+def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image | None, Image | None, list[Violation]]:
+    wrong: list[Violation] = []
+
+    def load(name: str) -> Image | None:
+        data: bytes = getattr(request, name)
+        if not data:
+            return None
+        try:
+            return picture.load(data, name, max_pixels=max_pixels)
+        except InvalidArgument as error:
+            wrong.extend(error.violations)
+            return None
+
+    start, end = load("start_image"), load("end_image")
+    if request.end_image and not request.start_image:
+        wrong.append(Violation("end_image", "is set without start_image; the model needs a first frame to end in one"))
+    return start, end, wrong
+
+
+def _choose_bucket(
+    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None
+) -> tuple[Bucket | None, list[Violation]]:
+    wrong: list[Violation] = []
+    size = request.WhichOneof("size")
+    candidates, where = catalogue, "this server"
+    if size == "bucket" and (named := [bucket for bucket in catalogue if bucket.name == request.bucket]):
+        candidates, where = named, f"bucket {request.bucket}"
+    elif size == "bucket":
+        wrong.append(Violation("bucket", _unknown_bucket(request.bucket, catalogue)))
+    elif size == "aspect_ratio" and not ASPECT_RANGE[0] <= request.aspect_ratio <= ASPECT_RANGE[1]:  # NaN too
+        description = f"is {request.aspect_ratio}; must be from {ASPECT_RANGE[0]} to {ASPECT_RANGE[1]}"
+        wrong.append(Violation("aspect_ratio", description))
+    frames = request.frame_count if request.HasField("frame_count") else None
+    offered = sorted({bucket.frames for bucket in candidates})
+    if frames is not None and frames not in offered:
+        form = "" if jobs.is_frame_count(frames) else f"must be 4k+1, from 1 to {jobs.MAX_FRAMES}, and "
+        counts = ", ".join(map(str, offered))
+        wrong.append(Violation("frame_count", f"is {frames}; {form}{where} offers {counts}"))
+    if wrong:
+        return None, wrong
+
+    if size == "aspect_ratio":
+        aspect = request.aspect_ratio
+    elif start is not None:
+        aspect = start.width / start.height
+    else:
+        aspect = candidates[0].width / candidates[0].height
+    if frames is not None:
+        candidates = [bucket for bucket in candidates if bucket.frames == frames]
+    name = nearest_bucket(candidates, aspect).name
+    return max(bucket for bucket in candidates if bucket.name == name), []
+
+
+def _unknown_bucket(name: str, catalogue: Sequence[Bucket]) -> str:
+    names = list(dict.fromkeys(bucket.name for bucket in catalogue))
+    try:
+        height, width = (math.log(max(int(part), 1)) for part in name.lower().split("x"))
+    except ValueError:
+        return f"is {name!r}; must be one of {', '.join(names)}"
+
+    def distance(bucket: Bucket) -> float:
+        return math.hypot(math.log(bucket.height) - height, math.log(bucket.width) - width)
+
+    nearest = list(dict.fromkeys(bucket.name for bucket in sorted(catalogue, key=distance)))[:NEAREST_BUCKETS]
+    return f"is {name!r}, which this server does not offer; the nearest are {', '.join(nearest)}"

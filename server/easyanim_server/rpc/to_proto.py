@@ -1,0 +1,233 @@
+"""Events and server state into the contract's messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+
+from easyanim.v1 import video_pb2 as pb
+from easyanim_server import __version__
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain import job as jobs
+from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.profiles import PROFILES, Profile
+from easyanim_server.domain.receipt import parameters, receipt
+from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.prompts.lint import PromptWarning
+from easyanim_server.prompts.tokens import PromptReading
+from easyanim_server.telemetry.devices import DeviceStatus
+
+
+def to_response(event: Event, job: Job) -> pb.GenerateResponse:
+    """One event of `job` as it goes to the caller."""
+    if isinstance(event, Accepted):
+        return pb.GenerateResponse(
+            accepted=pb.Accepted(
+                job_id=job.id,
+                parameters=pb.Parameters(**parameters(job)),
+                prompt_token_count=event.prompt_tokens,
+                prompt_truncated=event.prompt_truncated,
+                prompt_warnings=_warnings(event.warnings),
+            )
+        )
+    if isinstance(event, Queued):
+        return pb.GenerateResponse(queued=pb.Queued(jobs_ahead_count=event.ahead, eta_duration=_duration(event.eta)))
+    if isinstance(event, Progress):
+        return pb.GenerateResponse(
+            progress=pb.Progress(
+                phase=f"PHASE_{event.phase.value}",
+                completed_count=event.completed,
+                total_count=event.total,
+                unit_duration=_duration(event.unit_seconds),
+                elapsed_duration=_duration(event.elapsed),
+                eta_duration=_duration(event.eta),
+                reused_step_count=event.reused_steps,
+            )
+        )
+    if isinstance(event, Chunk):
+        # Not as a message, which protobuf would copy into the other one.
+        return pb.GenerateResponse(chunk={"offset_bytes": event.offset, "data": event.data})
+    if isinstance(event, Restarted):
+        return pb.GenerateResponse(
+            restarted=pb.Restarted(attempt=event.attempt, reason=event.reason, detail=event.detail)
+        )
+    return pb.GenerateResponse(completed=_completed(event, job))
+
+
+def to_server_info(
+    settings: Settings, scheduler: Scheduler, devices: Sequence[DeviceStatus]
+) -> pb.GetServerInfoResponse:
+    """What the server serves and what it is doing."""
+    model = pb.Model(name=settings.model)
+    readiness: dict[Bucket, BucketStatus] = {}
+    if (served := scheduler.served) is not None:
+        model.fingerprint = served.model.fingerprint
+        model.transformer_parameter_count = served.model.parameters
+        model.attention_mode = served.model.attention_mode
+        model.dtype = served.model.dtype
+        model.device = served.model.device
+        readiness = {item.bucket: item for item in served.buckets}
+    return pb.GetServerInfoResponse(
+        version=__version__,
+        model=model,
+        buckets=_buckets(settings.catalogue, readiness),
+        limits=pb.Limits(
+            max_request_bytes=settings.max_request_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_prompt_chars=settings.max_prompt_chars,
+            max_step_count=jobs.MAX_STEPS,
+            max_queued_count=settings.queue_size,
+        ),
+        state=f"STATE_{scheduler.state.value}",
+        job_count=scheduler.job_count,
+        state_detail=scheduler.detail,
+        placement=served.model.placement if served else "",
+        placement_reason=served.model.placement_reason if served else "",
+        activity=_activity(scheduler),
+        device_status=[_device_status(device) for device in devices],
+        profiles=[_profile(name, profile, settings) for name, profile in PROFILES.items()],
+    )
+
+
+def _profile(name: str, profile: Profile, settings: Settings) -> pb.Profile:
+    set_ = profile.acceleration
+    return pb.Profile(
+        name=name,
+        step_count=profile.steps,
+        acceleration=pb.Acceleration(
+            solver=set_.solver.value,
+            cache_threshold=set_.cache_threshold,
+            guidance_start=set_.guidance_start,
+            guidance_end=set_.guidance_end,
+        ),
+        is_default=name == settings.default_profile,
+    )
+
+
+def _activity(scheduler: Scheduler) -> list[pb.Activity]:
+    """The running job, if there is one, then those that wait."""
+    activity = []
+    if (ticket := scheduler.running) is not None:
+        latest = ticket.spool.latest
+        progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
+        running = _standing(ticket, progress)
+        running.MergeFrom(
+            pb.Activity(
+                phase=f"PHASE_{progress.phase.value}",
+                completed_count=progress.completed,
+                total_count=progress.total,
+                unit_duration=_duration(progress.unit_seconds),
+                elapsed_duration=_duration(progress.elapsed),
+            )
+        )
+        activity.append(running)
+    for ticket, queued in scheduler.waiting():
+        waiting = _standing(ticket, queued)
+        waiting.MergeFrom(
+            pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - ticket.admitted))
+        )
+        activity.append(waiting)
+    return activity
+
+
+def _standing(ticket: Ticket, news: Progress | Queued) -> pb.Activity:
+    job = ticket.job
+    return pb.Activity(
+        job_id=job.id,
+        bucket=job.bucket.name,
+        frame_count=job.bucket.frames,
+        step_count=job.steps,
+        eta_duration=_duration(news.eta),
+    )
+
+
+def _device_status(device: DeviceStatus) -> pb.DeviceStatus:
+    return pb.DeviceStatus(
+        name=device.name,
+        memory_used_bytes=device.memory_used,
+        memory_total_bytes=device.memory_total,
+        utilization_ratio=device.utilization,
+        temperature_celsius=device.temperature,
+        power_watts=device.power,
+    )
+
+
+def to_lint_response(reading: PromptReading, negative_prompt: str) -> pb.LintPromptResponse:
+    """How a prompt would be read."""
+    return pb.LintPromptResponse(
+        prompt_token_count=reading.tokens,
+        max_token_count=reading.max_tokens,
+        prompt_truncated=reading.truncated,
+        prompt_warnings=_warnings(reading.warnings),
+        negative_prompt=negative_prompt,
+    )
+
+
+def _warnings(warnings: Sequence[PromptWarning]) -> list[pb.PromptWarning]:
+    return [pb.PromptWarning(rule=item.rule, message=item.message, excerpt=item.excerpt) for item in warnings]
+
+
+def _completed(event: Completed, job: Job) -> pb.Completed:
+    return pb.Completed(
+        size_bytes=event.size,
+        sha256=event.sha256,
+        timings=pb.Timings(
+            queue_duration=_duration(event.queue_seconds),
+            text_encode_duration=_duration(event.seconds.get(Phase.TEXT_ENCODE, 0.0)),
+            image_encode_duration=_duration(event.seconds.get(Phase.IMAGE_ENCODE, 0.0)),
+            denoise_duration=_duration(event.seconds.get(Phase.DENOISE, 0.0)),
+            decode_duration=_duration(event.seconds.get(Phase.DECODE, 0.0)),
+            total_duration=_duration(event.total_seconds),
+        ),
+        peak_device_memory_bytes=event.peak_device_bytes,
+        receipt=pb.Receipt(**receipt(job, event.model, event.readiness, event.latents_sha256, event.work)),
+    )
+
+
+def _buckets(catalogue: Sequence[Bucket], readiness: Mapping[Bucket, BucketStatus]) -> list[pb.Bucket]:
+    by_name: dict[str, list[Bucket]] = {}
+    for bucket in catalogue:
+        by_name.setdefault(bucket.name, []).append(bucket)
+    return [
+        pb.Bucket(
+            name=name,
+            width_px=shapes[0].width,
+            height_px=shapes[0].height,
+            frame_counts=sorted(shape.frames for shape in shapes),
+            plans=[_plan(readiness[shape]) for shape in sorted(shapes) if shape in readiness],
+        )
+        for name, shapes in by_name.items()
+    ]
+
+
+def _plan(readiness: BucketStatus) -> pb.Plan:
+    return pb.Plan(
+        frame_count=readiness.bucket.frames,
+        backend=readiness.backend,
+        precision=readiness.precision,
+        attention=readiness.attention,
+        build_duration=_duration(readiness.build_seconds),
+        prediction_duration=_duration(readiness.prediction_seconds),
+        relative_l2=readiness.relative_l2,
+        rounding_l2=readiness.rounding_l2,
+        cosine_similarity=readiness.cosine,
+        guidance_batch=readiness.guidance_batch,
+        fallback_reason=readiness.fallback,
+        placement=readiness.placement,
+        predicted_peak_device_memory_bytes=readiness.predicted_bytes,
+        measured_peak_device_memory_bytes=readiness.peak_bytes,
+        vae_tiled=readiness.vae_tiled,
+    )
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

@@ -1,0 +1,1 @@
+"""Measures which settings are fastest on this machine."""

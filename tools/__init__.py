@@ -1,1 +1,0 @@
-"""What is run beside the server, and is no part of it."""
