@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen2Tokenizer, Qwen2VLConfig
 
-from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 
 
@@ -91,6 +91,8 @@ def make_vae(sizes: Sizes) -> AutoencoderKLMagvit:
 def make_transformer(sizes: Sizes) -> EasyAnimateTransformer3DModel:
     """Make the transformer for training: as it is served, and with gates that are shut at first."""
     transformer = EasyAnimateTransformer3DModel(**sizes.transformer)
+    # Its stock module's positions are trained with, and the checkpoint is to be served with the same.
+    transformer.register_to_config(**{positions.KEY: "diffusers"})
     for block in transformer.transformer_blocks:
         block.attn1.set_processor(OriginalAttention())
         for norm in (block.norm1, block.norm2):

@@ -24,6 +24,7 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import block
 from easyanim_server.engine.families.easyanimate_v51.text import prompt_tokenizer
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from tests.models import (
     Broken,
     breaking,
@@ -200,13 +201,27 @@ def test_angles_are_built_anew_at_every_step() -> None:
         reference(stock, job)
     assert built.calls == 3
 
-    ours = Engine(modules)
+    ours = Engine(modules, attention_mode="diffusers")
     with breaking(modules.transformer.rope_embedding, after=100) as built:
         run(ours, job)
         run(ours, job)
         assert built.calls == 1
         run(ours, make_job(bucket="48x32x9"))
         assert built.calls == 2
+
+
+def test_rows_and_columns_are_not_where_the_network_was_trained_with_them() -> None:
+    """Stock: positions of a later release than the training's wherever the crop does not start at 0."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 16, 2, 8, 4, generator=generator)  # portrait: the crop starts at column 15
+    stock = make_pipeline().transformer
+    ours = Denoiser(make_pipeline().transformer, "original")
+
+    first, last = (stock.rope_embedding(latents)[1].view(2, 4, 2, -1)[:, :, column] for column in (0, -1))
+    mine = ours.rope(latents, texts=0)[1].view(2, 4, 2, -1)  # (frames, rows, columns, channels)
+    torch.testing.assert_close(mine[:, :, 0], first)
+    torch.testing.assert_close(mine[0, 0, 1, -12], torch.tensor(15 + 15 / 2).sin())  # the second of two columns
+    assert (mine[:, :, -1] - last).abs().max() > 0.1
 
 
 def test_every_step_reads_its_timestep_back_from_the_device() -> None:

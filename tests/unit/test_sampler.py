@@ -87,10 +87,11 @@ def test_an_end_picture_changes_the_last_latent_frame_alone(sampler: Sampler) ->
 def test_noise_is_added_to_pictures_but_not_to_their_black_pixels(modules: Components) -> None:
     def video(noise_augmentation: float, picture: Picture) -> Tensor:
         sampler = make_sampler(modules, noise_augmentation)
-        return sampler._given_video({0: picture}, bucket, torch.Generator().manual_seed(0))
+        return sampler._given_video({0: picture}, noise)
 
     bucket = Bucket.parse("32x48x5")
     picture = make_picture(bucket)
+    noise = torch.randn(3, 5, 32, 48, generator=torch.Generator().manual_seed(0))
     difference = video(0.0563, picture) - video(0.0, picture)
     black = to_pixels(picture) == -1
 

@@ -19,6 +19,7 @@ from easyanim_server.engine.compile.planner import no_compilation
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.noise import Noise
 from easyanim_server.engine.solvers import flow as solvers
 from easyanim_server.engine.solvers.flow import History
 from easyanim_server.engine.step_cache.teacache import UNFITTED, StepCache
@@ -141,7 +142,9 @@ class Sampler:
         """Of the polynomial in `stepcache`."""
 
     @torch.no_grad()
-    def begin(self, job: Job, text: Tensor, negative_text: Tensor | None, observe: Observer) -> Sampling:
+    def begin(
+        self, job: Job, text: Tensor, negative_text: Tensor | None, observe: Observer, noise: Noise | None = None
+    ) -> Sampling:
         """Draw the noise and encode the given pictures.
 
         Noise is drawn on the CPU in float32, first for the latents, then for the pictures, so a seed means the
@@ -152,6 +155,7 @@ class Sampler:
             text: Embeddings of the prompt, (1, 256, hidden).
             negative_text: Embeddings of the negative prompt, or None without guidance.
             observe: Called while pictures are encoded, in frames; may raise to leave.
+            noise: What to start from; by default drawn from the job's seed.
 
         Raises:
             ValueError: the number of frames is not one that the model makes, there is an end picture without a start
@@ -160,12 +164,11 @@ class Sampler:
         if not is_frame_count(job.bucket.frames):
             raise ValueError(f"{job.bucket.frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
         given = given_frames(job)
-        generator = torch.Generator("cpu").manual_seed(job.seed)
-        noise = torch.randn(self._latent_shape(job.bucket), generator=generator)
-        latents = noise.to(self._modules.device, self._modules.dtype)
+        noise = noise or Noise.draw(job.seed, job.bucket, self._latent_shape(job.bucket), bool(given))
+        latents = noise.latents.to(self._modules.device, self._modules.dtype)
         inpaint = latents.new_zeros(1, 1 + latents.shape[1], *latents.shape[2:])
         if given:
-            video = self._given_video(given, job.bucket, generator)
+            video = self._given_video(given, noise.pictures)
             # The original samples the two middle frames of every four for its mask, so an end picture never
             # shows there: only the first latent frame is marked as given.
             inpaint[:, :1, :1] = self._modules.vae.config.scaling_factor
@@ -297,11 +300,11 @@ class Sampler:
         frames = (bucket.frames - 1) // temporal + 1
         return 1, vae.config.latent_channels, frames, bucket.height // spatial, bucket.width // spatial
 
-    def _given_video(self, given: dict[int, Picture], bucket: Bucket, generator: torch.Generator) -> Tensor:
+    def _given_video(self, given: dict[int, Picture], noise: Tensor | None) -> Tensor:
         """The given pictures with noise on them in a black video, (1, 3, frames, height, width)."""
+        if noise is None:
+            raise ValueError("there is no noise for the given pictures")
         device, dtype = self._modules.device, self._modules.dtype
-        # Drawn for all frames, as the original does; it is needed where a picture is.
-        noise = torch.randn((3, bucket.frames, bucket.height, bucket.width), generator=generator)
         video = torch.full((1, *noise.shape), BLACK, device=device, dtype=dtype)
         for index, picture in given.items():
             pixels = to_pixels(picture).to(device, dtype)

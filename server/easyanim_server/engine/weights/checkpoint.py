@@ -21,7 +21,7 @@ from easyanim_server.config import checks as preflight
 from easyanim_server.config.checks import is_hosted, published_size
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
-from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.weights import folder as folders
@@ -38,8 +38,10 @@ SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:
 for _library in (diffusers_logging, transformers_logging):
     _library.disable_default_handler()
     _library.enable_propagation()
-# Diffusers warns of a key that published configurations have, and that its own pipeline reads.
-logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "cache_mag_vae" not in record.getMessage())
+# Diffusers warns of a key that published configurations have and that its own pipeline reads, and of ours.
+logging.getLogger("diffusers.configuration_utils").addFilter(
+    lambda record: not any(key in record.getMessage() for key in ("cache_mag_vae", positions.KEY))
+)
 
 
 def load(

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
 from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.weights.read import files_of, load_weights, stored_names
@@ -127,6 +128,10 @@ def _problem(folder: Path) -> str | None:
     # The authors' first format has the same configurations, and other names for the weights.
     if any(".attn2." in name for name in stored_names(folder / "transformer", _DIFFUSERS)):
         return "is in EasyAnimate's original format, not in diffusers'"
+    try:
+        positions.formula(transformer, "original")
+    except ValueError as error:
+        return f"has a transformer/config.json whose {error}"
     return _wrong_inputs(transformer, vae)
 
 

@@ -11,6 +11,8 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMa
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server.engine.families.easyanimate_v51 import positions
+
 
 @dataclass
 class Components:
@@ -51,8 +53,13 @@ class Components:
         weights would double the time to start.
         """
         digest = hashlib.sha256()
+        # Once all were served with diffusers' positions, and those that are served as ever keep their fingerprint.
+        if positions.formula(self.transformer.config, "original") == "original":
+            digest.update(f"{positions.KEY} original".encode())
         for module in (self.transformer, self.vae):
-            config = {key: value for key, value in module.config.items() if not key.startswith("_")}
+            config = {
+                key: value for key, value in module.config.items() if not key.startswith("_") and key != positions.KEY
+            }
             digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for module in (self.transformer, self.vae, self.text_encoder):
             for name, tensor in module.state_dict().items():

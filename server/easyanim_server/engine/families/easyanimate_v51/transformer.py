@@ -12,6 +12,7 @@ from diffusers import EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 
 from easyanim_server.engine.attention.select import largest_product
+from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block, Rope
 
 
@@ -37,12 +38,17 @@ class Denoiser(nn.Module):
     Args:
         transformer: The network; its weights are shared, not copied.
         mode: Which of the two networks to run.
+
+    Raises:
+        ValueError: the transformer's configuration names unknown positions.
     """
 
     def __init__(self, transformer: EasyAnimateTransformer3DModel, mode: AttentionMode) -> None:
         super().__init__()
         self.transformer = transformer
         self.mode = mode
+        self.positions = positions.formula(transformer.config, mode)
+        """How tokens' rows and columns are computed; one of `positions.FORMULAS`."""
         last = len(transformer.transformer_blocks) - 1
         self.blocks = nn.ModuleList(
             Block(stock, mode, drops_text=number == last) for number, stock in enumerate(transformer.transformer_blocks)
@@ -168,12 +174,19 @@ class Denoiser(nn.Module):
         """Angles of all tokens for latents of this shape, on their device; computed when the shape is seen first."""
         shape = latents.shape[2:]  # (frames', height/8, width/8)
         if (shape, texts) not in self._ropes:
-            # The stock module looks at sizes alone and computes on the CPU.
-            cos, sin = self.transformer.rope_embedding(torch.empty(1, 1, *shape, device="meta"))
+            cos, sin = self._angles(shape)
             cos = torch.cat((cos.new_ones(texts, cos.shape[1]), cos))
             sin = torch.cat((sin.new_zeros(texts, sin.shape[1]), sin))
             self._ropes[shape, texts] = (cos.to(latents.device), sin.to(latents.device))
         return self._ropes[shape, texts]
+
+    def _angles(self, shape: torch.Size) -> Rope:
+        """Angles of the video's tokens, computed on the CPU."""
+        if self.positions == "diffusers":  # the stock module looks at sizes alone
+            stock: Rope = self.transformer.rope_embedding(torch.empty(1, 1, *shape, device="meta"))
+            return stock
+        config = self.transformer.config
+        return positions.angles(*shape, channels=config.attention_head_dim, patch=config.patch_size)
 
     def _first_input(self, latents: Tensor, timestep: Tensor, inpaint: Tensor) -> Tensor:
         """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""
