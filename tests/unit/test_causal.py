@@ -378,3 +378,13 @@ def test_the_network_equals_stock_on_a_gpu(network: AutoencoderKLMagvit, way: po
         for groups in (1, 3):
             torch.testing.assert_close(encoded(ours, video.cuda(), 4 * groups).cpu(), moments, rtol=0, atol=1e-4)
             torch.testing.assert_close(decoded(ours, latents.cuda(), groups).cpu(), pixels, rtol=0, atol=1e-4)
+
+
+def test_nearly_even_frames_keep_their_digits_on_a_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 50 + torch.randn(1, 16, 4, 32, 32, generator=generator)
+    scale, shift = torch.randn(16, generator=generator), torch.randn(16, generator=generator)
+    exact = pointwise.norm_silu(x.double(), None, None, 2, scale.double(), shift.double(), 4, 1e-6)
+
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    assert (pointwise.norm_silu(last, None, None, 2, scale, shift, 4, 1e-6) - exact).abs().max() < 1e-4

@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.engine.compile.reference_cache import ReferenceCache
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.read import files_of
 
@@ -293,6 +295,10 @@ REFUSED_FOLDERS = {
         lambda f: edit(f / "transformer/config.json", resize_inpaint_mask_directly=False),
         "resize_inpaint_mask_directly is false",
     ),
+    "unknown positions": (
+        lambda f: edit(f / "transformer/config.json", rope_positions="learnt"),
+        "has a transformer/config.json whose rope_positions is 'learnt'; must be one of original, diffusers",
+    ),
     "another VAE": (lambda f: edit(f / "vae/config.json", block_out_channels=[16, 32, 32]), "compression than 4x8x8"),
     "original format": (original_format, "is in EasyAnimate's original format"),
     "no chat template": (lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "has no chat template"),
@@ -315,6 +321,24 @@ def test_a_configuration_that_is_no_json_is_named(folder):
 
     with pytest.raises(UnsupportedModel, match=r"vae/config.json is not valid JSON"):
         load(folder)
+
+
+def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported, folder):
+    plain = load(exported)
+    edit(folder / "transformer/config.json", rope_positions="original")
+    assert load(folder).fingerprint() == plain.fingerprint()
+    edit(folder / "transformer/config.json", rope_positions="diffusers")
+    other = load(folder)
+    assert other.fingerprint() != plain.fingerprint()
+
+    assert Denoiser(plain.transformer, "original").positions == "original"
+    assert Denoiser(other.transformer, "original").positions == "diffusers"
+    assert Denoiser(plain.transformer, "diffusers").positions == "diffusers"
+    kept = ReferenceCache(folder, plain.transformer, "original")
+    kept.get("32x48x5", CPU, lambda: torch.zeros(1))
+    kept.save()
+    assert ReferenceCache(folder, other.transformer, "original").missing("32x48x5")
+    assert not ReferenceCache(folder, plain.transformer, "original").missing("32x48x5")
 
 
 def test_only_models_made_here_are_exported_and_only_into_an_empty_folder(exported, tmp_path):

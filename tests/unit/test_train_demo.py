@@ -13,10 +13,11 @@ from dev.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
 from dev.train_demo.gradients import Gradients
 from dev.train_demo.linear import LinearCode
 from dev.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
-from dev.train_demo.networks import Sizes, make_vae
+from dev.train_demo.networks import Sizes, make_transformer, make_vae
 from dev.train_demo.optimiser import Muon, MuonAdamW
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
@@ -82,6 +83,17 @@ def test_the_exported_folder_generates_in_the_engine(trained):
 
     assert frames.shape == (9, 32, 48, 3)
     assert frames.std() > 0
+
+
+@pytest.mark.parametrize("model", ["exported", "builtin:demo"])
+def test_tokens_are_served_where_they_were_in_training(trained, model):
+    name = str(trained / "model") if model == "exported" else model
+    transformer = checkpoint.load(name, device=CPU, dtype=torch.float32).transformer
+    latents = torch.zeros(1, 16, 2, 8, 4)  # portrait, where formulas differ
+    in_training = make_transformer(Sizes.smoke() if model == "exported" else Sizes()).rope_embedding(latents)
+
+    served = Denoiser(transformer, "original").rope(latents, texts=0)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(served, in_training, strict=True))
 
 
 def test_training_goes_on_where_it_was_left(trained, folder):

@@ -75,8 +75,9 @@ class VideoServiceServicer(object):
         and google.rpc details: INVALID_ARGUMENT with BadRequest,
         RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
         RetryInfo when the model is still being loaded, the worker was lost as often
-        as the server runs a job, or the server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
-        also has. Every ErrorInfo has the domain "easyanim".
+        as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
+        reason "NON_FINITE" when the model computed NaN or infinity, or else with one
+        whose `error_id` the server's log also has. Every ErrorInfo has the domain "easyanim".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

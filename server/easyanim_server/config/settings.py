@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
     attention_mode: Literal["original", "diffusers"] = "original"
-    """original runs the network as it was trained; diffusers repeats its port's omission, for comparison."""
+    """original runs the network as it was trained; diffusers repeats its port, which differs, for comparison."""
     backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
     """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
     precision: Literal["bf16", "fp8"] = "bf16"

@@ -8,6 +8,7 @@ EasyAnimError
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
 ├── JobCancelled         the caller gave up
 ├── OutOfDeviceMemory    the device cannot hold this generation
+├── NonFinite            the model computed NaN or infinity instead of a video
 ├── GenerationFailed     anything else that broke inside a generation
 ├── UnsupportedModel     a checkpoint that this server cannot run (at start)
 └── ConfigurationError   settings that contradict each other or the machine (at start; a missing codec, with its job)
@@ -109,6 +110,12 @@ class OutOfDeviceMemory(EasyAnimError):
     """The device's memory does not hold this generation."""
 
     reason = "OUT_OF_DEVICE_MEMORY"
+
+
+class NonFinite(EasyAnimError):
+    """The model computed NaN or infinity: its weights are damaged, or this request overflows their type."""
+
+    reason = "NON_FINITE"
 
 
 class GenerationFailed(EasyAnimError):

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
+from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase, Work
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.cache import store as cache
-from easyanim_server.engine.compile.planner import Planner
+from easyanim_server.engine.compile.planner import DAMAGED, Planner
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
@@ -46,6 +46,7 @@ from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, 
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
+from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
 from easyanim_server.engine.memory.estimate import TILES_SHARE
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
@@ -210,7 +211,8 @@ class Engine:
             report: Told what is being done, in one sentence.
 
         Raises:
-            ConfigurationError: they cannot be served as this engine was configured.
+            ConfigurationError: they cannot be served as this engine was configured, or the model gives no finite
+                numbers.
         """
         plans = self._planner.prepare(buckets, report)
         self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
@@ -226,6 +228,8 @@ class Engine:
                     vae_peaks[size] = self._warm_vae(bucket)
             except OutOfDeviceMemory as error:
                 raise ConfigurationError(f"bucket {bucket} ran out of memory when it was warmed: {error}") from error
+            except NonFinite as error:
+                raise ConfigurationError(f"bucket {bucket} cannot be served: {error}; {DAMAGED}") from error
             predicted = self._choice and self._choice.of(bucket)
             self._readiness[bucket] = replace(
                 self._readiness[bucket],
@@ -247,7 +251,9 @@ class Engine:
         sampling = self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0))
         began = time.perf_counter()
         self.step(sampling)
-        return (time.perf_counter() - began) / sampling.predictions, self.peak_bytes()
+        seconds = (time.perf_counter() - began) / sampling.predictions
+        require_finite(sampling.latents, "the latents after a step")
+        return seconds, self.peak_bytes()
 
     def _warm_vae(self, bucket: Bucket) -> int:
         """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""
@@ -279,6 +285,7 @@ class Engine:
         Raises:
             ValueError: the job contradicts itself or asks for what the model cannot make.
             OutOfDeviceMemory: the device cannot hold it.
+            NonFinite: prompts or pictures are encoded to what are no numbers.
         """
 
         def finished(phase: Phase, completed: int, total: int) -> None:
@@ -295,7 +302,10 @@ class Engine:
             texts.append(self._second_try(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
             finished(Phase.TEXT_ENCODE, len(texts), len(prompts))
         text, negative_text = texts if len(texts) == 2 else (texts[0], None)
-        return self._second_try(lambda: self._sampler.begin(job, text, negative_text, finished))
+        sampling = self._second_try(lambda: self._sampler.begin(job, text, negative_text, finished))
+        if job.start is not None:
+            require_finite(sampling.inpaint, "the pictures' latents")
+        return sampling
 
     def step(self, sampling: Sampling) -> None:
         """Take one denoising step in place; where it fails, `sampling` is as it was.
@@ -335,12 +345,19 @@ class Engine:
 
         Raises:
             OutOfDeviceMemory: the device cannot hold it.
+            NonFinite: latents or frames are NaN or infinite; such frames are not yielded.
         """
         yield from self._second_try.frames(lambda: self._decode(sampling))
 
     def _decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
+        # Once for all steps, which thus wait for nothing: a value that is no number is never one again.
+        require_finite(sampling.latents, "the latents")
         for video in self._vae.decode(sampling.latents):
-            yield to_uint8(video[0]).cpu().numpy()
+            finite = video.isfinite().all()  # on the device, which the next line waits for anyway
+            frames = to_uint8(video[0]).cpu().numpy()
+            if not finite:
+                require_finite(video, "the decoded values")
+            yield frames
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""

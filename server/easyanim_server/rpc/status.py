@@ -28,6 +28,7 @@ CODES: dict[type[EasyAnimError], int] = {
     errors.ShuttingDown: code_pb2.UNAVAILABLE,
     errors.WorkerLost: code_pb2.UNAVAILABLE,
     errors.JobCancelled: code_pb2.CANCELLED,
+    errors.NonFinite: code_pb2.INTERNAL,
     errors.GenerationFailed: code_pb2.INTERNAL,
     errors.UnsupportedModel: code_pb2.FAILED_PRECONDITION,
     errors.ConfigurationError: code_pb2.FAILED_PRECONDITION,

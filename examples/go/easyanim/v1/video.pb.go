@@ -1676,7 +1676,7 @@ type Receipt struct {
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// SHA-256 over the model's configuration and weight names and shapes, hex.
 	ModelFingerprint string `protobuf:"bytes,3,opt,name=model_fingerprint,json=modelFingerprint,proto3" json:"model_fingerprint,omitempty"`
-	// "original" or "diffusers": how the text half leaves attention.
+	// "original" is the network as it was trained, "diffusers" that of its port.
 	AttentionMode string `protobuf:"bytes,4,opt,name=attention_mode,json=attentionMode,proto3" json:"attention_mode,omitempty"`
 	// Compute type: "bfloat16" or "float32".
 	Dtype string `protobuf:"bytes,5,opt,name=dtype,proto3" json:"dtype,omitempty"`

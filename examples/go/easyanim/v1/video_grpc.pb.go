@@ -54,8 +54,9 @@ type VideoServiceClient interface {
 	// and google.rpc details: INVALID_ARGUMENT with BadRequest,
 	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
 	// RetryInfo when the model is still being loaded, the worker was lost as often
-	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
-	// also has. Every ErrorInfo has the domain "easyanim".
+	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
+	// reason "NON_FINITE" when the model computed NaN or infinity, or else with one
+	// whose `error_id` the server's log also has. Every ErrorInfo has the domain "easyanim".
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GenerateResponse], error)
 	// Reads a prompt as Generate would, and generates nothing: counts its tokens
 	// and says what is likely to be misread. Never changes a text, never waits for
@@ -138,8 +139,9 @@ type VideoServiceServer interface {
 	// and google.rpc details: INVALID_ARGUMENT with BadRequest,
 	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
 	// RetryInfo when the model is still being loaded, the worker was lost as often
-	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo whose `error_id` the server's log
-	// also has. Every ErrorInfo has the domain "easyanim".
+	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
+	// reason "NON_FINITE" when the model computed NaN or infinity, or else with one
+	// whose `error_id` the server's log also has. Every ErrorInfo has the domain "easyanim".
 	Generate(*GenerateRequest, grpc.ServerStreamingServer[GenerateResponse]) error
 	// Reads a prompt as Generate would, and generates nothing: counts its tokens
 	// and says what is likely to be misread. Never changes a text, never waits for

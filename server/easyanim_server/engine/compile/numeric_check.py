@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from easyanim_server.engine.finite import is_finite, missing
+
 FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
 """How many times as far from float32 as the eager network a path may be, by precision. See docs/performance.md."""
 
@@ -28,8 +30,10 @@ class NumericCheck:
         """Relative L2 of a prediction from the eager network's.
 
         Raises:
-            ArithmeticError: it is too far away, or not a number.
+            ArithmeticError: it is too far away, or has values that are NaN or infinite.
         """
+        if not is_finite(predicted):
+            raise ArithmeticError(f"{missing(predicted)} of the prediction are NaN or infinite")
         if self.reference is None:
             return 0.0
         error = relative_l2(predicted, self.reference)
@@ -41,8 +45,10 @@ class NumericCheck:
         return error
 
     def cosine(self, predicted: Tensor) -> float:
-        """Cosine of the angle between a prediction and the eager network's."""
-        return 1.0 if self.reference is None else cosine(predicted, self.reference)
+        """Cosine of the angle between a prediction and the eager network's; NaN where a value is not finite."""
+        if self.reference is None and is_finite(predicted):
+            return 1.0
+        return cosine(predicted, predicted if self.reference is None else self.reference)
 
 
 def relative_l2(result: Tensor, reference: Tensor) -> float:

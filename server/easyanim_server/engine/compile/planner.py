@@ -25,6 +25,7 @@ from easyanim_server.engine.compile.precision import CastLinear, Fp8Linear, requ
 from easyanim_server.engine.compile.reference_cache import ReferenceCache
 from easyanim_server.engine.families.easyanimate_v51.block import Block
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
+from easyanim_server.engine.finite import is_finite, missing
 from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear, convolving_is_faster
 from easyanim_server.engine.memory.placement import Placement
 
@@ -44,6 +45,9 @@ CLEARLY = 0.95
 
 MEASUREMENTS = 5
 """Of each way to make the two predictions of guidance."""
+
+DAMAGED = "the model's weights are damaged, or overflow in this type"
+"""What is wrong where a model gives no numbers whatever it is given."""
 
 
 PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
@@ -106,7 +110,8 @@ class Planner:
             report: Told what is being done, in one sentence.
 
         Raises:
-            ConfigurationError: no path of this precision is near enough to the eager network.
+            ConfigurationError: no path of this precision is near enough to the eager network, or that one gives no
+                finite numbers.
             RuntimeError: it was called before; weights may be converted, so nothing is left to compare with.
         """
         if self._prepared:
@@ -164,6 +169,12 @@ class Planner:
                 )
                 for bucket in buckets
             }
+            for bucket, reference in references.items():
+                if not is_finite(reference):
+                    raise ConfigurationError(
+                        f"bucket {bucket} cannot be served: {missing(reference)} of the eager network's prediction "
+                        f"are NaN or infinite; {DAMAGED}"
+                    )
             unit = float(kept.get(rounding, torch.device("cpu"), distance))
         kept.save()
         return references, max(unit, ROUNDING)

@@ -134,7 +134,8 @@ def _centred(frames: Tensor, groups: int) -> Tensor:
     Its kernel for channels last on a CPU takes the mean of squares less the squared mean for the variance. In frames
     that are nearly even, as the black ones behind a given picture are, hardly anything is left of the difference.
     """
-    if frames.device.type != "cpu" or frames.dtype is not torch.float32 or frames.is_contiguous():
+    last = frames.is_contiguous(memory_format=torch.channels_last) and not frames.is_contiguous()
+    if frames.device.type != "cpu" or frames.dtype is not torch.float32 or not last:
         return frames
     means = frames.mean((2, 3)).unflatten(1, (groups, -1)).mean(2)
     return frames - means.repeat_interleave(frames.shape[1] // groups, dim=1)[:, :, None, None]

@@ -25,7 +25,7 @@ from easyanim_server.engine.kernels.fused import (
 )
 
 AttentionMode = Literal["original", "diffusers"]
-"""`original` is the network as it was trained; `diffusers` repeats its port's omission, for comparison."""
+"""`original` is the network as it was trained; `diffusers` repeats its port, which differs, for comparison."""
 
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of the angles of all tokens, (text + video tokens, head channels) float32; text is not turned."""

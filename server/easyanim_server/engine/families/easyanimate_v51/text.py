@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.finite import require_finite
 
 MAX_TOKENS = 256
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
@@ -47,12 +48,17 @@ class PromptEncoder:
 
         Returns:
             (1, 256, hidden) in the transformer's dtype, on its device; shared between callers, so not to be written to.
+
+        Raises:
+            NonFinite: the text encoder gives no numbers for it.
         """
         if prompt in self._remembered:
             self.hits += 1
         else:
             self.misses += 1
-            self._remembered[prompt] = self._encode(prompt)
+            embedding = self._encode(prompt)
+            require_finite(embedding, "the prompt's embedding")  # before it is remembered
+            self._remembered[prompt] = embedding
             if len(self._remembered) > self._capacity:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(prompt)
