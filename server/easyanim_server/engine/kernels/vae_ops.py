@@ -137,8 +137,9 @@ def _centred(frames: Tensor, groups: int) -> Tensor:
     last = frames.is_contiguous(memory_format=torch.channels_last) and not frames.is_contiguous()
     if frames.device.type != "cpu" or frames.dtype is not torch.float32 or not last:
         return frames
-    means = frames.mean((2, 3)).unflatten(1, (groups, -1)).mean(2)
-    return frames - means.repeat_interleave(frames.shape[1] // groups, dim=1)[:, :, None, None]
+    means = frames.mean((2, 3)).view(len(frames), groups, -1).mean(2)
+    centred: Tensor = frames - means.repeat_interleave(frames.shape[1] // groups, dim=1)[:, :, None, None]
+    return centred
 
 
 def _ordered(y: Tensor, x: Tensor) -> Tensor:

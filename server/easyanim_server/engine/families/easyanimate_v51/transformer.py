@@ -186,7 +186,8 @@ class Denoiser(nn.Module):
             stock: Rope = self.transformer.rope_embedding(torch.empty(1, 1, *shape, device="meta"))
             return stock
         config = self.transformer.config
-        return positions.angles(*shape, channels=config.attention_head_dim, patch=config.patch_size)
+        frames, height, width = shape
+        return positions.angles(frames, height, width, config.attention_head_dim, config.patch_size)
 
     def _first_input(self, latents: Tensor, timestep: Tensor, inpaint: Tensor) -> Tensor:
         """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""
