@@ -43,15 +43,8 @@ def slow_callers(server: RunningServer, stub: Stub, count: int) -> tuple[list[An
     """Callers with slow pictures, and the processes that decode some of them by now."""
     calls = [stub.Generate(request(start_image=SLOW)) for _ in range(count)]
     decoders = min(count, server.settings.picture_decoders)
-    eventually(lambda: sum(busy(pid) for pid in server.app.decoders.pids) == decoders)
-    return calls, [pid for pid in server.app.decoders.pids if busy(pid)]
-
-
-def busy(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).cpu_percent(0.05) > 0
-    except psutil.NoSuchProcess:
-        return False
+    eventually(lambda: len(server.app.decoders.working) == decoders)
+    return calls, server.app.decoders.working
 
 
 def gone(pid: int) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from easyanim_server.domain.errors import InvalidArgument, PicturesBusy, ShuttingDown
 from easyanim_server.domain.job import BLACK, Bucket, FitPolicy
-from easyanim_server.media import picture, picture_pool, picture_scan
+from easyanim_server.media import picture, picture_pool, picture_process, picture_scan
 from easyanim_server.media.picture_pool import Loaded, PicturePool
 from tests.e2e.processes import eventually
 from tests.pictures import COFFEE, encode, png, quarters, scans
@@ -46,10 +46,10 @@ def gone(pid: int) -> bool:
 async def working(pool: PicturePool) -> tuple[asyncio.Task[Loaded], int]:
     """Somebody who waits for the slow picture, and the process that decodes it."""
     caller = asyncio.create_task(load(pool, SLOW))
-    while not pool.pids:
+    while not pool.working:
         await asyncio.sleep(0.001)
-    (pid,) = pool.pids
-    while psutil.Process(pid).cpu_times().user < 0.2:
+    (pid,) = pool.working
+    while psutil.Process(pid).cpu_times().user < 0.2:  # by then it is in the picture, not in its own imports
         await asyncio.sleep(0.01)
     return caller, pid
 
@@ -215,7 +215,7 @@ async def test_closing_kills_what_works_and_refuses_who_waits(pool: PicturePool)
 async def test_where_no_process_can_be_started_the_caller_may_come_back(
     pool: PicturePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picture_pool, "get_executable", lambda: "/nowhere/python")
+    monkeypatch.setattr(picture_process, "get_executable", lambda: "/nowhere/python")
 
     with pytest.raises(PicturesBusy):
         await load(pool, SMALL)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.spawn import get_executable
 
 import structlog
 
 from easyanim_server.domain.errors import InvalidArgument, PicturesBusy, ShuttingDown, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Picture
 from easyanim_server.media import picture_child
+from easyanim_server.media.picture_process import REAP_SECONDS, Answer, PictureProcess
 
 log = structlog.get_logger(__name__)
 
@@ -33,22 +28,10 @@ WAIT_SECONDS = 3.0
 are refused then, and cost the less the longer the queue is."""
 CPU_SECONDS = 3.5
 """Of one picture. 50 megapixels with transparency and a colour profile took 2.7 s on one core of a server."""
-REAP_SECONDS = 1.0
-"""How long a process that was killed may take to be gone; it holds at most some memory by then."""
 BASE_MEMORY_BYTES = 512 * 2**20
 """Address space of a decoder without any picture: Python, libraries and a codec's tables."""
 BYTES_A_PIXEL = 28
 """Address space beside that: both pictures of a request at 4 bytes a pixel, and five versions of one of them."""
-
-_BOOT = """
-import sys, json
-path, parent, memory = json.loads(sys.argv[1])
-sys.path[:] = path
-from easyanim_server.media import picture_child
-picture_child.main(parent, memory)
-"""
-"""Modules are found where this process finds them. Not multiprocessing's own start, which imports the server's main
-module with all that it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +61,8 @@ class PicturePool:
         self.closed = False
         self._free = size
         self._turns: deque[asyncio.Future[None]] = deque()
-        self._idle: list[_Child] = []
-        self._children: set[_Child] = set()
+        self._idle: list[PictureProcess] = []
+        self._children: set[PictureProcess] = set()
         # Each serves one child; those of children that were killed may take a moment to end.
         self._threads = ThreadPoolExecutor(4 * size, "picture")
 
@@ -87,6 +70,11 @@ class PicturePool:
     def pids(self) -> list[int]:
         """Of the processes that there are."""
         return [child.pid for child in self._children]
+
+    @property
+    def working(self) -> list[int]:
+        """Those of them that do something now."""
+        return [child.pid for child in self._children if child.at_work]
 
     @property
     def waiting(self) -> int:
@@ -154,27 +142,27 @@ class PicturePool:
                 return
         self._free += 1
 
-    def _child(self) -> _Child:
+    def _child(self) -> PictureProcess:
         while self._idle:
             child = self._idle.pop()
             if child.process.poll() is None:
                 return child
             self._kill(child)
         try:
-            child = _Child.start(self.memory_bytes)
+            child = PictureProcess.start(self.memory_bytes)
         except OSError as error:  # of processes, descriptors or memory there are too few for the moment
             log.error("picture process cannot be started", error=str(error))
             raise PicturesBusy from error
         self._children.add(child)
         return child
 
-    def _put_back(self, child: _Child) -> None:
+    def _put_back(self, child: PictureProcess) -> None:
         if child.at_work or self.closed or not child.forget():
             self._kill(child)
         else:
             self._idle.append(child)
 
-    def _kill(self, child: _Child) -> Future[None] | None:
+    def _kill(self, child: PictureProcess) -> Future[None] | None:
         """End a process at once; returns what is done when it is gone. None where that was begun before."""
         if child not in self._children:
             return None
@@ -182,7 +170,7 @@ class PicturePool:
         child.process.kill()
         return self._threads.submit(child.hang_up)  # a large process takes a while to be gone
 
-    async def ask(self, child: _Child, header: picture_child.Header, content: bytes, until: float) -> _Answer:
+    async def ask(self, child: PictureProcess, header: picture_child.Header, content: bytes, until: float) -> Answer:
         """Have a child do one thing.
 
         Raises:
@@ -204,7 +192,7 @@ class PicturePool:
 class Decoder:
     """A decoder of one request; it keeps what it has loaded until the request is done with it."""
 
-    def __init__(self, pool: PicturePool, child: _Child, until: float) -> None:
+    def __init__(self, pool: PicturePool, child: PictureProcess, until: float) -> None:
         self._pool = pool
         self._child = child
         self._until = until
@@ -263,89 +251,6 @@ class Decoder:
         return (
             f"takes more than the {mebibytes} MiB of memory that a picture may take to decode; must be a simpler file"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    frame: tuple[picture_child.Header, bytes] | None
-    """None where the process ended instead."""
-    began: bool = True
-    """Whether the process was ever ready."""
-    exit_code: int | None = None
-    """Of the process that ended; negative where a signal ended it."""
-
-
-class _Child:
-    """One process with its pipes."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.at_work = False
-        """Whether a thread converses with it."""
-        self._began = False
-        self._conversing = threading.Lock()
-
-    @classmethod
-    def start(cls, memory_bytes: int) -> _Child:
-        """Start one; called on the event loop's own thread, with whose end the kernel kills the process."""
-        given = json.dumps([sys.path, os.getpid(), memory_bytes])
-        # A new program, begun by vfork: a fork of this process would carry over gRPC's threads and locks.
-        process = subprocess.Popen(
-            [get_executable(), "-c", _BOOT, given],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        return cls(process)
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self.process.pid
-
-    def converse(self, header: picture_child.Header, content: bytes) -> _Answer:
-        """Send a command and wait for its answer. Runs on a thread; ends when the process does."""
-        with self._conversing:
-            return self._converse(header, content)
-
-    def _converse(self, header: picture_child.Header, content: bytes) -> _Answer:
-        commands, answers = self.process.stdin, self.process.stdout
-        assert commands is not None
-        assert answers is not None
-        with suppress(OSError, ValueError):  # it has ended; what its answer is, or that there is none, is read below
-            picture_child.write(commands, header, content)
-        try:
-            self._began = self._began or picture_child.read(answers) is not None
-            frame = picture_child.read(answers)
-        except (OSError, ValueError, KeyError):  # what no decoder of ours would say
-            frame = None
-        if frame is None:
-            self.process.kill()
-            self.reap()
-            return _Answer(None, self._began, self.process.returncode)
-        self.at_work = False
-        return _Answer(frame)
-
-    def forget(self) -> bool:
-        """Have it drop what it holds; whether it can be used again."""
-        assert self.process.stdin is not None
-        try:
-            picture_child.write(self.process.stdin, {"do": "forget"})  # some bytes into an empty pipe
-        except OSError:
-            return False
-        return True
-
-    def hang_up(self) -> None:
-        """Reap a process that was killed, and close its pipes once no thread converses with it."""
-        self.reap()
-        with self._conversing:
-            for pipe in (self.process.stdin, self.process.stdout):
-                with suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
-
-    def reap(self) -> None:
-        """Wait until it is gone, but not for ever."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(REAP_SECONDS)
 
 
 def _how(exit_code: int | None) -> str:
