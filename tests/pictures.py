@@ -42,8 +42,8 @@ def encode(image, form="PNG", **options):
     return file.getvalue()
 
 
-def load(data, max_pixels=10_000_000):
-    return picture.load(data, "start_image", max_pixels=max_pixels)
+def load(data, max_pixels=10_000_000, **options):
+    return picture.load(data, "start_image", max_pixels=max_pixels, **options)
 
 
 def refusal(data, **options):
@@ -80,3 +80,35 @@ def png(width, height, *, depth=8, colour=2, rows=b""):
 
 def chunk(name, content):
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def scans(count, width=64, height=48):
+    """A grey progressive JPEG in which as many scans touch every block, and say nothing of it."""
+    blocks = -(-width // 8) * -(-height // 8)
+    run = 2**14 + 0b01010101010101
+    bits = "0" + "01010101010101"  # the table's one code, and how long the run of empty blocks is
+    data = bits * -(-blocks // run)
+    data += "1" * (-len(data) % 8)
+    scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + int(data, 2).to_bytes(len(data) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = b"\xff\xc2\0\x0b\x08" + struct.pack(">HH", height, width) + b"\1\1\x11\0"
+    tables = b"\xff\xdb\0\x43\0" + b"\1" * 64 + b"\xff\xc4\0\x14\x10\1" + bytes(15) + b"\xe0"
+    return b"\xff\xd8" + tables + frame + scan * count + b"\xff\xd9"
+
+
+def segments(count):
+    """A JPEG with as many empty comments."""
+    data = encode(quarters(), "JPEG")
+    return data[:2] + b"\xff\xfe\0\2" * count + data[2:]
+
+
+def png_chunks(count):
+    """A PNG with as many empty private chunks."""
+    data = encode(quarters())
+    return data[:33] + chunk(b"prVt", b"") * count + data[33:]
+
+
+def webp_chunks(count):
+    """A WebP file with as many empty chunks of an unknown kind."""
+    data = encode(quarters(), "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+    data += b"none\0\0\0\0" * count
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]

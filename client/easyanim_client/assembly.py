@@ -191,6 +191,7 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         activity=tuple(map(_activity, message.activity)),
         devices=tuple(map(_device_status, message.device_status)),
         profiles=tuple(map(_profile, message.profiles)),
+        picture_mime_types=tuple(message.picture_mime_types),
     )
 
 
@@ -297,6 +298,7 @@ def _parameters(message: pb.Parameters) -> Parameters:
         cache_threshold=message.cache_threshold,
         # A server without such a setting sends no profile, and guides every step.
         guidance_interval=(message.guidance_start, message.guidance_end) if message.profile else (0.0, 1.0),
+        background_color=message.background_color or "#000000",
     )
 
 

@@ -27,6 +27,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "aspect_ratio": ((int, float, str), 'a number or a string such as "16:9"'),
     "frames": ((int,), "an integer"),
     "fit": ((str,), "crop, pad or stretch"),
+    "background_color": ((str,), 'a string such as "#ffffff"'),
     "steps": ((int,), "an integer"),
     "guidance": ((int, float), "a number"),
     "seed": ((int,), "an integer"),
@@ -54,7 +55,7 @@ _KEYS = {
 }
 """Of the fields of a request whose names are others there."""
 
-_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
+_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"))
 _ID = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff.][^/\\\x00-\x1f\ud800-\udfff]*")
 MAX_ID_BYTES = 200
 """Of a job's name; file systems take 255, with suffixes and those of a file that is not complete yet."""

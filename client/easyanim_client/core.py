@@ -163,6 +163,7 @@ class BaseClient(Generic[GenerationT]):
         aspect_ratio: float | str | None = None,
         frames: int | None = None,
         fit: Fit = "crop",
+        background_color: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         seed: int | None = None,
@@ -191,7 +192,9 @@ class BaseClient(Generic[GenerationT]):
             aspect_ratio: Width over height, such as ``1.78`` or ``"16:9"``; the nearest bucket is taken.
             frames: Frames in the video, one of the bucket's counts. Default: its largest.
             fit: How pictures of another aspect become the bucket's: ``"crop"`` covers the frame, ``"pad"`` adds
-                black, ``"stretch"`` distorts.
+                bars, ``"stretch"`` distorts.
+            background_color: What lies under transparent pictures and in the bars of ``"pad"``, such as
+                ``"#ffffff"``. Default: black.
             steps: Denoising steps. Default: the profile's, 35 of ``"exact"``.
             guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: 6.
             seed: Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn.
@@ -225,6 +228,7 @@ class BaseClient(Generic[GenerationT]):
             aspect_ratio=aspect_ratio,
             frames=frames,
             fit=fit,
+            background_color=background_color,
             steps=steps,
             guidance=guidance,
             seed=seed,

@@ -133,6 +133,7 @@ class Recording:
             "bucket": given.bucket,
             "frames": given.frames,
             "fit": given.fit,
+            "background_color": given.background_color,
             "steps": given.steps,
             "guidance": given.guidance,
             "seed": given.seed,

@@ -13,7 +13,8 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_client.errors import InvalidRequest, MessageTooLarge, Violation
 
 Picture = bytes | str | os.PathLike[str] | BinaryIO
-"""A PNG, JPEG or WebP file: its bytes, its path, or a file opened in binary mode."""
+"""A PNG, JPEG or WebP file, or another that the server reads (`ServerInfo.picture_mime_types`): its bytes, its path,
+or a file opened in binary mode."""
 Fit = Literal["crop", "pad", "stretch"]
 Format = Literal["mp4", "webm", "mkv"]
 Interval = str | tuple[float, float]
@@ -45,6 +46,7 @@ def build_request(
     aspect_ratio: float | str | None = None,
     frames: int | None = None,
     fit: Fit = "crop",
+    background_color: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int | None = None,
@@ -79,6 +81,7 @@ def build_request(
         "aspect_ratio": None if aspect_ratio is None else ratio(aspect_ratio),
         "frame_count": frames,
         "fit_policy": pb.FitPolicy.Value(f"FIT_POLICY_{fit.upper()}"),
+        "background_color": background_color,
         "step_count": steps,
         "guidance_scale": guidance,
         "seed": seed,

@@ -69,6 +69,8 @@ class Parameters:
     """Change up to which steps reused what was computed before; 0 means off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Start and end of guidance, as shares of the steps."""
+    background_color: str = "#000000"
+    """What lay behind the pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,3 +374,5 @@ class ServerInfo:
     """Empty without an NVIDIA device, or before the model was loaded."""
     profiles: tuple[Profile, ...] = ()
     """The most faithful first; empty from an older server."""
+    picture_mime_types: tuple[str, ...] = ()
+    """Of the pictures that the server reads, such as ``image/heic``; empty from an older server."""

@@ -45,7 +45,14 @@ def requirements() -> list[str]:
         import tomli as tomllib
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["cli"], *extras["server"], *extras["telemetry"], *extras["dev"]]
+    lines = [
+        *project["dependencies"],
+        *extras["cli"],
+        *extras["server"],
+        *extras["telemetry"],
+        *extras["heif"],
+        *extras["dev"],
+    ]
     return [line for line in lines if not line.startswith("easyanim[")]
 
 

@@ -231,12 +231,14 @@ def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: P
 def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
     scripted.script = success(DATA)
 
-    given = {"steps": 9, "bucket": "384x672", "frames": 25, "guidance": 2, "fps": 12, "fit": "pad", "format": "mkv"}
+    given = {"steps": 9, "bucket": "384x672", "frames": 25, "guidance": 2, "fps": 12, "fit": "pad", "format": "mkv",
+             "background": "#ffee00"}  # fmt: skip
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     batch(scripted.address, {"prompt": "a cat", "steps": 3}, words=(*words, "--negative", "", "--embed-prompt"))
 
     (sent,) = scripted.requests
     assert (sent.step_count, sent.bucket, sent.frame_count, sent.guidance_scale) == (3, "384x672", 25, 2)
     assert (sent.frame_rate_fps, sent.fit_policy, sent.output_mime_type) == (12, pb.FIT_POLICY_PAD, "video/x-matroska")
+    assert sent.background_color == "#ffee00"
     assert sent.HasField("negative_prompt")
     assert sent.embed_prompt

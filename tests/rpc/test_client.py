@@ -48,6 +48,15 @@ async def test_events_arrive_typed_in_order_and_end_in_the_video(caller, scripte
     assert isinstance(video, ea.Video)
 
 
+async def test_the_background_is_sent_and_told_black_where_an_older_server_says_nothing(caller, scripted):
+    scripted.script = success(DATA)
+
+    video = await caller.result(caller.client.generate("a cat", background_color="#ffee00"))
+
+    assert scripted.requests[0].background_color == "#ffee00"
+    assert video.receipt.parameters.background_color == "#000000"
+
+
 async def test_the_video_carries_its_bytes_timings_and_receipt(caller, scripted):
     scripted.script = success(DATA)
 
@@ -241,6 +250,7 @@ async def test_info_tells_what_the_server_serves(caller, scripted):
         state_detail="loading the model",
     )
 
+    scripted.info.picture_mime_types.append("image/heic")
     info = await caller.info()
 
     assert (info.version, info.state, info.state_detail, info.jobs) == (
@@ -251,6 +261,7 @@ async def test_info_tells_what_the_server_serves(caller, scripted):
     )
     assert (info.model.name, info.model.transformer_parameters) == ("builtin:tiny", 7)
     assert info.buckets == (ea.Bucket("96x160", 160, 96, (13, 25)),)
+    assert info.picture_mime_types == ("image/heic",)
     assert (info.limits.max_request_bytes, info.limits.max_steps, info.limits.max_queued) == (2**20, 200, 8)
 
 

@@ -63,6 +63,7 @@ def test_every_option_of_generate_reaches_the_server(run, scripted):
     run(
         *("generate", "a cat", "--image", "a.png", "--end-image", "b.png", "--bucket", "384x672", "--frames", "25"),
         *("--guidance", "1.5", "--seed", "7", "--fps", "16", "--fit", "stretch", "--negative", ""),
+        *("--background", "#ffee00"),
     )
 
     assert scripted.requests == [
@@ -74,6 +75,7 @@ def test_every_option_of_generate_reaches_the_server(run, scripted):
             bucket="384x672",
             frame_count=25,
             fit_policy=pb.FIT_POLICY_STRETCH,
+            background_color="#ffee00",
             guidance_scale=1.5,
             seed=7,
             frame_rate_fps=16,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import gc
 import hashlib
 import itertools
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import grpc
 import pytest
@@ -20,14 +17,11 @@ from grpc_status import rpc_status
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.domain import errors
 from easyanim_server.domain.errors import EasyAnimError
-from easyanim_server.media import picture
-from easyanim_server.rpc.from_proto import CONVERSIONS
 from easyanim_server.rpc.status import CODES
 from tests import video_reader
 from tests.conftest import Stub, kinds, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
-from tests.rpc.scripted import PATIENCE
 from tests.servers import RunningServer, settings
 
 PHASES = ["TEXT_ENCODE", "IMAGE_ENCODE", "DENOISE", "DECODE"]
@@ -193,42 +187,6 @@ def test_a_full_queue_refuses_with_a_delay_before_pictures_are_decoded_and_says_
         assert next(stub.Generate(request())).HasField("accepted"), "a cancelled job gives its place back"
         running.cancel()
         assert list(waiting[1])[-1].HasField("completed")
-
-
-def test_of_many_callers_at_once_few_pictures_are_decoded_and_others_are_answered_meanwhile(
-    png: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoding, go_on, load = [], threading.Event(), picture.load
-
-    def slow_load(*given: Any, **named: Any) -> Any:
-        decoding.append(given)
-        assert go_on.wait(PATIENCE)
-        return load(*given, **named)
-
-    monkeypatch.setattr(picture, "load", slow_load)
-    with RunningServer(settings(queue_size="4"), SIMULATED) as server, grpc.insecure_channel(server.address) as channel:
-        stub = Stub(channel)
-        running = stub.Generate(request("slow", step_count=200))
-        assert any(event.HasField("progress") for event in running)
-        calls = [stub.Generate(request("slow", start_image=png)) for _ in range(40)]
-        eventually(lambda: len(decoding) == CONVERSIONS)
-        assert stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=PATIENCE).job_count == 1
-        assert stub.LintPrompt(pb.LintPromptRequest(prompt="a cat"), timeout=PATIENCE).prompt_token_count == 2
-        go_on.set()
-
-        outcomes = collections.Counter(first_word(call) for call in calls)
-        assert outcomes == {"accepted": 4, "RESOURCE_EXHAUSTED": 36}
-        assert len(decoding) <= 4 + CONVERSIONS, "who finds no place is refused undecoded"
-        for call in [running, *calls]:
-            call.cancel()
-
-
-def first_word(call: Any) -> str:
-    """The kind of a call's first event, or the code that it ends with instead."""
-    try:
-        return str(next(call).WhichOneof("event"))
-    except grpc.RpcError as error:
-        return str(error.code().name)
 
 
 def test_a_job_that_runs_does_not_keep_its_request(simulated: RunningServer, png: bytes) -> None:

@@ -53,6 +53,16 @@ def test_a_video_with_its_prompt_is_replayed_from_the_file_alone(run, suffix: st
     assert Path(f"again.{suffix}").read_bytes() == Path(f"cat.{suffix}").read_bytes()
 
 
+def test_the_background_is_that_of_the_recording(run, scripted) -> None:
+    made(run, "--embed-prompt", "--image", "cat.png", "--background", "#FFEE00")
+    scripted.script = success(b"video")
+
+    assert run("replay", "cat.mp4", "--image", "cat.png").exit_code == 0
+    run("replay", "cat.mp4", "--image", "cat.png", "--anyway", address=scripted.address)
+    (sent,) = scripted.requests
+    assert sent.background_color == "#ffee00"
+
+
 def test_without_its_prompt_it_says_what_to_give_and_checks_what_is_given(run) -> None:
     made(run, "--image", "cat.png", "--negative", "my own words")
     assert PROMPT not in (read_comment("cat.mp4") or "")

@@ -20,8 +20,9 @@ def lines(folder: Path, *jobs: object) -> Path:
 def test_a_line_becomes_the_arguments_of_a_generation(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"picture")
     file = lines(
-        tmp_path, {"prompt": "猫在眨眼", "start_image": "cat.jpg", "steps": 5, "id": "cat"}, "", {"prompt": "b"}
-    )
+        tmp_path, {"prompt": "猫在眨眼", "start_image": "cat.jpg", "steps": 5, "id": "cat"}, "",
+        {"prompt": "b", "background_color": "#ffee00"}
+    )  # fmt: skip
 
     first, second = read_jobs(file, {"steps": 9, "bucket": "384x672", "fps": None})
 
@@ -34,6 +35,7 @@ def test_a_line_becomes_the_arguments_of_a_generation(tmp_path: Path) -> None:
         "format": "mp4",
     }
     assert (second.index, second.id, second.arguments["steps"]) == (2, "0002", 9)
+    assert second.arguments["background_color"] == "#ffee00"
 
 
 def test_the_own_size_of_a_job_takes_the_place_of_the_default_in_either_form(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_the_own_size_of_a_job_takes_the_place_of_the_default_in_either_form(tmp
 
 
 def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.jpg", "c.webp", "notes.md"):
+    for name in ("b.PNG", "a.jpg", "c.jpg", "c.webp", "d.HEIC", "e.avif", "notes.md"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "a.txt").write_text(" its own prompt \n")
 
@@ -56,6 +58,8 @@ def test_a_folder_gives_a_job_for_each_picture(tmp_path: Path) -> None:
         ("b", "the common prompt"),
         ("c.jpg", "the common prompt"),
         ("c.webp", "the common prompt"),
+        ("d", "the common prompt"),
+        ("e", "the common prompt"),
     ]
     assert jobs[0].file_name == "a.webm"
 

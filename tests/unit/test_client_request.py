@@ -84,6 +84,10 @@ def test_the_format_is_the_given_one_or_the_suffix(tmp_path, format, name, media
     assert build_request("a cat", format=format, save_to=save_to).output_mime_type == media_type
 
 
+def test_the_background_goes_out_as_it_is_given():
+    assert build_request("a cat", background_color="#FFEE00").background_color == "#FFEE00"
+
+
 def test_an_unknown_format_or_suffix_or_fit_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(InvalidRequest, match="'avi' is none of mp4, webm, mkv"):
         build_request("a cat", save_to=tmp_path / "cat.avi")

@@ -9,11 +9,26 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from easyanim_server.domain.errors import InvalidArgument
-from tests.pictures import FORMATS, encode, every_form, grain, load, png, quarters, refusal, swapped_profile
+from easyanim_server.media import picture_kinds, picture_scan
+from tests.pictures import (
+    FORMATS,
+    encode,
+    every_form,
+    grain,
+    load,
+    png,
+    png_chunks,
+    quarters,
+    refusal,
+    scans,
+    segments,
+    swapped_profile,
+    webp_chunks,
+)
 
 
 def test_no_bytes_are_refused():
-    assert refusal(b"") == "is empty; must be a PNG, JPEG or WebP file"
+    assert refusal(b"") == "is empty; must be a PNG, JPEG, WebP, AVIF or HEIC file"
 
 
 @pytest.mark.parametrize(
@@ -23,8 +38,6 @@ def test_no_bytes_are_refused():
         (encode(quarters(), "BMP"), "a BMP"),
         (encode(quarters(), "TIFF"), "a TIFF"),
         (encode(quarters(), "ICO"), "an icon"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF"),
         (b"\0\0\0\x20ftypisom\0\0\2\0", "an MP4 or MOV video"),
         (b"%PDF-1.7\n", "a PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
@@ -36,13 +49,55 @@ def test_no_bytes_are_refused():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_another_kind_of_file_is_named(data, name):
-    assert refusal(data) == f"is {name}; must be a PNG, JPEG or WebP file"
+    assert refusal(data) == f"is {name}; {picture_kinds.allowed()}"
 
 
 def test_unknown_bytes_are_shown():
     assert refusal(b"hello world") == (
-        "starts with the bytes 68 65 6c 6c 6f 20 77 6f, 11 in all; must be a PNG, JPEG or WebP file"
+        f"starts with the bytes 68 65 6c 6c 6f 20 77 6f, 11 in all; {picture_kinds.allowed()}"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "what"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC", "a HEIC, which this server reads only with its extra heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC", "a HEIC, which this server reads only with its extra heif"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF", "an AVIF, which this server reads only with a Pillow that has AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "AVIF", "an AVIF, which this server reads only with a Pillow"),
+    ],
+)
+def test_a_kind_that_is_not_installed_is_refused_with_what_it_needs(data, name, what, monkeypatch):
+    kinds = tuple(kind for kind in picture_kinds.MEDIA_TYPES if kind != name)
+    monkeypatch.setattr(picture_kinds, "readable", lambda: kinds)
+
+    description = refusal(data)
+
+    assert description.startswith(f"is {what}")
+    assert description.endswith(picture_kinds.allowed())
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (scans(picture_scan.MAX_SCANS + 1), "is a JPEG that has more than 500 scans; must have at most 500"),
+        (segments(picture_scan.MAX_SEGMENTS), "is a JPEG that has more than 10000 segments; must have at most 10000"),
+        (png_chunks(picture_scan.MAX_CHUNKS), "is a PNG that has more than 50000 chunks; must have at most 50000"),
+        (webp_chunks(picture_scan.MAX_CHUNKS), "is a WebP that has more than 50000 chunks; must have at most 50000"),
+    ],
+    ids=["scans", "segments", "png", "webp"],
+)
+def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data, what):
+    assert refusal(data) == what
+
+
+@pytest.mark.parametrize(
+    "data",
+    [scans(picture_scan.MAX_SCANS), segments(5_000), png_chunks(5_000), webp_chunks(5_000)],
+    ids=["scans", "segments", "png", "webp"],
+)
+def test_a_file_of_many_parts_is_read(data):
+    assert load(data).size == (64, 48)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
@@ -50,7 +105,7 @@ def test_unknown_bytes_are_shown():
 def test_a_truncated_picture_is_refused_when_it_is_loaded(form, part):
     data = encode(grain(), form)
 
-    name = {"WEBP": "WebP"}.get(form, form)
+    name = {"WEBP": "WebP", "HEIF": "HEIC"}.get(form, form)
     assert re.fullmatch(
         rf"is a {name} that cannot be decoded \(.+\); must be a whole file", refusal(data[: int(len(data) * part)])
     )

@@ -34,6 +34,9 @@ def batch(
     guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
     fit: Annotated[str | None, typer.Option(help="Pictures of another aspect: crop (default), pad or stretch.")] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="#RRGGBB", help="Behind transparent and padded pictures. Default: black.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="mp4 (default), webm or mkv.")] = None,
     embed_prompt: Annotated[
         bool, typer.Option("--embed-prompt", help="Keep the prompts in the files' metadata, for replay.")
@@ -55,8 +58,8 @@ def batch(
 
     JOBS is a file with one JSON object a line. Its keys are named like the
     arguments of Client.generate: prompt, start_image, end_image,
-    negative_prompt, bucket, aspect_ratio, frames, fit, steps, guidance, seed,
-    fps, format, embed_prompt, profile, solver, cache_threshold,
+    negative_prompt, bucket, aspect_ratio, frames, fit, background_color, steps,
+    guidance, seed, fps, format, embed_prompt, profile, solver, cache_threshold,
     guidance_interval; and id, the video's name. Paths are relative to the file.
     Or JOBS is a folder in which each picture is a job, and NAME.txt
     beside NAME.jpg its prompt.
@@ -72,7 +75,8 @@ def batch(
     """
     defaults = {
         "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
-        "guidance": guidance, "fps": fps, "fit": fit, "format": format,
+        "guidance": guidance, "fps": fps, "fit": fit, "background_color": background,
+        "format": format,
         "aspect_ratio": aspect, "embed_prompt": embed_prompt or None, "profile": profile,
     }  # fmt: skip
     with reported("Cancelled; the server was told to stop. The same command goes on from here.", json=json):

@@ -53,6 +53,9 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
     fit: Annotated[str, typer.Option(help="Pictures of another aspect: crop, pad or stretch.")] = "crop",
+    background: Annotated[
+        str | None, typer.Option(metavar="#RRGGBB", help="Behind transparent and padded pictures. Default: black.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
     embed_prompt: Annotated[
         bool, typer.Option("--embed-prompt", help="Keep the prompts in the file's metadata, for replay.")
@@ -112,6 +115,7 @@ def generate(
         "aspect_ratio": aspect,
         "frames": frames,
         "fit": cast(Fit, fit),  # the client refuses others
+        "background_color": background,
         "steps": steps,
         "guidance": guidance,
         "seed": seed,

@@ -57,7 +57,7 @@ STATE_SERVING: State
 STATE_DRAINING: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt", "profile", "acceleration")
+    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt", "profile", "acceleration", "background_color")
     START_IMAGE_FIELD_NUMBER: _ClassVar[int]
     END_IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class GenerateRequest(_message.Message):
     EMBED_PROMPT_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATION_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_COLOR_FIELD_NUMBER: _ClassVar[int]
     start_image: bytes
     end_image: bytes
     prompt: str
@@ -90,7 +91,8 @@ class GenerateRequest(_message.Message):
     embed_prompt: bool
     profile: str
     acceleration: Acceleration
-    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ..., profile: _Optional[str] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ...) -> None: ...
+    background_color: str
+    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ..., profile: _Optional[str] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ..., background_color: _Optional[str] = ...) -> None: ...
 
 class Acceleration(_message.Message):
     __slots__ = ("solver", "cache_threshold", "guidance_start", "guidance_end")
@@ -167,7 +169,7 @@ class LintPromptResponse(_message.Message):
     def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end")
+    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "background_color")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +188,7 @@ class Parameters(_message.Message):
     CACHE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_COLOR_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     bucket: str
@@ -204,7 +207,8 @@ class Parameters(_message.Message):
     cache_threshold: float
     guidance_start: float
     guidance_end: float
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
+    background_color: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., background_color: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("jobs_ahead_count", "eta_duration")
@@ -334,7 +338,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +351,7 @@ class GetServerInfoResponse(_message.Message):
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATUS_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_MIME_TYPES_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -359,7 +364,8 @@ class GetServerInfoResponse(_message.Message):
     activity: _containers.RepeatedCompositeFieldContainer[Activity]
     device_status: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ...) -> None: ...
+    picture_mime_types: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("name", "step_count", "acceleration", "is_default")

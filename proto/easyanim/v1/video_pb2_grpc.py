@@ -73,7 +73,8 @@ class VideoServiceServicer(object):
         Cancelling the call, or its deadline, stops the work on the GPU before the
         next step or decoded frame group. A failed call ends with a non-OK status
         and google.rpc details: INVALID_ARGUMENT with BadRequest,
-        RESOURCE_EXHAUSTED with RetryInfo when the queue is full, UNAVAILABLE with
+        RESOURCE_EXHAUSTED with RetryInfo when the queue is full (QUEUE_FULL) or too
+        many pictures are being decoded (PICTURES_BUSY), UNAVAILABLE with
         RetryInfo when the model is still being loaded, the worker was lost as often
         as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
         reason "NON_FINITE" when the model computed NaN or infinity, or else with one

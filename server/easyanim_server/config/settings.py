@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     """Largest request message; gRPC itself refuses a larger one."""
     max_image_pixels: int = Field(default=50_000_000, ge=256)
     """Largest picture, width times height, checked before it is decoded."""
+    picture_decoders: int = Field(default=2, ge=1, le=64)
+    """Most processes that decode pictures, begun when they are needed; with two a large picture does not hold up the
+    others. Each may take 512 MiB and 28 bytes a pixel of `max_image_pixels`, which few pictures come near."""
     max_prompt_chars: int = Field(default=4000, ge=1)
     """Longest prompt and negative prompt."""
     heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)

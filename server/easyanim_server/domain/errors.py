@@ -3,6 +3,7 @@
 EasyAnimError
 ├── InvalidArgument      a request's fields are wrong; nothing was started
 ├── QueueFull            all places in the queue are taken
+├── PicturesBusy         no decoder of pictures is free in time
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
@@ -68,6 +69,16 @@ class QueueFull(EasyAnimError):
         super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
         self.retry_after = retry_after
         """Seconds after which a place is expected to be free."""
+
+
+class PicturesBusy(EasyAnimError):
+    """All decoders of pictures are at work for others; the caller may retry."""
+
+    reason = "PICTURES_BUSY"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("this server decodes as many pictures as it can already")
 
 
 class NotReady(EasyAnimError):

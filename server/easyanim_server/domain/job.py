@@ -25,6 +25,10 @@ SIZE_MULTIPLE = 16
 """Heights and widths are multiples of it: the VAE's factor 8 times the patch size 2."""
 
 
+BLACK = "#000000"
+"""What lies behind pictures unless something else is asked for."""
+
+
 class FitPolicy(Enum):
     """How a picture of another aspect becomes the bucket's."""
 
@@ -126,6 +130,8 @@ class Job:
     start: Picture | None = None
     end: Picture | None = None
     fit: FitPolicy = FitPolicy.CROP
+    background: str = BLACK
+    """What lies behind the pictures, ``#rrggbb``: under what is transparent, and beside them where they are padded."""
     embed_prompt: bool = False
     """Whether the prompts go into the file's metadata."""
     profile: str = DEFAULT_PROFILE

@@ -39,6 +39,7 @@ def parameters(job: Job) -> dict[str, Any]:
         "cache_threshold": job.acceleration.cache_threshold,
         "guidance_start": job.acceleration.guidance_start,
         "guidance_end": job.acceleration.guidance_end,
+        "background_color": job.background,
     }
 
 

@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import NoReturn
 
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageChops, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from easyanim_server.domain.errors import InvalidArgument, Violation
-from easyanim_server.domain.job import Bucket, FitPolicy, Picture
+from easyanim_server.domain.job import BLACK, Bucket, FitPolicy, Picture
+from easyanim_server.media import picture_kinds, picture_scan
+from easyanim_server.media.picture_kinds import Refuse
 
 MIN_SIDE = 16
 """Fewest pixels of width and height: one of the model's patches."""
 MAX_ASPECT = 10.0
 """Most times that one side may be as long as the other."""
-
-_ALLOWED = "must be a PNG, JPEG or WebP file"
-
-_OTHER_FILES = (
-    # Offset, bytes, name. More telling signatures come first.
-    (0, b"GIF8", "a GIF"),
-    (0, b"BM", "a BMP"),
-    (0, b"II*\0", "a TIFF"),
-    (0, b"MM\0*", "a TIFF"),
-    (0, b"\0\0\1\0", "an icon"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"\xff\x0a", "a JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
-    (4, b"ftypavif", "an AVIF"),
-    (4, b"ftypavis", "an AVIF"),
-    (4, b"ftyphei", "a HEIC"),
-    (4, b"ftyphev", "a HEIC"),
-    (4, b"ftypmif1", "a HEIF"),
-    (4, b"ftypmsf1", "a HEIF"),
-    (4, b"ftyp", "an MP4 or MOV video"),
-    (0, b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
-    (0, b"%PDF", "a PDF"),
-    (0, b"PK\3\4", "a ZIP archive"),
-    (0, b"<svg", "an SVG"),
-    (0, b"<?xml", "XML text"),
-    (0, b"<!DOCTYPE", "a web page"),
-    (0, b"<html", "a web page"),
-    (0, b"data:image/", "a data URL, not the file's own bytes"),
-    (0, b"iVBORw0KGgo", "base64 text, not the file's own bytes"),
-    (0, b"/9j/", "base64 text, not the file's own bytes"),
-    (0, b"UklGR", "base64 text, not the file's own bytes"),
-    (0, b"http", "an address, not the file's own bytes"),
-)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,47 +33,88 @@ _UPRIGHT = {
 _ORIENTATION_TAG = 0x0112
 
 
-def load(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
+def load(data: bytes, field: str, *, max_pixels: int, background: str = BLACK) -> Image.Image:
     """Decode a picture.
 
-    EXIF orientation is applied, transparency is laid on black, of an animation the first picture is taken, colours
-    are converted to sRGB from an embedded profile, 16-bit grey is scaled to 8 bits. A broken profile or EXIF block is
-    passed over, as browsers do. Safe to call from any thread.
+    EXIF orientation is applied, transparency is laid on `background`, of an animation the first picture is taken,
+    colours are converted to sRGB from an embedded profile, 16-bit grey is scaled to 8 bits. A broken profile or EXIF
+    block is passed over, as browsers do, and so are chunks of a PNG that are not needed to show it. A JPEG may lack
+    the marker of its end, but no pixel.
 
     Args:
-        data: A PNG, JPEG or WebP file.
+        data: A file of one of `picture_kinds.readable`.
         field: The request's field, as refusals name it.
         max_pixels: Most pixels, width times height; checked before anything is decoded.
+        background: ``#rrggbb``, in sRGB.
 
     Returns:
         An image in mode RGB, upright.
 
     Raises:
-        InvalidArgument: `data` is no such file, is damaged, or its size is not allowed.
+        InvalidArgument: `data` is no such file, is damaged, has too many parts, or its size is not allowed.
+        MemoryError: there is not enough memory to decode it.
     """
 
     def refuse(description: str) -> NoReturn:
         raise InvalidArgument([Violation(field, description)])
 
-    name, file_type = _recognise(data, refuse)
-    if file_type is WebPImageFile and (size := _webp_size(data)):
-        # libwebp takes memory for the whole canvas when the file is opened.
-        _check_size(*size, max_pixels, refuse)
+    name = picture_kinds.recognise(data, refuse)
     try:
-        # Image.open would do the same, but also hold the size against Pillow's own limit, which is one global for
-        # all threads; `max_pixels` takes its place.
-        image = file_type(io.BytesIO(data))
+        image = _decode(name, data, max_pixels, refuse)
+        return _upright(_on_background(image, image.info.get("icc_profile"), background), _orientation(image))
+    except picture_scan.TooManyParts as error:
+        refuse(f"is a {name} that {error}")
+    except (InvalidArgument, MemoryError):
+        raise
     except Exception as error:  # Pillow does not say what its readers raise on damaged files; it is about anything
         refuse(_damaged(name, error))
+
+
+def _decode(name: str, data: bytes, max_pixels: int, refuse: Refuse) -> Image.Image:
+    """The pixels as they are stored, with the profile and the EXIF block in `info`."""
+    # The classes are used in place of Image.open, which would also hold the size against Pillow's own limit, which is
+    # one global for all threads; `max_pixels` takes its place.
+    if name == "JPEG":
+        picture_scan.check_jpeg(data)
+        image: Image.Image = JpegImageFile(io.BytesIO(data))  # of an MPO, the first picture
+    elif name == "PNG":
+        data, profile = picture_scan.png_essentials(data)
+        image = PngImageFile(io.BytesIO(data))
+        image.info["icc_profile"] = profile
+    elif name == "WebP":
+        picture_scan.check_webp(data)
+        if size := _webp_size(data):
+            # libwebp takes memory for the whole canvas when the file is opened.
+            _check_size(*size, max_pixels, refuse)
+        image = WebPImageFile(io.BytesIO(data))
+    else:
+        image = picture_kinds.heif_reader(name)(io.BytesIO(data))
     _check_size(*image.size, max_pixels, refuse)
     try:
         image.load()
-        return _upright(_to_srgb(_opaque(image), image.info.get("icc_profile")), _orientation(image))
-    except Exception as error:
-        refuse(_damaged(name, error))
+    except OSError:
+        if name != "JPEG" or (image := _without_end(data)) is None:  # type: ignore[assignment]
+            raise
+    return image
 
 
-def fit(image: Image.Image, bucket: Bucket, policy: FitPolicy) -> Picture:
+def _without_end(data: bytes) -> Image.Image | None:
+    """A JPEG that lacks nothing but the marker of its end; None where pixels are missing too.
+
+    Where pixels are missing, the decoder makes them up from what stands in their place, so two different fillings
+    give two different pictures.
+    """
+    data = data.rstrip(b"\xff")  # the marker's first half, where that is there
+    zeros, ones = (JpegImageFile(io.BytesIO(data + filling + b"\xff\xd9")) for filling in (b"", b"\xaa" * 16))
+    try:
+        zeros.load()
+        ones.load()
+    except OSError:
+        return None
+    return zeros if ImageChops.difference(zeros, ones).getbbox() is None else None
+
+
+def fit(image: Image.Image, bucket: Bucket, policy: FitPolicy, background: str = BLACK) -> Picture:
     """Bring a picture to a bucket's size.
 
     All policies resample with Pillow's bicubic filter, which is antialiased when it shrinks. STRETCH is bit for bit
@@ -116,8 +124,9 @@ def fit(image: Image.Image, bucket: Bucket, policy: FitPolicy) -> Picture:
     Args:
         image: Mode RGB, of any size; left as it is.
         bucket: The size to bring it to.
-        policy: CROP covers the frame and keeps the centre, PAD fits into the frame on black, STRETCH scales each
-            direction by itself.
+        policy: CROP covers the frame and keeps the centre, PAD fits into the frame, STRETCH scales each direction by
+            itself.
+        background: What PAD has beside the picture, ``#rrggbb``.
 
     Returns:
         The picture, `bucket.width` by `bucket.height`.
@@ -126,25 +135,10 @@ def fit(image: Image.Image, bucket: Bucket, policy: FitPolicy) -> Picture:
     if policy is FitPolicy.CROP:
         fitted = image.resize(size, Image.Resampling.BICUBIC, box=_centre(image, bucket))
     elif policy is FitPolicy.PAD:
-        fitted = _pad(image, bucket)
+        fitted = _pad(image, bucket, background)
     else:
         fitted = image.resize(size, Image.Resampling.BICUBIC)
     return Picture(bucket.width, bucket.height, fitted.tobytes())
-
-
-def _recognise(data: bytes, refuse: Callable[[str], NoReturn]) -> tuple[str, type[ImageFile.ImageFile]]:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG", JpegImageFile  # of an MPO, the first picture
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP", WebPImageFile
-    if not data:
-        refuse(f"is empty; {_ALLOWED}")
-    for offset, signature, name in _OTHER_FILES:
-        if data.startswith(signature, offset):
-            refuse(f"is {name}; {_ALLOWED}")
-    refuse(f"starts with the bytes {data[:8].hex(' ')}, {len(data)} in all; {_ALLOWED}")
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -163,7 +157,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_size(width: int, height: int, max_pixels: int, refuse: Callable[[str], NoReturn]) -> None:
+def _check_size(width: int, height: int, max_pixels: int, refuse: Refuse) -> None:
     if width * height > max_pixels:
         refuse(f"is {width}x{height}, {width * height} pixels; must have at most {max_pixels}")
     if min(width, height) < MIN_SIDE:
@@ -176,27 +170,39 @@ def _damaged(name: str, error: Exception) -> str:
     return f"is a {name} that cannot be decoded ({str(error)[:200] or type(error).__name__}); must be a whole file"
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """The picture on black, in mode L, RGB or CMYK: those that colour profiles are made for."""
+def _on_background(image: Image.Image, profile: bytes | None, background: str) -> Image.Image:
+    """The picture in sRGB on a colour of sRGB."""
+    colours, mask = _colours_and_mask(image)
+    if mask is None:
+        return _to_srgb(colours, profile)
+    if background == BLACK:  # which is black in every profile; the profile then sees what is shown
+        shown = Image.new(colours.mode, image.size)
+        shown.paste(colours, mask=mask)
+        return _to_srgb(shown, profile)
+    shown = Image.new("RGB", image.size, background)
+    shown.paste(_to_srgb(colours, profile), mask=mask)
+    return shown
+
+
+def _colours_and_mask(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours in mode L, RGB or CMYK, those that profiles are made for; and in mode L how opaque each pixel is.
+
+    The second is None where all of them are opaque.
+    """
     if image.mode == "I;16":
-        return _grey_16_to_8(image)
-    grey = image.mode in ("1", "L", "LA")
+        transparent, levels = image.info.get("transparency"), image.convert("I")
+        # Pillow's own conversion would clip at 255.
+        grey = levels.point([(level * 255 + 32767) // 65535 for level in range(65536)], "L")
+        if transparent is None:
+            return grey, None
+        return grey, levels.point([0 if level == transparent else 255 for level in range(65536)], "L")
+    is_grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
-        image = image.convert("LA" if grey else "RGBA")
-        colours = image.convert("L" if grey else "RGB")
-        return Image.composite(colours, Image.new(colours.mode, image.size), image.getchannel("A"))
-    if grey:
-        return image.convert("L")
-    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
-
-
-def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion would clip at 255.
-    table = [(level * 255 + 32767) // 65535 for level in range(65536)]
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        table[transparent] = 0
-    return image.convert("I").point(table, "L")
+        image = image.convert("LA" if is_grey else "RGBA")
+        return image.convert("L" if is_grey else "RGB"), image.getchannel("A")
+    if is_grey:
+        return image.convert("L"), None
+    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB"), None
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -235,10 +241,10 @@ def _centre(image: Image.Image, bucket: Bucket) -> tuple[float, float, float, fl
     return left, top, image.width - left, image.height - top
 
 
-def _pad(image: Image.Image, bucket: Bucket) -> Image.Image:
+def _pad(image: Image.Image, bucket: Bucket, background: str) -> Image.Image:
     scale = min(bucket.width / image.width, bucket.height / image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    frame = Image.new("RGB", (bucket.width, bucket.height))
+    frame = Image.new("RGB", (bucket.width, bucket.height), background)
     shrunk = image.resize((width, height), Image.Resampling.BICUBIC)
     frame.paste(shrunk, ((bucket.width - width) // 2, (bucket.height - height) // 2))
     return frame

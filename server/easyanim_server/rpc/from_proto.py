@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
+import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
-
-from PIL.Image import Image
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.config.settings import Settings
@@ -20,50 +18,72 @@ from easyanim_server.domain import job as jobs
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
 from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
-from easyanim_server.media import picture
+from easyanim_server.media.picture_pool import Decoder, Loaded
 from easyanim_server.prompts.negative import recommended_negative
 
 ASPECT_RANGE = (0.1, 10.0)
 
-CONVERSIONS = 2
-"""Requests that are converted at once: a decoded picture takes many times its file, and callers come all together."""
-_threads = ThreadPoolExecutor(CONVERSIONS, "convert")
-"""Of their own, so that whoever else needs a thread does not wait for pictures."""
+_threads = ThreadPoolExecutor(2, "convert")
+"""Of their own, so that checks do not wait for whoever else needs a thread."""
+
+COLOUR_FORM = re.compile(r"#[0-9a-fA-F]{6}")
 
 NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
 
 
-async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+def without_pictures(request: pb.GenerateRequest) -> tuple[pb.GenerateRequest, dict[str, bytes]]:
+    """The request's small part, and its pictures by field; the request itself is emptied of them.
+
+    The pictures are as large as all callers' patience allows, so there is one copy of them.
+    """
+    pictures = {}
+    for field in ("start_image", "end_image"):
+        if data := getattr(request, field):
+            pictures[field] = data
+            request.ClearField(field)
+    if not pictures:
+        return request, pictures
+    small = pb.GenerateRequest()
+    small.CopyFrom(request)  # the other's memory is not given back before all of it is
+    return small, pictures
+
+
+async def to_job(
+    request: pb.GenerateRequest,
+    settings: Settings,
+    pictures: Mapping[str, bytes] | None = None,
+    decoder: Decoder | None = None,
+) -> Job:
     """Check a request and resolve its defaults.
+
+    Args:
+        request: Without its pictures.
+        settings: How the server runs.
+        pictures: Files by field.
+        decoder: What decodes them; needed where there are any.
 
     Raises:
         InvalidArgument: with every wrong field, not only the first.
+        PicturesBusy: pictures cannot be decoded in time.
+        ShuttingDown: the server drains.
     """
-    # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
-    # one step and the next. So there are as many as threads at most.
-    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings)
-
-
-def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
-    wrong: list[Violation] = []
-    wrong += _check_prompts(request, settings.max_prompt_chars)
-    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
-    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
-    wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
-    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
-    wrong += _check_output(request)
-    wrong += _check_fit(request)
-    name, profile, bad_profile = _profile(request, settings.default_profile)
-    wrong += bad_profile
-    start, end, bad_pictures = _load_pictures(request, settings.max_image_pixels)
+    pictures = pictures or {}
+    check = asyncio.get_running_loop().run_in_executor(_threads, _check, request, settings)
+    name, profile, wrong = await check
+    background = request.background_color.lower() or jobs.BLACK
+    loaded, bad_pictures = await _load_pictures(pictures, decoder, jobs.BLACK if wrong else background)
     wrong += bad_pictures
-    bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
+    bucket, bad_size = _choose_bucket(request, settings.catalogue, loaded.get("start_image"))
     wrong += bad_size
     if wrong or bucket is None:
         raise InvalidArgument(wrong)
 
     fit = FitPolicy(pb.FitPolicy.Name(request.fit_policy or pb.FIT_POLICY_CROP).removeprefix("FIT_POLICY_"))
+    fitted = {}
+    if decoder is not None:
+        for field, found in loaded.items():
+            fitted[field] = await decoder.fit(field, bucket, fit, background, found.sha256)
     return Job(
         id=uuid.uuid4().hex,
         prompt=request.prompt,
@@ -75,13 +95,29 @@ def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
         output=OutputFormat(request.output_mime_type or OutputFormat.MP4.value),
-        start=_fit(start, request.start_image, bucket, fit) if start else None,
-        end=_fit(end, request.end_image, bucket, fit) if end else None,
+        start=fitted.get("start_image"),
+        end=fitted.get("end_image"),
         fit=fit,
+        background=background,
         embed_prompt=request.embed_prompt,
         profile=name,
         acceleration=profile.acceleration,
     )
+
+
+def _check(request: pb.GenerateRequest, settings: Settings) -> tuple[str, Profile, list[Violation]]:
+    """The profile, and what is wrong in fields that can be checked one by one."""
+    wrong: list[Violation] = []
+    wrong += _check_prompts(request, settings.max_prompt_chars)
+    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
+    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
+    wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
+    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
+    wrong += _check_output(request)
+    wrong += _check_fit(request)
+    wrong += _check_background(request)
+    name, profile, bad_profile = _profile(request, settings.default_profile)
+    return name, profile, wrong + bad_profile
 
 
 def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: Settings) -> str:
@@ -97,11 +133,6 @@ def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: 
 
 def _negative_prompt(request: pb.GenerateRequest | pb.LintPromptRequest) -> str:
     return request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
-
-
-def _fit(image: Image, source: bytes, bucket: Bucket, policy: FitPolicy) -> jobs.Picture:
-    fitted = picture.fit(image, bucket, policy)
-    return replace(fitted, source_sha256=hashlib.sha256(source).hexdigest())
 
 
 def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars: int) -> list[Violation]:
@@ -135,6 +166,14 @@ def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
 
 
+def _check_background(request: pb.GenerateRequest) -> list[Violation]:
+    colour = request.background_color
+    if not colour or COLOUR_FORM.fullmatch(colour):
+        return []
+    said = f"is {colour!r}" if len(colour) <= 2 * len(jobs.BLACK) else f"has {len(colour)} characters"
+    return [Violation("background_color", f"{said}; must look like #ffffff: red, green and blue, two hex digits each")]
+
+
 def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
@@ -159,27 +198,23 @@ def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, l
     return name, Profile(request.step_count if request.HasField("step_count") else profile.steps, resolved), wrong
 
 
-def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image | None, Image | None, list[Violation]]:
-    wrong: list[Violation] = []
-
-    def load(name: str) -> Image | None:
-        data: bytes = getattr(request, name)
-        if not data:
-            return None
+async def _load_pictures(
+    pictures: Mapping[str, bytes], decoder: Decoder | None, background: str
+) -> tuple[dict[str, Loaded], list[Violation]]:
+    loaded, wrong = {}, []
+    for field, data in pictures.items():
+        assert decoder is not None, "whoever has pictures has something to decode them with"
         try:
-            return picture.load(data, name, max_pixels=max_pixels)
+            loaded[field] = await decoder.load(field, data, background)
         except InvalidArgument as error:
-            wrong.extend(error.violations)
-            return None
-
-    start, end = load("start_image"), load("end_image")
-    if request.end_image and not request.start_image:
+            wrong += [*error.violations]
+    if "end_image" in pictures and "start_image" not in pictures:
         wrong.append(Violation("end_image", "is set without start_image; the model needs a first frame to end in one"))
-    return start, end, wrong
+    return loaded, wrong
 
 
 def _choose_bucket(
-    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None
+    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Loaded | None
 ) -> tuple[Bucket | None, list[Violation]]:
     wrong: list[Violation] = []
     size = request.WhichOneof("size")

@@ -18,6 +18,7 @@ from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.interceptors import CallObserver
 from easyanim_server.rpc.video_service import VideoService
 from easyanim_server.telemetry.metrics import Load
@@ -67,7 +68,10 @@ class App:
                 *KEEPALIVE,
             ],
         )
-        service = VideoService(settings, self.scheduler, self.telemetry)
+        self.decoders = PicturePool(
+            settings.picture_decoders, max_pixels=settings.max_image_pixels, max_file_bytes=settings.max_request_bytes
+        )
+        service = VideoService(settings, self.scheduler, self.telemetry, self.decoders)
         video_pb2_grpc.add_VideoServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
@@ -121,6 +125,8 @@ class App:
     async def _drain(self) -> None:
         log.info("draining", jobs=self.scheduler.job_count, limit_seconds=self._settings.drain_seconds)
         draining = asyncio.create_task(self.scheduler.drain(self._settings.drain_seconds))
+        await asyncio.sleep(0)  # from now on jobs are refused, so no picture is worth its decoder's time
+        await self.decoders.close()
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -129,6 +135,7 @@ class App:
             await self.scheduler.drain(0)
 
     async def _close(self) -> None:
+        await self.decoders.close()
         await self._server.stop(GOODBYE_SECONDS)
         if self._jobs is not None:
             self._jobs.cancel()

@@ -18,6 +18,7 @@ from easyanim_server.domain.profiles import PROFILES, Profile
 from easyanim_server.domain.receipt import parameters, receipt
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.media import picture_kinds
 from easyanim_server.prompts.lint import PromptWarning
 from easyanim_server.prompts.tokens import PromptReading
 from easyanim_server.telemetry.devices import DeviceStatus
@@ -91,6 +92,7 @@ def to_server_info(
         activity=_activity(scheduler),
         device_status=[_device_status(device) for device in devices],
         profiles=[_profile(name, profile, settings) for name, profile in PROFILES.items()],
+        picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
     )
 
 

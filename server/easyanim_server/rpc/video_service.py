@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -16,7 +17,8 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job
+from easyanim_server.media.picture_pool import PicturePool
+from easyanim_server.rpc.from_proto import check_prompts, to_job, without_pictures
 from easyanim_server.rpc.interceptors import in_this_call
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
@@ -30,22 +32,23 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class VideoService(video_pb2_grpc.VideoServiceServicer):
     """Serves the contract of `proto/easyanim/v1/video.proto`."""
 
-    def __init__(self, settings: Settings, scheduler: Scheduler, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, scheduler: Scheduler, telemetry: Telemetry, decoders: PicturePool) -> None:
         self._settings = settings
         self._scheduler = scheduler
         self._telemetry = telemetry
-        self._conversions = asyncio.Semaphore(CONVERSIONS)
+        self._decoders = decoders
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
         try:
             self._scheduler.check_room()  # before pictures are decoded, which costs most
-            async with self._conversions:
+            request, pictures = without_pictures(request)
+            async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._scheduler.check_room()  # those before may have taken the last place
-                job = in_this_call(await to_job(request, self._settings))
+                job = in_this_call(await to_job(request, self._settings, pictures, decoder))
                 ticket = self._scheduler.submit(job)
-            del request  # as large as its pictures' files, while the job waits and runs
+            del request, pictures  # as large as the pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)
                 if isinstance(event, Chunk):

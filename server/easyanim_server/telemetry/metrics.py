@@ -18,6 +18,7 @@ from easyanim_server.domain.errors import (
     JobCancelled,
     NotReady,
     OutOfDeviceMemory,
+    PicturesBusy,
     QueueFull,
     ShuttingDown,
     WorkerLost,
@@ -44,7 +45,7 @@ COMPLETED = "COMPLETED"
 
 FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
 LOSSES = ("DIED", "STUCK")
-REFUSALS = (InvalidArgument, QueueFull, NotReady, ShuttingDown)
+REFUSALS = (InvalidArgument, QueueFull, PicturesBusy, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
 

@@ -36,7 +36,7 @@ const (
 	FitPolicy_FIT_POLICY_UNSPECIFIED FitPolicy = 0
 	// Scaled to cover the frame, centre kept.
 	FitPolicy_FIT_POLICY_CROP FitPolicy = 1
-	// Scaled to fit into the frame, the rest black.
+	// Scaled to fit into the frame, the rest `background_color`.
 	FitPolicy_FIT_POLICY_PAD FitPolicy = 2
 	// Scaled in each direction by itself; what the model's own tools do.
 	FitPolicy_FIT_POLICY_STRETCH FitPolicy = 3
@@ -265,9 +265,10 @@ func (State) EnumDescriptor() ([]byte, []int) {
 // What to generate.
 type GenerateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Optional. The first frame: a PNG, JPEG or WebP file. EXIF orientation is
-	// applied, transparency is laid on black, of an animation the first picture
-	// is taken. Unset means text to video.
+	// Optional. The first frame: a PNG, JPEG or WebP file, or another of
+	// `GetServerInfoResponse.picture_mime_types`. EXIF orientation is applied,
+	// transparency is laid on `background_color`, of an animation the first
+	// picture is taken. Unset means text to video.
 	StartImage []byte `protobuf:"bytes,1,opt,name=start_image,json=startImage,proto3" json:"start_image,omitempty"`
 	// Optional. The last frame, in the same formats; needs `start_image`.
 	EndImage []byte `protobuf:"bytes,2,opt,name=end_image,json=endImage,proto3" json:"end_image,omitempty"`
@@ -318,9 +319,13 @@ type GenerateRequest struct {
 	// is "exact" unless it was configured otherwise.
 	Profile string `protobuf:"bytes,15,opt,name=profile,proto3" json:"profile,omitempty"`
 	// Optional. Single accelerators. Default: the profile's.
-	Acceleration  *Acceleration `protobuf:"bytes,20,opt,name=acceleration,proto3" json:"acceleration,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Acceleration *Acceleration `protobuf:"bytes,20,opt,name=acceleration,proto3" json:"acceleration,omitempty"`
+	// Optional. What lies behind the pictures, as "#rrggbb" in sRGB: under what is
+	// transparent, and beside them where FIT_POLICY_PAD leaves room. Default:
+	// "#000000", black.
+	BackgroundColor string `protobuf:"bytes,24,opt,name=background_color,json=backgroundColor,proto3" json:"background_color,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GenerateRequest) Reset() {
@@ -474,6 +479,13 @@ func (x *GenerateRequest) GetAcceleration() *Acceleration {
 		return x.Acceleration
 	}
 	return nil
+}
+
+func (x *GenerateRequest) GetBackgroundColor() string {
+	if x != nil {
+		return x.BackgroundColor
+	}
+	return ""
 }
 
 type isGenerateRequest_Size interface {
@@ -1051,9 +1063,12 @@ type Parameters struct {
 	// See `Acceleration.guidance_start`.
 	GuidanceStart float64 `protobuf:"fixed64,17,opt,name=guidance_start,json=guidanceStart,proto3" json:"guidance_start,omitempty"`
 	// See `Acceleration.guidance_end`. 0 from servers that have no such setting.
-	GuidanceEnd   float64 `protobuf:"fixed64,18,opt,name=guidance_end,json=guidanceEnd,proto3" json:"guidance_end,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GuidanceEnd float64 `protobuf:"fixed64,18,opt,name=guidance_end,json=guidanceEnd,proto3" json:"guidance_end,omitempty"`
+	// See `GenerateRequest.background_color`; "#rrggbb" in lower case. Empty from
+	// servers that have no such setting: black.
+	BackgroundColor string `protobuf:"bytes,24,opt,name=background_color,json=backgroundColor,proto3" json:"background_color,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Parameters) Reset() {
@@ -1210,6 +1225,13 @@ func (x *Parameters) GetGuidanceEnd() float64 {
 		return x.GuidanceEnd
 	}
 	return 0
+}
+
+func (x *Parameters) GetBackgroundColor() string {
+	if x != nil {
+		return x.BackgroundColor
+	}
+	return ""
 }
 
 // The job waits.
@@ -1946,9 +1968,13 @@ type GetServerInfoResponse struct {
 	// without an NVIDIA device or before the model was loaded.
 	DeviceStatus []*DeviceStatus `protobuf:"bytes,9,rep,name=device_status,json=deviceStatus,proto3" json:"device_status,omitempty"`
 	// What requests may name as their profile, the most faithful first.
-	Profiles      []*Profile `protobuf:"bytes,20,rep,name=profiles,proto3" json:"profiles,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Profiles []*Profile `protobuf:"bytes,20,rep,name=profiles,proto3" json:"profiles,omitempty"`
+	// Media types of the pictures that are read here: "image/png", "image/jpeg"
+	// and "image/webp" always, "image/avif" and "image/heic" where the server was
+	// installed with what they need. Empty from servers that do not say.
+	PictureMimeTypes []string `protobuf:"bytes,24,rep,name=picture_mime_types,json=pictureMimeTypes,proto3" json:"picture_mime_types,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
@@ -2061,6 +2087,13 @@ func (x *GetServerInfoResponse) GetDeviceStatus() []*DeviceStatus {
 func (x *GetServerInfoResponse) GetProfiles() []*Profile {
 	if x != nil {
 		return x.Profiles
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetPictureMimeTypes() []string {
+	if x != nil {
+		return x.PictureMimeTypes
 	}
 	return nil
 }
@@ -2800,7 +2833,7 @@ var File_easyanim_v1_video_proto protoreflect.FileDescriptor
 
 const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd5\x05\n" +
+	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\x80\x06\n" +
 	"\x0fGenerateRequest\x12\x1f\n" +
 	"\vstart_image\x18\x01 \x01(\fR\n" +
 	"startImage\x12\x1b\n" +
@@ -2822,7 +2855,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x10output_mime_type\x18\r \x01(\tR\x0eoutputMimeType\x12!\n" +
 	"\fembed_prompt\x18\x0e \x01(\bR\vembedPrompt\x12\x18\n" +
 	"\aprofile\x18\x0f \x01(\tR\aprofile\x12=\n" +
-	"\facceleration\x18\x14 \x01(\v2\x19.easyanim.v1.AccelerationR\faccelerationB\x06\n" +
+	"\facceleration\x18\x14 \x01(\v2\x19.easyanim.v1.AccelerationR\facceleration\x12)\n" +
+	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColorB\x06\n" +
 	"\x04sizeB\x12\n" +
 	"\x10_negative_promptB\x0e\n" +
 	"\f_frame_countB\r\n" +
@@ -2868,7 +2902,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x0fmax_token_count\x18\x02 \x01(\x05R\rmaxTokenCount\x12)\n" +
 	"\x10prompt_truncated\x18\x03 \x01(\bR\x0fpromptTruncated\x12C\n" +
 	"\x0fprompt_warnings\x18\x04 \x03(\v2\x1a.easyanim.v1.PromptWarningR\x0epromptWarnings\x12'\n" +
-	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\x83\x05\n" +
+	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\xae\x05\n" +
 	"\n" +
 	"Parameters\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12'\n" +
@@ -2892,7 +2926,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x06solver\x18\x0f \x01(\tR\x06solver\x12'\n" +
 	"\x0fcache_threshold\x18\x10 \x01(\x01R\x0ecacheThreshold\x12%\n" +
 	"\x0eguidance_start\x18\x11 \x01(\x01R\rguidanceStart\x12!\n" +
-	"\fguidance_end\x18\x12 \x01(\x01R\vguidanceEnd\"p\n" +
+	"\fguidance_end\x18\x12 \x01(\x01R\vguidanceEnd\x12)\n" +
+	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColor\"p\n" +
 	"\x06Queued\x12(\n" +
 	"\x10jobs_ahead_count\x18\x01 \x01(\x05R\x0ejobsAheadCount\x12<\n" +
 	"\feta_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\"\xee\x02\n" +
@@ -2952,7 +2987,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x8f\x04\n" +
+	"\x14GetServerInfoRequest\"\xbd\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x05model\x18\x02 \x01(\v2\x12.easyanim.v1.ModelR\x05model\x12-\n" +
@@ -2966,7 +3001,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x10placement_reason\x18\v \x01(\tR\x0fplacementReason\x121\n" +
 	"\bactivity\x18\b \x03(\v2\x15.easyanim.v1.ActivityR\bactivity\x12>\n" +
 	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\x120\n" +
-	"\bprofiles\x18\x14 \x03(\v2\x14.easyanim.v1.ProfileR\bprofiles\"\x9a\x01\n" +
+	"\bprofiles\x18\x14 \x03(\v2\x14.easyanim.v1.ProfileR\bprofiles\x12,\n" +
+	"\x12picture_mime_types\x18\x18 \x03(\tR\x10pictureMimeTypes\"\x9a\x01\n" +
 	"\aProfile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
