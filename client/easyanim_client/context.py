@@ -11,7 +11,7 @@ from typing import Any
 from easyanim_client.errors import UnusableClient
 
 FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
-"""Environment variable that has gRPC carry its blocking channels over a fork; off by default."""
+"""Environment variable that lets a fork open blocking channels of its own while its parent has some; off by default."""
 _TRUE = frozenset(("1", "y", "yes", "t", "true"))
 
 _open: weakref.WeakSet[Context] = weakref.WeakSet()
@@ -28,10 +28,12 @@ class Context:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         _check_gevent(loop is not None)
-        if _forked_with_open_clients and not _survives_forks(loop):
+        supported = loop is None and os.environ.get(FORK_SUPPORT, "").lower() in _TRUE
+        if _forked_with_open_clients and not supported:
             raise UnusableClient(
-                "this process was forked from one that had a client open, and gRPC's connections do not work in both; "
-                'start processes with multiprocessing.get_context("spawn"), or make the first client after the fork'
+                "this process was forked from one that had a client open, and gRPC confuses its connections with new "
+                'ones; start processes with multiprocessing.get_context("spawn"), make the first client after forking, '
+                f"or set {FORK_SUPPORT}=1 before the start and use Client"
             )
         self._process = os.getpid()
         self._loop = loop
@@ -43,7 +45,7 @@ class Context:
         Raises:
             UnusableClient: the client was made in another process or for another event loop.
         """
-        if self._process != os.getpid() and not _survives_forks(self._loop):
+        if self._process != os.getpid():
             raise UnusableClient(
                 f"the client was made in process {self._process} and this is its fork {os.getpid()}; "
                 "make a client in each process, after the fork"
@@ -62,10 +64,6 @@ class Context:
     def close(self) -> None:
         """Forget the client: a fork cannot harm it any more."""
         _open.discard(self)
-
-
-def _survives_forks(loop: asyncio.AbstractEventLoop | None) -> bool:
-    return loop is None and os.environ.get(FORK_SUPPORT, "").lower() in _TRUE
 
 
 def _check_gevent(in_event_loop: bool) -> None:
