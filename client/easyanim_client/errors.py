@@ -233,7 +233,7 @@ def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
     """
     code, message = error.code(), error.details() or ""
     too_large = _REFUSED_AS_TOO_LARGE.search(message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and message.startswith("CLIENT: Received"):
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "CLIENT: Received" in message:
         return ServerFailed(f"the server sent more than this client takes ({message})")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         size, limit = too_large.groups()
