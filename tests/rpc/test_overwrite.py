@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import easyanim_client as ea
+from easyanim.v1 import video_pb2 as pb
 from easyanim_client import saving
 from tests.rpc.scripted import ACCEPTED, chunks, completed, success
 
@@ -46,15 +48,13 @@ async def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_video(
 
         monkeypatch.setattr(saving.os, "link", refuse)
     target = tmp_path / "cat.mp4"
-    for name in ("cat.mp4", "cat-2.mp4"):
-        (tmp_path / name).unlink(missing_ok=True)
     goes_on = threading.Barrier(2)
     scripted.script = [ACCEPTED, goes_on, *chunks(DATA), completed(DATA)]
     generation = caller.client.generate("a cat", save_to=target)
 
     def appear() -> None:
         while not scripted.requests:
-            pass
+            time.sleep(0.005)
         target.write_bytes(OLD)
         goes_on.wait(10)
 
@@ -97,8 +97,6 @@ def test_a_receipt_is_not_replaced_either(run, scripted):
 
 
 def test_a_second_draft_leaves_the_first_one(run, scripted):
-    from easyanim.v1 import video_pb2 as pb
-
     scripted.script = success(DATA)
     size = pb.Bucket(name="384x672", width_px=672, height_px=384, frame_counts=[49])
     scripted.info = pb.GetServerInfoResponse(buckets=[size])
