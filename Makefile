@@ -62,7 +62,7 @@ $(TOOLS)/protoc-gen-go:
 	dev/ci/gotools.sh $(TOOLS) $(GO_PLUGINS)
 
 bench: bench-overhead bench-telemetry ## All benchmarks; flags for the one of speed in BENCH, such as BENCH='--full'
-	$(BIN)/easyanim-server bench --out bench/results $(BENCH)
+	$(BIN)/easyanim-server bench --out bench/results $(BENCH) --force
 
 bench-overhead: install ## What front and worker add to the engine's own time; writes bench/results/overhead.json
 	PYTHONPATH=. $(BIN)/python dev/bench/overhead.py

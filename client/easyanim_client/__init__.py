@@ -14,6 +14,7 @@ from easyanim_client.errors import (
     RetryLater,
     ServerFailed,
     Unavailable,
+    UnusableClient,
     Violation,
 )
 from easyanim_client.recording import Recording
@@ -83,6 +84,7 @@ __all__ = [
     "State",
     "Timings",
     "Unavailable",
+    "UnusableClient",
     "Video",
     "Violation",
 ]

@@ -11,6 +11,8 @@ import grpc
 import grpc.aio
 
 from easyanim_client.assembly import prompt_reading
+from easyanim_client.calls import Given, Metadata
+from easyanim_client.context import Context
 from easyanim_client.core import (
     CHANNEL_OPTIONS,
     COMPRESSION,
@@ -20,7 +22,7 @@ from easyanim_client.core import (
     check_address,
     credentials,
 )
-from easyanim_client.errors import Cancelled, translated
+from easyanim_client.errors import Cancelled
 from easyanim_client.results import Event, PromptReading, ServerInfo, Video
 
 
@@ -57,7 +59,7 @@ class AsyncGeneration(BaseGeneration):
         return self._begun(self._events())
 
     async def _events(self) -> AsyncIterator[Event]:
-        with _told_apart(lambda: self._cancelled or self._closed()), self._running() as call:
+        with self._running() as call, _told_apart(lambda: self._cancelled or self._closed()):
             async for message in call:
                 event = self._fold(message)
                 if event is not None:
@@ -82,13 +84,15 @@ class AsyncClient(BaseClient[AsyncGeneration]):
 
     Raises:
         InvalidRequest: the address is not a host and a port.
+        UnusableClient: gevent has patched threading, or this process was forked with a client open.
         RuntimeError: no event loop is running.
     """
 
     def __init__(
         self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
     ) -> None:
-        asyncio.get_running_loop()  # the channel would tie itself to another loop than the one that awaits it
+        # Without a running loop the channel would tie itself to another one than that which awaits it.
+        context = Context(asyncio.get_running_loop())
         check_address(address)
         secrets = credentials(tls)
         self._channel = (
@@ -96,22 +100,32 @@ class AsyncClient(BaseClient[AsyncGeneration]):
             if secrets
             else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS, COMPRESSION)
         )
-        super().__init__(self._channel, AsyncGeneration, timeout)
+        super().__init__(self._channel, AsyncGeneration, timeout, context)
 
-    async def info(self, *, timeout: float = INQUIRY_TIMEOUT) -> ServerInfo:
+    async def info(
+        self, *, timeout: float = INQUIRY_TIMEOUT, request_id: str | None = None, metadata: Given = ()
+    ) -> ServerInfo:
         """What the server serves; later requests are checked against its size limit.
 
         Args:
             timeout: Seconds to wait.
+            request_id: Names the call in the server's log, as of `generate`. Default: random.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with self._answered():
-            return self._read_info(await self._ask_info(timeout))
+        with self._answered(request_id, metadata) as sent:
+            return self._read_info(await self._ask_info(timeout, sent))
 
     async def lint_prompt(
-        self, prompt: str, negative_prompt: str | None = None, *, timeout: float = INQUIRY_TIMEOUT
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        timeout: float = INQUIRY_TIMEOUT,
+        request_id: str | None = None,
+        metadata: Given = (),
     ) -> PromptReading:
         """How the model would read a prompt, without generating anything; never changes a text.
 
@@ -119,35 +133,39 @@ class AsyncClient(BaseClient[AsyncGeneration]):
             prompt: What happens in the video.
             negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
             timeout: Seconds to wait.
+            request_id: Names the call in the server's log, as of `generate`. Default: random.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             InvalidRequest: a text is empty or too long.
             EasyAnimError: the server cannot be reached, or its model was not loaded yet.
         """
-        with self._answered():
-            return prompt_reading(await self._ask_lint(prompt, negative_prompt, timeout))
+        with self._answered(request_id, metadata) as sent:
+            return prompt_reading(await self._ask_lint(prompt, negative_prompt, timeout, sent))
 
-    async def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
+    async def health(self, *, timeout: float = INQUIRY_TIMEOUT, metadata: Given = ()) -> bool:
         """Whether the server is ready: its model loaded and every bucket warm.
 
         Args:
             timeout: Seconds to wait.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with self._answered():
-            return self._read_health(await self._ask_health(timeout))
+        with self._answered(None, metadata) as sent:
+            return self._read_health(await self._ask_health(timeout, sent))
 
     async def close(self) -> None:
         """Close the connection."""
         self._closed = True
+        self._context.close()
         await self._channel.close()
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
-        with _told_apart(lambda: self._closed), translated():
-            yield
+    def _answered(self, request_id: str | None, metadata: Given) -> Iterator[Metadata]:
+        with self._call(request_id, metadata) as sent, _told_apart(lambda: self._closed):
+            yield sent
 
     async def __aenter__(self) -> AsyncClient:
         return self

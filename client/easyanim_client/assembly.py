@@ -41,6 +41,7 @@ from easyanim_client.results import (
     Timings,
     Video,
 )
+from easyanim_client.saving import Overwrite, check_target, move_into_place
 
 _FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 
@@ -62,12 +63,15 @@ class Assembly:
     removed on leaving in any other way. Without `save_to` they are kept in memory.
 
     Args:
-        save_to: The file to write; an existing one is replaced once the new one is complete.
+        save_to: The file to write.
+        overwrite: What becomes of an older one, see `saving.Overwrite`.
     """
 
-    def __init__(self, save_to: Path | None) -> None:
+    def __init__(self, save_to: Path | None, overwrite: Overwrite = False) -> None:
         self._target = save_to
+        self._overwrite = overwrite
         self._partial: Path | None = None
+        self._process = os.getpid()
         self._file: BinaryIO = io.BytesIO()
         self._size = 0
         self._sha256 = hashlib.sha256()
@@ -75,10 +79,9 @@ class Assembly:
 
     def __enter__(self) -> Assembly:
         keep_freed_memory()
+        self._process = os.getpid()
         if self._target is not None:
-            if self._target.exists() and not self._target.is_file():
-                # Moving the file into place would replace a device such as /dev/null by it.
-                raise FileExistsError(errno.EEXIST, "exists and is not a regular file", str(self._target))
+            check_target(self._target, self._overwrite)
             self._partial = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex[:8]}.part")
             try:
                 self._file = self._partial.open("xb")
@@ -92,7 +95,7 @@ class Assembly:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        if self._partial is not None:
+        if self._partial is not None and self._process == os.getpid():  # a fork's copy leaves the file to its parent
             self._partial.unlink(missing_ok=True)
 
     def fold(self, message: pb.GenerateResponse) -> Event | None:
@@ -133,8 +136,11 @@ class Assembly:
         self._sha256 = hashlib.sha256()
         return Restarted(message.attempt, message.reason, message.detail)
 
-    def finish(self) -> Video:
+    def finish(self, request_id: str = "") -> Video:
         """Compare what arrived with what was announced, and move the file into place.
+
+        Args:
+            request_id: Of the call.
 
         Raises:
             CorruptVideo: the two differ, or `completed` never came.
@@ -149,16 +155,18 @@ class Assembly:
             raise CorruptVideo("the SHA-256 of what arrived is not the one that the server announced")
         data = self._file.getvalue() if isinstance(self._file, io.BytesIO) else None
         self._file.close()
+        path = None
         if self._partial is not None and self._target is not None:
-            os.replace(self._partial, self._target)
+            path = move_into_place(self._partial, self._target, self._overwrite)
         return Video(
-            path=self._target,
+            path=path,
             data=data,
             size=self._size,
             sha256=completed.sha256.hex(),
             timings=_timings(completed.timings),
             peak_device_bytes=completed.peak_device_memory_bytes,
             receipt=receipt(completed.receipt),
+            request_id=request_id,
         )
 
 

@@ -17,6 +17,7 @@ from easyanim_client.aio import AsyncClient
 from easyanim_client.batch_jobs import BatchJob
 from easyanim_client.errors import EasyAnimError, InvalidRequest, RetryLater, Violation, code_of
 from easyanim_client.results import Event, Video
+from easyanim_client.saving import Overwrite
 
 RESULTS = "results.jsonl"
 SEEDS = "seeds.json"
@@ -70,7 +71,7 @@ class Results:
         row = self._rows.get(job.id)
         if row is None or row.get("status") != "done" or row.get("job_sha256") != job.sha256:
             return False
-        file = self.path.parent / job.file_name
+        file = self.path.parent / str(row.get("path", job.file_name))
         return file.is_file() and file.stat().st_size == row.get("bytes")
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -92,6 +93,7 @@ class Batch:
         concurrency: Jobs that are sent to the server at once; two keep the GPU busy.
         retries: How often a job is sent again after it was lost while the server worked on it.
         patience: Seconds that one job waits for a server that is full, loading or gone.
+        overwrite: What becomes of a file that has the name of a job's video and is not that video.
 
     Raises:
         OSError: the folder cannot be used.
@@ -105,10 +107,12 @@ class Batch:
         concurrency: int = 2,
         retries: int = 2,
         patience: float = 600.0,
+        overwrite: Overwrite = "number",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._concurrency, self._retries, self._patience = concurrency, retries, patience
+        self._overwrite = overwrite
         self._results = Results(folder)
         seeded = _with_seeds(jobs, folder / SEEDS)
         self._todo = [job for job in seeded if not self._results.is_done(job)]
@@ -165,7 +169,8 @@ class Batch:
         else:
             outcome = {
                 "status": "done",
-                "path": job.file_name,
+                "path": job.file_name if video.path is None else video.path.name,
+                "request_id": video.request_id,
                 "bytes": video.size,
                 "sha256": video.sha256,
                 "receipt": dataclasses.asdict(video.receipt),
@@ -178,7 +183,8 @@ class Batch:
             taken = False
             try:
                 view.started(job)
-                generation = client.generate(**job.arguments, save_to=self._folder / job.file_name)
+                file = self._folder / job.file_name
+                generation = client.generate(**job.arguments, save_to=file, overwrite=self._overwrite)
                 async for event in generation:
                     taken = True
                     view.event(job, event)
@@ -234,4 +240,5 @@ def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
 def _error(error: EasyAnimError) -> dict[str, Any]:
     violations: Sequence[Violation] = getattr(error, "violations", ())
     fields = {"fields": {item.field: item.description for item in violations}} if violations else {}
-    return {"code": code_of(error), "reason": error.reason, "message": str(error), **fields}
+    named = {"request_id": error.request_id} if error.request_id else {}
+    return {"code": code_of(error), "reason": error.reason, "message": str(error), **fields, **named}

@@ -55,7 +55,8 @@ _KEYS = {
 }
 """Of the fields of a request whose names are others there."""
 
-_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"))
+_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif"))
+"""Suffixes of files that are sent; not every server reads the last three, and one that does not says so."""
 _ID = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff.][^/\\\x00-\x1f\ud800-\udfff]*")
 MAX_ID_BYTES = 200
 """Of a job's name; file systems take 255, with suffixes and those of a file that is not complete yet."""
@@ -119,7 +120,8 @@ def read_jobs(source: Path, defaults: Mapping[str, Any]) -> list[BatchJob]:
         raise _refusal(source, problems)
     if not jobs:
         what = "picture" if source.is_dir() else "line"
-        raise InvalidRequest(f"{source} has no {what}, so there is nothing to do")
+        others = "".join(f"\n  {name}: {why}" for name, why in left_out(source)[:MAX_PROBLEMS])
+        raise InvalidRequest(f"{source} has no {what}, so there is nothing to do{others}")
     return jobs
 
 
@@ -238,11 +240,44 @@ def _unfit(name: str, value: object) -> str:
 
 
 def _from_folder(source: Path) -> Iterator[tuple[str, Callable[[], _Given]]]:
-    pictures = sorted(file for file in source.iterdir() if file.suffix.lower() in _PICTURES and file.is_file())
+    pictures = sorted(file for file in source.iterdir() if not _why_left_out(file))
     stems = Counter(picture.stem for picture in pictures)
     for picture in pictures:
         name = picture.stem if stems[picture.stem] == 1 else picture.name
         yield picture.name, partial(_beside, picture, name)
+
+
+def left_out(source: Path) -> list[tuple[str, str]]:
+    """What in a folder is no job, by name and reason; hidden files and texts of pictures are passed over.
+
+    Args:
+        source: As of `read_jobs`; a file leaves nothing out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not source.is_dir():
+        return []
+    files = sorted(file for file in source.iterdir() if not file.name.startswith("."))
+    pictures = {file.stem for file in files if not _why_left_out(file)}
+    return [
+        (file.name, why)
+        for file in files
+        if (why := _why_left_out(file)) and not (file.suffix == ".txt" and file.stem in pictures)
+    ]
+
+
+def _why_left_out(file: Path) -> str:
+    """Why a file of a folder is no job; empty where it is one."""
+    if file.name.startswith("."):  # such as ._NAME.jpg, which macOS puts beside NAME.jpg on other systems' disks
+        return "it is hidden"
+    if file.is_dir():
+        return "it is a folder, and only this one is read"
+    if file.suffix.lower() == ".txt":
+        return "it is a prompt, and no picture has its name"
+    if file.suffix.lower() not in _PICTURES:
+        return f"{file.suffix or 'a name without a suffix'} is none of {', '.join(sorted(_PICTURES))}"
+    return "" if file.is_file() else "it is not a regular file"
 
 
 def _beside(picture: Path, name: str) -> _Given:

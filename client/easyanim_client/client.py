@@ -8,6 +8,8 @@ from types import TracebackType
 import grpc
 
 from easyanim_client.assembly import prompt_reading
+from easyanim_client.calls import Given
+from easyanim_client.context import Context
 from easyanim_client.core import (
     CHANNEL_OPTIONS,
     COMPRESSION,
@@ -17,7 +19,6 @@ from easyanim_client.core import (
     check_address,
     credentials,
 )
-from easyanim_client.errors import translated
 from easyanim_client.results import Event, PromptReading, ServerInfo, Video
 
 
@@ -43,6 +44,7 @@ class Generation(BaseGeneration):
                 event = self._fold(message)
                 if event is not None:
                     yield event
+                self._context.check()  # the loop may go on in a fork
             yield self._finish()
 
     def result(self) -> Video:
@@ -62,34 +64,46 @@ class Client(BaseClient[Generation]):
 
     Raises:
         InvalidRequest: the address is not a host and a port.
+        UnusableClient: gevent has patched threading and not gRPC, or this process was forked with a client open.
     """
 
     def __init__(
         self, address: str, *, tls: bool | grpc.ChannelCredentials = False, timeout: float | None = None
     ) -> None:
         check_address(address)
+        context = Context()
         secrets = credentials(tls)
         self._channel = (
             grpc.secure_channel(address, secrets, CHANNEL_OPTIONS, COMPRESSION)
             if secrets
             else grpc.insecure_channel(address, CHANNEL_OPTIONS, COMPRESSION)
         )
-        super().__init__(self._channel, Generation, timeout)
+        super().__init__(self._channel, Generation, timeout, context)
 
-    def info(self, *, timeout: float = INQUIRY_TIMEOUT) -> ServerInfo:
+    def info(
+        self, *, timeout: float = INQUIRY_TIMEOUT, request_id: str | None = None, metadata: Given = ()
+    ) -> ServerInfo:
         """What the server serves; later requests are checked against its size limit.
 
         Args:
             timeout: Seconds to wait.
+            request_id: Names the call in the server's log, as of `generate`. Default: random.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with translated():
-            return self._read_info(self._ask_info(timeout))
+        with self._call(request_id, metadata) as sent:
+            return self._read_info(self._ask_info(timeout, sent))
 
     def lint_prompt(
-        self, prompt: str, negative_prompt: str | None = None, *, timeout: float = INQUIRY_TIMEOUT
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        timeout: float = INQUIRY_TIMEOUT,
+        request_id: str | None = None,
+        metadata: Given = (),
     ) -> PromptReading:
         """How the model would read a prompt, without generating anything; never changes a text.
 
@@ -97,28 +111,32 @@ class Client(BaseClient[Generation]):
             prompt: What happens in the video.
             negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
             timeout: Seconds to wait.
+            request_id: Names the call in the server's log, as of `generate`. Default: random.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             InvalidRequest: a text is empty or too long.
             EasyAnimError: the server cannot be reached, or its model was not loaded yet.
         """
-        with translated():
-            return prompt_reading(self._ask_lint(prompt, negative_prompt, timeout))
+        with self._call(request_id, metadata) as sent:
+            return prompt_reading(self._ask_lint(prompt, negative_prompt, timeout, sent))
 
-    def health(self, *, timeout: float = INQUIRY_TIMEOUT) -> bool:
+    def health(self, *, timeout: float = INQUIRY_TIMEOUT, metadata: Given = ()) -> bool:
         """Whether the server is ready: its model loaded and every bucket warm.
 
         Args:
             timeout: Seconds to wait.
+            metadata: Sent with the call, as of `generate`.
 
         Raises:
             EasyAnimError: the server cannot be reached or does not answer.
         """
-        with translated():
-            return self._read_health(self._ask_health(timeout))
+        with self._call(None, metadata) as sent:
+            return self._read_health(self._ask_health(timeout, sent))
 
     def close(self) -> None:
         """Close the connection."""
+        self._context.close()
         self._channel.close()
 
     def __enter__(self) -> Client:

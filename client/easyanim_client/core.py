@@ -16,6 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_client.assembly import Assembly, server_info
+from easyanim_client.calls import REQUEST_ID, Given, Metadata, checked_metadata, request_id_or_new
+from easyanim_client.context import Context
 from easyanim_client.errors import InvalidRequest, translated
 from easyanim_client.request import (
     DEFAULT_MAX_REQUEST_BYTES,
@@ -28,7 +30,8 @@ from easyanim_client.request import (
     check_size,
 )
 from easyanim_client.results import Event, ServerInfo, Video
-from easyanim_client.tracing import Metadata, call_span
+from easyanim_client.saving import Overwrite
+from easyanim_client.tracing import call_span
 
 INQUIRY_TIMEOUT = 10.0
 """Seconds that `info` and `health` wait; neither needs the GPU."""
@@ -79,10 +82,19 @@ ONCE = "a generation is iterated once, and leaving the loop cancels it; call gen
 class BaseGeneration:
     """One generation: sent when iteration begins, and iterated once."""
 
-    def __init__(self, start: Callable[[Metadata], Any], assembly: Assembly, closed: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        start: Callable[[Metadata], Any],
+        assembly: Assembly,
+        closed: Callable[[], bool],
+        context: Context,
+        request_id: str,
+    ) -> None:
         self._start = start
         self._assembly = assembly
         self._closed = closed
+        self._context = context
+        self._request_id = request_id
         self._call: Any = None
         self._iteration: Callable[[], Any] = lambda: None
         self._cancelled = False
@@ -92,6 +104,11 @@ class BaseGeneration:
     def video(self) -> Video | None:
         """The video once iteration has reached it, else None."""
         return self._video
+
+    @property
+    def request_id(self) -> str:
+        """Finds the call in the server's log; failures and the video have it too."""
+        return self._request_id
 
     def cancel(self) -> None:
         """Stop the work on the server; iteration then raises `Cancelled`. Without effect after the end."""
@@ -105,14 +122,16 @@ class BaseGeneration:
         if self._call is not None:
             raise RuntimeError(ONCE)
         # The file first: no work on the GPU for one that cannot be written.
-        with self._assembly, call_span("Generate") as metadata, translated():
+        with translated(self._request_id), self._assembly, call_span("Generate") as metadata:
+            self._context.check()
             self._call = self._start(metadata)
             try:
                 if self._cancelled:
                     self._call.cancel()
                 yield self._call
             finally:
-                self._call.cancel()
+                if self._context.is_of_this_process:  # a fork that drops its copy must not end its parent's call
+                    self._call.cancel()
 
     def _begun(self, events: EventsT) -> EventsT:
         """An iteration that `result` can go on with; held weakly, since a loop that is left has to close it."""
@@ -134,7 +153,7 @@ class BaseGeneration:
         return self._assembly.fold(message)
 
     def _finish(self) -> Video:
-        self._video = self._assembly.finish()
+        self._video = self._assembly.finish(self._request_id)
         return self._video
 
 
@@ -144,7 +163,8 @@ GenerationT = TypeVar("GenerationT", bound=BaseGeneration)
 class BaseClient(Generic[GenerationT]):
     """A client without its channel: what is sent, and how answers are read."""
 
-    def __init__(self, channel: Any, kind: type[GenerationT], timeout: float | None) -> None:
+    def __init__(self, channel: Any, kind: type[GenerationT], timeout: float | None, context: Context) -> None:
+        self._context = context
         self._videos: Any = video_pb2_grpc.VideoServiceStub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)
         self._kind = kind
@@ -175,7 +195,10 @@ class BaseClient(Generic[GenerationT]):
         cache_threshold: float | None = None,
         guidance_interval: Interval | None = None,
         save_to: str | os.PathLike[str] | None = None,
+        overwrite: Overwrite = False,
         timeout: float | None = None,
+        request_id: str | None = None,
+        metadata: Given = (),
     ) -> GenerationT:
         """Prepare one generation; it is sent when the result is iterated or asked for its `result`.
 
@@ -209,9 +232,13 @@ class BaseClient(Generic[GenerationT]):
                 the profile's.
             guidance_interval: Start and end of guidance as shares of the steps, such as ``(0.1, 0.8)`` or
                 ``"0.1:0.8"``. Default: the profile's.
-            save_to: File to write; it appears, or replaces an older one, only when complete and verified.
-                Default: the video stays in memory.
+            save_to: File to write; it appears only when complete and verified. Default: the video stays in memory.
+            overwrite: What becomes of an older file of that name. False refuses to begin; where one appears while the
+                video is made, the video takes the next free name, which `Video.path` has. True replaces it.
+                ``"number"`` always takes the next free name, such as ``cat-2.mp4``.
             timeout: Seconds from sending to the last byte. Default: the client's.
+            request_id: Names the call in the server's log: 1 to 128 letters, digits and ``._:/=+-``. Default: random.
+            metadata: Sent with the call, such as ``{"authorization": "Bearer ..."}`` for a proxy.
 
         Raises:
             InvalidRequest: an argument has no form in the contract; wrong values are reported while iterating.
@@ -243,26 +270,44 @@ class BaseClient(Generic[GenerationT]):
         )
         check_size(request, self._max_request_bytes)
         deadline = self._timeout if timeout is None else timeout
+        named, sent = _identified(request_id, metadata)
         return self._kind(
-            lambda metadata: self._videos.Generate(request, timeout=deadline, metadata=metadata),
-            Assembly(target),
+            lambda trace: self._videos.Generate(request, timeout=deadline, metadata=(*sent, *trace)),
+            Assembly(target, overwrite),
             lambda: self._closed,
+            self._context,
+            named,
         )
 
-    def _ask_lint(self, prompt: str, negative_prompt: str | None, timeout: float) -> Any:
-        return self._videos.LintPrompt(build_lint_request(prompt, negative_prompt), timeout=timeout)
+    def _ask_lint(self, prompt: str, negative_prompt: str | None, timeout: float, metadata: Metadata) -> Any:
+        request = build_lint_request(prompt, negative_prompt)
+        return self._videos.LintPrompt(request, timeout=timeout, metadata=metadata)
 
-    def _ask_info(self, timeout: float) -> Any:
-        return self._videos.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+    def _ask_info(self, timeout: float, metadata: Metadata) -> Any:
+        return self._videos.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout, metadata=metadata)
 
     def _read_info(self, response: pb.GetServerInfoResponse) -> ServerInfo:
         info = server_info(response)
         self._max_request_bytes = info.limits.max_request_bytes or self._max_request_bytes
         return info
 
-    def _ask_health(self, timeout: float) -> Any:
-        return self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+    def _ask_health(self, timeout: float, metadata: Metadata) -> Any:
+        return self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout, metadata=metadata)
+
+    @contextmanager
+    def _call(self, request_id: str | None, metadata: Given) -> Iterator[Metadata]:
+        """One unary call: what to send with it; its failures become ours and have its id."""
+        named, sent = _identified(request_id, metadata)
+        with translated(named):
+            self._context.check()
+            yield sent
 
     @staticmethod
     def _read_health(response: health_pb2.HealthCheckResponse) -> bool:
         return response.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def _identified(request_id: str | None, metadata: Given) -> tuple[str, Metadata]:
+    """A call's id, and all of its metadata."""
+    named = request_id_or_new(request_id)
+    return named, (*checked_metadata(metadata), (REQUEST_ID, named))

@@ -8,6 +8,7 @@ EasyAnimError
 │   └── Unavailable        the server cannot be reached, starts, drains, or lost its worker
 ├── DeadlineExceeded       the timeout passed before the video was complete
 ├── Cancelled              the call was cancelled, here or on the server
+├── UnusableClient         the client cannot work here: after a fork, in another event loop, under gevent
 ├── ServerFailed           something broke inside the server
 │   └── OutOfDeviceMemory  the server's device cannot hold this generation
 └── CorruptVideo           what arrived is not the file that the server announced
@@ -56,6 +57,8 @@ class EasyAnimError(Exception):
     def __init__(self, message: str, details: Details | None = None) -> None:
         super().__init__(message)
         self._details = details or Details()
+        self.request_id = ""
+        """Finds the call in the server's log; empty where the failure is of no call."""
 
     @property
     def reason(self) -> str:
@@ -84,20 +87,21 @@ class InvalidRequest(EasyAnimError):
 
 
 class MessageTooLarge(InvalidRequest):
-    """The request is larger than the server takes."""
+    """The request is larger than the server takes; its `reason` is always ``MESSAGE_TOO_LARGE``."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
             f"the request has {size} bytes and the server takes {limit}; "
-            "shrink the picture, or save it as JPEG or WebP, before sending it"
+            "shrink the picture, or save it as JPEG or WebP, before sending it",
+            Details(reason="MESSAGE_TOO_LARGE"),
         )
         self.size = size
         """Bytes of the request."""
         self.limit = limit
         """Bytes that the server takes."""
 
-    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int]]:
-        return type(self), (self.size, self.limit)
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int], dict[str, object]]:
+        return type(self), (self.size, self.limit), vars(self)
 
 
 class RetryLater(EasyAnimError):
@@ -123,6 +127,10 @@ class DeadlineExceeded(EasyAnimError):
 
 class Cancelled(EasyAnimError):
     """The call was cancelled by `cancel`, by closing the client, or on the server."""
+
+
+class UnusableClient(EasyAnimError):
+    """The client cannot work here, after a fork, in another event loop or under gevent; the message says what to do."""
 
 
 class ServerFailed(EasyAnimError):
@@ -197,12 +205,24 @@ def code_of(error: EasyAnimError | OSError) -> str:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn gRPC's errors into `EasyAnimError`; the only place that does."""
+def translated(request_id: str = "") -> Iterator[None]:
+    """Turn gRPC's errors into `EasyAnimError`; the only place that does.
+
+    Args:
+        request_id: Of the call; every failure within gets it.
+    """
     try:
         yield
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise _named(from_rpc_error(error), request_id) from error
+    except EasyAnimError as error:
+        _named(error, request_id)
+        raise
+
+
+def _named(error: EasyAnimError, request_id: str) -> EasyAnimError:
+    error.request_id = error.request_id or request_id
+    return error
 
 
 def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
@@ -213,6 +233,8 @@ def from_rpc_error(error: grpc.RpcError) -> EasyAnimError:
     """
     code, message = error.code(), error.details() or ""
     too_large = _REFUSED_AS_TOO_LARGE.search(message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "CLIENT: Received" in message:
+        return ServerFailed(f"the server sent more than this client takes ({message})")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         size, limit = too_large.groups()
         return MessageTooLarge(int(size), int(limit))

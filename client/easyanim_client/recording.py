@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from easyanim_client.errors import InvalidRequest, Violation
 from easyanim_client.metadata import read_comment
 from easyanim_client.request import Picture, read_picture
 from easyanim_client.results import Receipt, Video
+from easyanim_client.saving import Overwrite, move_into_place
 
 FORM = 1
 """Of the metadata that this client reads."""
@@ -154,8 +156,13 @@ class Recording:
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def save_receipt(video: Video, file: Path) -> None:
-    """Write the receipt of a saved video, prompts included, for `Recording.load` to read.
+def save_receipt(video: Video, file: Path, *, overwrite: Overwrite = False) -> Path:
+    """Write the receipt of a saved video, prompts included, for `Recording.load` to read; returns where it is.
+
+    Args:
+        video: Whose receipt.
+        file: Where to; where it is taken and not to be replaced, the next free name is used, for the video is made.
+        overwrite: Whether an older file is replaced.
 
     Raises:
         InvalidRequest: the video has no receipt in its metadata; the server is older.
@@ -170,7 +177,12 @@ def save_receipt(video: Video, file: Path) -> None:
     document |= {"file_sha256": video.sha256, "embedded_prompt": "prompt" in parameters}
     made = video.receipt.parameters
     parameters |= {"prompt": made.prompt, "negative_prompt": made.negative_prompt}
-    file.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        partial.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return move_into_place(partial, file, overwrite)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sha256(data: bytes) -> str:

@@ -59,7 +59,7 @@ def event_json(event: Event) -> str:
 def failure_json(error: EasyAnimError | OSError) -> str:
     """One line of JSON on a failure, which is the last event then; keys without a value are left out."""
     violations = [dataclasses.asdict(item) for item in getattr(error, "violations", ())]
-    extras = {name: getattr(error, name, None) for name in ("reason", "retry_after", "error_id")}
+    extras = {name: getattr(error, name, None) for name in ("reason", "retry_after", "error_id", "request_id")}
     if (seconds := extras.pop("retry_after")) is not None:
         extras["retry_after_seconds"] = seconds
     known = {name: value for name, value in extras.items() if value not in (None, "")}

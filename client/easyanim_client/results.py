@@ -241,6 +241,8 @@ class Video:
     peak_device_bytes: int
     """Highest memory of the device's allocator during the job; 0 on CPU."""
     receipt: Receipt
+    request_id: str = ""
+    """Finds the call in the server's log."""
 
     def read(self) -> bytes:
         """The file's bytes, wherever they are.

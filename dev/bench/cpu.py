@@ -111,7 +111,7 @@ def generate(client: Client, bucket: str, number: int, pid: int) -> Row:
         before, began = cpu_seconds(pid), time.perf_counter()
         video = client.generate(
             "steam rises from a cup of coffee", start_image=PICTURE, bucket=f"{height}x{width}", seed=number,
-            steps=STEPS, guidance=GUIDANCE, save_to=Path(folder) / "video.mp4",
+            steps=STEPS, guidance=GUIDANCE, save_to=Path(folder) / "video.mp4", overwrite=True,
         ).result()  # fmt: skip
         seconds = time.perf_counter() - began
     return {

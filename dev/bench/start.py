@@ -165,7 +165,7 @@ def generate(client: Client, options: argparse.Namespace, **how: Any) -> Row:
         began = time.perf_counter()
         video = client.generate(
             "steam rises from a cup of coffee", start_image=PICTURE, bucket="x".join(bucket[:2]), seed=1,
-            save_to=Path(folder) / "video.mp4", **how,
+            save_to=Path(folder) / "video.mp4", overwrite=True, **how,
         ).result()  # fmt: skip
         seconds = time.perf_counter() - began
     return {

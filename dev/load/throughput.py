@@ -70,7 +70,7 @@ def _receive(address: str, save_to: Path | None) -> tuple[int, float]:
     """Bytes and seconds of the real client, which checks offsets and SHA-256 and keeps the file."""
     first = 0.0
     with Client(address) as client:
-        generation = client.generate("large", format="mkv", save_to=save_to)
+        generation = client.generate("large", format="mkv", save_to=save_to, overwrite=True)
         for event in generation:
             if isinstance(event, Chunk):
                 first = first or time.perf_counter()

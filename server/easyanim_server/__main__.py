@@ -29,7 +29,6 @@ EXIT_FAILED = 1
 app = typer.Typer(
     help="EasyAnimate V5.1 behind a streaming gRPC call.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -110,6 +109,8 @@ def _number(words: str) -> Any:
     """An option that takes a whole number."""
     return typer.Option(help=words, parser=_whole, metavar="<int>")
 
+
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists already.")]
 
 SOURCES = f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file."
 
@@ -193,6 +194,7 @@ def fit_cache(
     bucket: Annotated[str | None, typer.Option(help="HxW or HxWxF. Default: the model's first.")] = None,
     model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
+    force: Force = False,
 ) -> None:
     """Fit the step cache (TeaCache) to a model; other settings come from --config and the environment."""
     flags = {"model": model, "buckets": bucket}
@@ -205,7 +207,8 @@ def fit_cache(
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
     if prompts and not lines:
         raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")
-    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    out.parent.mkdir(parents=True, exist_ok=True)
+    preflight.check_new_file(out, force=force)  # before the work, not after it
     found = tools.fit_cache(settings, lines, generations, steps, lambda detail: typer.echo(detail, err=True))
     found.write(out)
     least, most = found.change_range
@@ -224,9 +227,9 @@ Device = Annotated[str, typer.Option(help=_described("device"))]
 
 
 @cache_app.command("export", epilog=_examples("easyanim-server cache export compiled.tar.gz"))
-def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
+def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto", force: Force = False) -> None:
     """Pack what was compiled for this device and version into one file."""
-    preflight.check_new_file(file)
+    preflight.check_new_file(file, force=force)
     from easyanim_server.cli import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -235,7 +238,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
 
 @cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
 def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
-    """Unpack a cache that was made for this device and version."""
+    """Unpack a cache that was made for this device and version; it is code, so import only what you trust."""
     from easyanim_server.cli import tools
 
     count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -275,6 +278,7 @@ def bench(
     pairs: Annotated[bool, typer.Option("--pairs", help="Guidance in batches of two as well.")] = False,
     what: Annotated[str, typer.Option(help="Names the file: GPU-WHAT.json.")] = "speed",
     commit: Annotated[str | None, typer.Option(help="What is measured, where there is no clone to ask.")] = None,
+    force: Force = False,
 ) -> None:
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     if model is not None:
@@ -284,6 +288,8 @@ def bench(
 
     plan = benchmark.Plan.parse(model, device, buckets, backends, precisions, steps, repeats, full, pairs)
     run = benchmark.Benchmark(plan, out, commit, typer.echo, what)
+    if run.file.exists():
+        preflight.check_new_file(run.file, force=force)
     run.run()
     typer.echo(f"wrote {run.file}")
     speedtable.show(run.rows)

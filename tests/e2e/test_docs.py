@@ -107,9 +107,10 @@ def test_the_examples_of_the_help_use_options_that_exist() -> None:
 
 OPTIONS = {
     program: {
-        name: {"--help", *(option for one in command.params for option in one.opts)} for name, command in found.items()
+        name: {"--help", *(option for one in command.params for option in one.opts)}
+        for name, command in (_commands(typed) | {"(no command)": typer.main.get_command(typed)}).items()
     }
-    for program, found in (("easyanim-client", _commands(app)), ("easyanim-server", _commands(server_app)))
+    for program, typed in (("easyanim-client", app), ("easyanim-server", server_app))
 }
 OPTIONS["make"] = {"quality": {*quality_parser()._option_string_actions}}
 """Options by program and command."""

@@ -29,6 +29,18 @@ PATIENCE = 10.0
 """Seconds after which a test that waits for the other side has failed."""
 
 
+class ObservedHealth(health.HealthServicer):
+    """The health service, which notes what comes with calls."""
+
+    def __init__(self, metadata: list[dict[str, str | bytes]]) -> None:
+        super().__init__()
+        self._metadata = metadata
+
+    def Check(self, request, context):
+        self._metadata.append(dict(context.invocation_metadata()))
+        return super().Check(request, context)
+
+
 class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
     """Answers every call from `script` and `info`, and remembers what it was asked."""
 
@@ -41,15 +53,18 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         """The same for the first calls, one each; `script` comes after them."""
         self.info: pb.GetServerInfoResponse | status_pb2.Status = pb.GetServerInfoResponse()
         self.requests: list[pb.GenerateRequest] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        """What came with each call, of health too."""
         self.most_at_once = 0
         """The largest number of calls that were generating at the same time."""
         self._running = 0
         self._counting = threading.Lock()
         self.cancelled = threading.Event()
         """Set once a call was given up by its caller."""
-        self.health = health.HealthServicer()
+        self.health = ObservedHealth(self.metadata)
 
     def Generate(self, request, context):
+        self.metadata.append(dict(context.invocation_metadata()))
         with self._counting:
             self._running += 1
             self.most_at_once = max(self.most_at_once, self._running)
@@ -84,7 +99,12 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         if not gone.is_set():
             played.set()
 
+    def LintPrompt(self, request, context):
+        self.metadata.append(dict(context.invocation_metadata()))
+        return pb.LintPromptResponse()
+
     def GetServerInfo(self, request, context):
+        self.metadata.append(dict(context.invocation_metadata()))
         if isinstance(self.info, status_pb2.Status):
             context.abort_with_status(rpc_status.to_status(self.info))
         return self.info

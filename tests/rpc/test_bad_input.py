@@ -89,7 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "guidance infinite": ({"guidance_scale": float("inf")}, "guidance_scale", ["inf"]),
     "no frames a second": ({"frame_rate_fps": 0}, "frame_rate_fps", ["0", "from 1 to 60"]),
     "too many frames a second": ({"frame_rate_fps": 61}, "frame_rate_fps", ["61", "from 1 to 60"]),
-    "negative seed": ({"seed": -1}, "seed", ["-1", "from 0 to 9223372036854775807"]),
+    "negative seed": ({"seed": -1}, "seed", ["-1", "from 0 to 9223372036854775807; leave it out for a random one"]),
     "unknown format": ({"output_mime_type": "video/avi"}, "output_mime_type", ["video/avi", "video/mp4"]),
     "unknown fit": ({"fit_policy": 9}, "fit_policy", ["9", "FIT_POLICY_PAD"]),
 }
@@ -172,7 +172,7 @@ def test_where_every_value_is_huge_each_one_gets_its_share(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(pb.GenerateRequest(**{**ALL_WRONG, **huge})))
     found = violations(refused.value)
-    assert found["seed"].endswith(f"must be from 0 to {2**63 - 1}")
+    assert found["seed"].endswith(f"must be from 0 to {2**63 - 1}; leave it out for a random one")
     assert all(len(found[field].encode()) > 100 for field in ("bucket", "output_mime_type", "profile"))
 
 

@@ -242,3 +242,47 @@ def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
     assert sent.background_color == "#ffee00"
     assert sent.HasField("negative_prompt")
     assert sent.embed_prompt
+
+
+def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_rest_is_said(
+    scripted, tmp_path
+) -> None:
+    scripted.script = success(DATA)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("._x.jpg", "x.jpg", "y.HEIC", "z.gif"):
+        (folder / name).write_bytes(name.encode())
+    command = [sys.executable, "-c", MAIN, "batch", "pictures", "--prompt", "a cat", "--address", scripted.address]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert result.returncode == 0, result.stderr
+    assert sorted(request.start_image for request in scripted.requests) == [b"x.jpg", b"y.HEIC"]
+    assert "z.gif is left out: .gif is none of .avif, .heic" in result.stderr
+    assert "._x" not in result.stderr
+
+
+def test_the_video_of_a_changed_or_foreign_job_stays_and_the_new_one_is_beside_it(batch, scripted) -> None:
+    scripted.script = success(DATA)
+    Path("videos").mkdir()
+    Path("videos/0002.mp4").write_bytes(b"somebody else's")
+    assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).returncode == 0
+    first = Path("videos/0001.mp4").read_bytes()
+    changed = {"prompt": "a lion"}, {"prompt": "a dog"}
+
+    assert batch(scripted.address, *changed).returncode == 0
+    assert "0 done, 2 done before" in batch(scripted.address, *changed).stdout
+
+    assert Path("videos/0001.mp4").read_bytes() == first
+    assert Path("videos/0002.mp4").read_bytes() == b"somebody else's"
+    last = {row["id"]: row["path"] for row in rows()}
+    assert last == {"0001": "0001-2.mp4", "0002": "0002-2.mp4"}
+    assert all(row["request_id"] for row in rows())
+
+    assert batch(scripted.address, {"prompt": "a wolf"}, words=("--force",)).returncode == 0
+    assert sorted(file.name for file in Path("videos").glob("*.mp4")) == [
+        "0001-2.mp4",
+        "0001.mp4",
+        "0002-2.mp4",
+        "0002.mp4",
+    ]

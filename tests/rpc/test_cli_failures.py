@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -163,7 +164,9 @@ def test_with_json_a_failure_is_the_last_event(run, scripted, script, exit_code,
 
     assert result.exit_code == exit_code
     assert json.loads(result.stdout.splitlines()[0])["event"] == "accepted"
-    assert last_line(result) == {"event": "error", **told}
+    failed = last_line(result)
+    assert re.fullmatch("[0-9a-f]{32}", failed.pop("request_id"))
+    assert failed == {"event": "error", **told}
     assert result.stderr.startswith("Error: ")
 
 

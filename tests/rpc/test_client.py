@@ -122,11 +122,11 @@ async def test_a_saved_video_appears_under_its_name_only_when_it_is_complete(cal
     target.write_bytes(b"an older video")
     scripted.script = [ACCEPTED, *chunks(DATA), UNTIL_CANCELLED]
 
-    await caller.follow(caller.client.generate("a cat", save_to=target), stop_at=ea.Chunk)
+    await caller.follow(caller.client.generate("a cat", save_to=target, overwrite=True), stop_at=ea.Chunk)
     assert target.read_bytes() == b"an older video"
 
     scripted.script = success(DATA)
-    video = await caller.result(caller.client.generate("a cat", save_to=target))
+    video = await caller.result(caller.client.generate("a cat", save_to=target, overwrite=True))
     assert (video.path, video.data, video.read()) == (target, None, DATA)
     assert os.listdir(tmp_path) == ["cat.mp4"]
 

@@ -91,7 +91,7 @@ def test_progress_goes_to_stderr_and_quiet_keeps_only_the_summary(run, scripted)
     assert "seed 42" in told.stderr
     assert told.stderr.splitlines()[1:] == ["queued, 2 ahead", "denoising"]
 
-    quiet = run("generate", "a cat", "--quiet")
+    quiet = run("generate", "a cat", "--quiet", "--out", "out.mp4", "--force")
     assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
 
 

@@ -117,6 +117,15 @@ async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(kind_o
 
     assert caught.value.limit == 1000
     assert caught.value.size > 2000
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+    assert not isinstance(caught.value, ea.RetryLater)
+
+
+async def test_an_answer_that_is_too_large_is_not_blamed_on_the_request(caller, scripted):
+    scripted.script = [pb.GenerateResponse(chunk=pb.Chunk(data=bytes(5 * 2**20)))]
+
+    with pytest.raises(ea.ServerFailed, match="the server sent more than this client takes"):
+        await caller.result(caller.client.generate("a cat"))
 
 
 async def test_a_failure_of_info_is_translated_too(caller, scripted):

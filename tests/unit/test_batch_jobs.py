@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from easyanim_client import InvalidRequest
-from easyanim_client.batch_jobs import MAX_PROBLEMS, BatchJob, read_jobs
+from easyanim_client.batch_jobs import MAX_PROBLEMS, BatchJob, left_out, read_jobs
 
 
 def lines(folder: Path, *jobs: object) -> Path:
@@ -191,3 +191,46 @@ def test_the_hash_is_of_everything_that_makes_the_video(tmp_path: Path) -> None:
     assert len({job.sha256, only(seed=3).sha256, only(steps=3).sha256, only(prompt="b").sha256}) == 4
     picture.write_bytes(b"another")
     assert only().sha256 != job.sha256
+
+
+def test_hidden_files_are_passed_over_and_all_else_that_is_no_job_is_listed_with_its_reason(tmp_path: Path) -> None:
+    for name in (
+        "a.jpg",
+        "._a.jpg",
+        ".DS_Store",
+        ".hidden.png",
+        "b.HEIC",
+        "c.heif",
+        "d.avif",
+        "notes.md",
+        "raw",
+        "e.gif",
+    ):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.txt").write_text("its own prompt")
+    (tmp_path / "lone.txt").write_text("of no picture")
+    (tmp_path / "more.jpg").mkdir()
+
+    jobs = read_jobs(tmp_path, {"prompt": "the common prompt"})
+
+    assert [job.place for job in jobs] == ["a.jpg", "b.HEIC", "c.heif", "d.avif"]
+    read = ".avif, .heic, .heif, .jpeg, .jpg, .png, .webp"
+    assert left_out(tmp_path) == [
+        ("e.gif", f".gif is none of {read}"),
+        ("lone.txt", "it is a prompt, and no picture has its name"),
+        ("more.jpg", "it is a folder, and only this one is read"),
+        ("notes.md", f".md is none of {read}"),
+        ("raw", f"a name without a suffix is none of {read}"),
+    ]
+
+
+def test_a_folder_of_other_files_alone_says_why_none_is_a_job(tmp_path: Path) -> None:
+    (tmp_path / "clip.gif").write_bytes(b"x")
+    (tmp_path / "._cat.jpg").write_bytes(b"x")
+
+    with pytest.raises(InvalidRequest, match=r"has no picture, so there is nothing to do\n  clip.gif: .gif is none of"):
+        read_jobs(tmp_path, {"prompt": "a"})
+
+
+def test_a_file_of_jobs_leaves_nothing_out(tmp_path: Path) -> None:
+    assert left_out(lines(tmp_path, {"prompt": "a"})) == []

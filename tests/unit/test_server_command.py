@@ -49,6 +49,37 @@ def test_a_file_that_cannot_be_written_is_named_in_one_sentence(ended, tmp_path:
     assert folder == (2, "", f"easyanim-server: '{tmp_path}' cannot be written: it is a folder; name a file in it\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cache export {file} --device cpu --cache-dir {folder}",
+        "fit-cache --model builtin:tiny --out {file}",
+        "bench --model builtin:tiny --device cpu --buckets 32x48x5 --out {folder} --what taken",
+    ],
+    ids=["cache export", "fit-cache", "bench"],
+)
+def test_a_file_that_is_there_is_replaced_by_force_alone(ended, tmp_path: Path, words: str) -> None:
+    file = tmp_path / "cpu-taken.json"
+    file.write_text("older")
+
+    code, _, said = ended(*words.format(file=file, folder=tmp_path).split())
+
+    assert (code, file.read_text()) == (2, "older")
+    assert said == f"easyanim-server: '{file}' exists already; --force replaces it\n"
+
+
+def test_with_force_an_export_replaces_the_older_one(ended, tmp_path: Path) -> None:
+    place = cache.version_folder(tmp_path, torch.device("cpu"))
+    place.mkdir(parents=True)
+    (place / "graph").write_text("compiled")
+    file = tmp_path / "cache.tar.gz"
+    file.write_text("older")
+
+    assert ended("cache", "export", file, "--cache-dir", tmp_path, "--device", "cpu", "--force")[0] == 0
+
+    assert file.read_bytes().startswith(b"\x1f\x8b")
+
+
 def test_a_packed_cache_that_is_not_there_is_told_from_one_that_is_none(ended, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no cache")
 

@@ -51,7 +51,6 @@ app = typer.Typer(
         'easyanim-client generate "steam rises from the cup" --image cup.jpg --out cup.mp4',
         "easyanim-client generate --help",
     ),
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

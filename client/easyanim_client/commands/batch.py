@@ -12,7 +12,7 @@ from rich.console import Console
 
 from easyanim_client.aio import AsyncClient
 from easyanim_client.batch import Batch, Summary, View
-from easyanim_client.batch_jobs import check_offered, read_jobs
+from easyanim_client.batch_jobs import check_offered, left_out, read_jobs
 from easyanim_client.batch_view import Rows, Silent, batch_progress
 from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Tls, reported
 
@@ -46,6 +46,10 @@ def batch(
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace other videos of a job's name. Default: the new one is numbered."),
+    ] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
     timeout: Annotated[
@@ -62,7 +66,9 @@ def batch(
     guidance, seed, fps, format, embed_prompt, profile, solver, cache_threshold,
     guidance_interval; and id, the video's name. Paths are relative to the file.
     Or JOBS is a folder in which each picture is a job, and NAME.txt
-    beside NAME.jpg its prompt.
+    beside NAME.jpg its prompt. Hidden files are passed over, and what else is
+    no job is listed with the reason. HEIC, HEIF and AVIF are sent too; a server
+    that does not read them says so.
 
     --prompt to --profile are for jobs that do not say it themselves. All jobs
     are read first, and buckets, frames, steps and profiles held against what
@@ -71,7 +77,8 @@ def batch(
 
     results.jsonl gets a line for each job: index, id, status, seconds, path,
     receipt, or error. A second run skips what is done and unchanged, and tries
-    the rest again with the same seeds.
+    the rest again with the same seeds. The video of a job that was changed goes
+    beside the older one, as NAME-2.mp4, unless --force is given.
     """
     defaults = {
         "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
@@ -80,7 +87,12 @@ def batch(
         "aspect_ratio": aspect, "embed_prompt": embed_prompt or None, "profile": profile,
     }  # fmt: skip
     with reported("Cancelled; the server was told to stop. The same command goes on from here.", json=json):
-        work = Batch(read_jobs(source, defaults), out_dir, concurrency=concurrency, retries=retries, patience=patience)
+        jobs = read_jobs(source, defaults)
+        for name, why in left_out(source):
+            typer.echo(f"{name} is left out: {why}", err=True)
+        work = Batch(
+            jobs, out_dir, concurrency=concurrency, retries=retries, patience=patience, overwrite=force or "number"
+        )
 
         async def run() -> Summary:
             async with AsyncClient(address, tls=tls, timeout=timeout) as client:

@@ -14,7 +14,16 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import NOT_CONFIRMED, Address, Json, Timeout, Tls, reported
+from easyanim_client.commands.shared import (
+    NOT_CONFIRMED,
+    Address,
+    Force,
+    Json,
+    Timeout,
+    Tls,
+    refuse_taken,
+    reported,
+)
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from easyanim_client.recording import save_receipt
 from easyanim_client.render import Show, event_json, progress, video_summary
@@ -42,7 +51,8 @@ def generate(
         Path,
         typer.Option(
             dir_okay=False,
-            help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4.",
+            help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4. "
+            "Where it is left out, out-2.mp4 and so on follow out.mp4.",
         ),
     ] = Path("out.mp4"),
     bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
@@ -73,6 +83,7 @@ def generate(
     receipt: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
     ] = None,
+    force: Force = False,
     draft_first: Annotated[
         bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
     ] = False,
@@ -98,6 +109,10 @@ def generate(
     Progress goes to stderr, one line on the saved video to stdout.
     With --json, stdout has one object per event; the last one holds the
     receipt, or is {"event": "error"} with code, message and violations.
+
+    A file that --out or --receipt names must not be there yet, or --force be
+    given. One that appears while the video is made is not replaced either: the
+    video takes the next free name then, NAME-2.mp4, and says so.
 
     With --draft-first, a small NAME.draft.mp4 of few steps comes first, then a
     question, then the video with the same seed. Where nobody can answer, it
@@ -127,6 +142,10 @@ def generate(
         "guidance_interval": guidance_interval,
         "save_to": None if out == STDOUT else out,
     }
+    named = _is_given(context, "out")
+    refuse_taken("--out", out if named else None, force=force)
+    refuse_taken("--receipt", receipt, force=force)
+    arguments["overwrite"] = force or (False if named else "number")
     _check_out(out, receipt, json=json, draft_first=draft_first)
     if not draft_first:
         _check_no_draft(context)
@@ -136,7 +155,7 @@ def generate(
             # Drawn here where it is not given: both videos need the same one.
             arguments["seed"] = secrets.randbelow(2**53) if seed is None else seed
             drafted = draft_arguments(arguments, client.info(), steps=draft_steps, bucket=draft_bucket)
-            drafted["save_to"] = out.with_name(f"{out.stem}.draft{out.suffix}")
+            drafted |= {"save_to": out.with_name(f"{out.stem}.draft{out.suffix}"), "overwrite": force or "number"}
             video = _run(client, drafted, shown)
             _present(video, opened=open_draft, told=not json, quiet=quiet)
             if not yes and not _confirmed():
@@ -150,7 +169,13 @@ def generate(
         if not json and not (out == STDOUT and quiet):
             typer.echo(video_summary(video), err=out == STDOUT)
         if receipt is not None:
-            save_receipt(video, receipt)
+            save_receipt(video, receipt, overwrite=force)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given in the command, and has not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_out(out: Path, receipt: Path | None, *, json: bool, draft_first: bool) -> None:
@@ -173,9 +198,8 @@ def _check_out(out: Path, receipt: Path | None, *, json: bool, draft_first: bool
 
 def _check_no_draft(context: typer.Context) -> None:
     """Refuse what would be without effect where no draft is made."""
-    sources = {item.opts[0]: context.get_parameter_source(item.name or "") for item in context.command.params
-               if item.name in _OF_DRAFTS_ALONE}  # fmt: skip
-    if given := [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+    names = {item.opts[0]: item.name for item in context.command.params if item.name in _OF_DRAFTS_ALONE}
+    if given := [option for option, name in names.items() if _is_given(context, name)]:
         raise typer.BadParameter("is for drafts; give --draft-first with it, or leave it out", param_hint=given)
 
 
@@ -218,8 +242,7 @@ def _final_command(context: typer.Context, seed: int) -> str:
     prompt, options = str(context.params["prompt"]), []
     for parameter in context.command.params:
         name, value = parameter.name or "", context.params.get(parameter.name or "")
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE" or name in ("prompt", *_OF_DRAFTS):
+        if not _is_given(context, name) or name in ("prompt", *_OF_DRAFTS):
             continue
         options += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
     options += ["--seed", str(seed)]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Json, Timeout, Tls, reported
+from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Force, Json, Timeout, Tls, refuse_taken, reported
 from easyanim_client.errors import Details, InvalidRequest, Violation
 from easyanim_client.recording import SAME_NETWORK, Recording
 from easyanim_client.render import progress
@@ -46,6 +46,7 @@ def replay(
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Keep the new video here, in the old one's format.")
     ] = None,
+    force: Force = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
@@ -59,6 +60,7 @@ def replay(
     model against the recorded one, before anything is generated. Afterwards the
     latents' hash (what the model computed) and the file's bytes are compared.
     """
+    refuse_taken("--out", out, force=force)
     with (
         reported(json=json, options={}),
         Client(address, tls=tls, timeout=timeout) as client,
@@ -87,7 +89,7 @@ def replay(
                 f"is {str(out)!r}; must end in .{suffix}, the recorded video's format", param_hint="--out"
             )
         target = out or Path(folder) / f"again.{suffix}"
-        generation = client.generate(**arguments, save_to=target)
+        generation = client.generate(**arguments, save_to=target, overwrite=force)
         with nullcontext() if json or quiet else progress(Console(stderr=True)) as show:
             for event in generation:
                 if show is not None:
@@ -103,7 +105,7 @@ def replay(
             "latents_sha256": [recording.receipt.latents_sha256, video.receipt.latents_sha256],
             "file_sha256": [recording.file_sha256, video.sha256],
             "differences": differences,
-            "path": None if out is None else str(out),
+            "path": None if out is None else str(video.path),
         }
         typer.echo(json_module.dumps(verdict, ensure_ascii=False))
     else:

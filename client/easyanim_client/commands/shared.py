@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -107,7 +108,18 @@ Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS, trusting gRP
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0.001, help="Until the work is given up. Default: no limit.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts; a failure too.")]
+
+
+def refuse_taken(option: str, file: Path | None, *, force: bool) -> None:
+    """Refuse the name of a file that is there, before any work for it.
+
+    Raises:
+        BadParameter: names the option and what replaces the file.
+    """
+    if file is not None and not force and file.is_file():
+        raise typer.BadParameter(f"{str(file)!r} exists already; --force replaces it", param_hint=option)
 
 
 @contextmanager

@@ -116,8 +116,12 @@ def check_folder(name: str, folder: Path) -> None:
         raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: no permission to write in {there}")
 
 
-def check_new_file(file: Path) -> None:
-    """Refuse a file that cannot be written, before the work that it is for.
+def check_new_file(file: Path, *, force: bool = False) -> None:
+    """Refuse a file that is there or cannot be written, before the work that it is for.
+
+    Args:
+        file: Where to.
+        force: Whether one that is there is to be replaced.
 
     Raises:
         ConfigurationError: names it, and what is in the way.
@@ -126,6 +130,8 @@ def check_new_file(file: Path) -> None:
         raise ConfigurationError(f"{str(file)!r} cannot be written: it is a folder; name a file in it")
     if not file.absolute().parent.is_dir():
         raise ConfigurationError(f"{str(file)!r} cannot be written: there is no folder {file.absolute().parent}")
+    if file.exists() and not force:
+        raise ConfigurationError(f"{str(file)!r} exists already; --force replaces it")
     if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
         raise ConfigurationError(f"{str(file)!r} cannot be written: no permission")
 

@@ -112,7 +112,7 @@ def _check(request: pb.GenerateRequest, settings: Settings) -> tuple[str, Profil
     wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
     wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
     wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
-    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
+    wrong += _check_number(request, "seed", 0, jobs.MAX_SEED, "leave it out for a random one")
     wrong += _check_output(request)
     wrong += _check_fit(request)
     wrong += _check_background(request)
@@ -145,11 +145,12 @@ def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars
     return wrong
 
 
-def _check_number(request: pb.GenerateRequest, name: str, least: float, most: float) -> list[Violation]:
+def _check_number(request: pb.GenerateRequest, name: str, least: float, most: float, hint: str = "") -> list[Violation]:
     value = getattr(request, name)
     if not request.HasField(name) or (math.isfinite(value) and least <= value <= most):
         return []
-    return [Violation(name, f"is {value}; must be from {least} to {most}")]
+    allowed = f"must be from {least} to {most}"
+    return [Violation(name, f"is {value}; {allowed}; {hint}" if hint else f"is {value}; {allowed}")]
 
 
 def _check_output(request: pb.GenerateRequest) -> list[Violation]:

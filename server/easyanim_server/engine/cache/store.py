@@ -9,7 +9,9 @@ import logging
 import os
 import platform
 import re
+import shutil
 import tarfile
+import tempfile
 import time
 import uuid
 import zlib
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +47,13 @@ REFERENCES = "references"
 
 CHOICES = "choices"
 """The part of it that holds what was measured to choose by."""
+
+UNPACKED_BYTES = 16 * MEBIBYTE
+"""A packed cache may have that much in any case."""
+UNPACKED_RATIO = 100
+"""A larger one, at most so many times the packed size: compiled code compressed 5 times where it was measured."""
+UNPACKED_FILES = 100_000
+"""In a packed cache; one bucket of a small model made 68."""
 
 _place: Path | None = None
 """The folder in use."""
@@ -206,42 +215,116 @@ def _notes(place: Path, model: str) -> Path:
 
 
 def pack(folder: Path | None, device: torch.device, file: Path) -> int:
-    """Write this version's cache into one file; returns how many files it holds.
+    """Write this version's cache into one file, which appears once it is complete; returns how many files it holds.
 
     Raises:
         ConfigurationError: there is nothing to pack yet.
+        OSError: the file cannot be written.
     """
     place = version_folder(folder or default_folder(), device)
     files = sorted(item for item in place.rglob("*") if item.is_file())
     if not files:
         raise ConfigurationError(f"there is no cache in {place} yet; fill it with `easyanim-server warm`")
-    with tarfile.open(file, "w:gz") as archive:
-        for item in files:
-            archive.add(item, item.relative_to(place.parent))
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with tarfile.open(draft, "w:gz") as archive:
+            for item in files:
+                archive.add(item, item.relative_to(place.parent))
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
     return len(files)
 
 
 def unpack(folder: Path | None, device: torch.device, file: Path) -> int:
-    """Add a packed cache to the folder; returns how many files are of use to this version on this device.
+    """Add a packed cache to the folder, all of it or nothing; returns how many files are of use on this device.
+
+    What is packed is code and will be run, so a file has to be trusted as much as a program is. Only files of this
+    version, on this device, are written.
 
     Raises:
-        ConfigurationError: the file is not a packed cache, or made for another device, torch or version of easyanim.
+        ConfigurationError: the file is not a packed cache, is made for another device, torch or version of easyanim,
+            is larger than caches are, or does not fit onto the disk.
     """
     place = version_folder(folder or default_folder(), device)
     if not file.is_file():
         raise ConfigurationError(f"{str(file)!r} is not a file; `easyanim-server cache export` writes one")
     try:
-        with gzip.open(file) as whole:  # its checksum stands at the end, and is to be known before anything is written
-            while whole.read(MEBIBYTE):
-                pass
+        _check_size(file, place)
         with tarfile.open(file, "r:gz") as archive:
-            names = [member.name for member in archive.getmembers()]
-            fitting = [name for name in names if name.startswith(f"{place.name}/")]
-            if not fitting:
-                made_for = ", ".join(sorted({name.partition("/")[0] for name in names}))
-                raise ConfigurationError(f"{file} holds caches for {made_for}; this is {place.name}")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            archive.extractall(place.parent, filter="data")
+            fitting = _fitting(archive, file, place)
+            made = [parent for parent in (place.parent, *place.parent.parents) if not parent.exists()]
+            try:
+                count = _place_all(archive, fitting, place)
+            except BaseException:
+                for parent in made:  # nothing is left of what could not be added
+                    with suppress(OSError):
+                        parent.rmdir()
+                raise
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ConfigurationError(f"{file} is not a packed cache: {error}") from error
-    return len(fitting)
+        of_the_system = isinstance(error, OSError) and error.errno is not None
+        wrong = "cannot be unpacked" if of_the_system else "is not a packed cache"
+        raise ConfigurationError(f"{file} {wrong}: {error}") from error
+    return count
+
+
+def _check_size(file: Path, place: Path) -> None:
+    """Read the whole file, whose checksum stands at its end, without writing anything of it.
+
+    Raises:
+        ConfigurationError: it unpacks to more than a cache can have, or than the disk has.
+    """
+    disk = next(parent for parent in place.parents if parent.exists())
+    most = max(UNPACKED_BYTES, UNPACKED_RATIO * file.stat().st_size)
+    free = shutil.disk_usage(disk).free
+    size = 0
+    with gzip.open(file) as whole:
+        while part := whole.read(MEBIBYTE):
+            size += len(part)
+            if size > most:
+                raise ConfigurationError(
+                    f"{file} is no packed cache: {file.stat().st_size} bytes unpack to more than {most}, "
+                    f"and compiled code never compresses {UNPACKED_RATIO} times"
+                )
+            if size > free:
+                raise ConfigurationError(f"{file} needs more than the {free // MEBIBYTE} MiB that {disk} has free")
+
+
+def _fitting(archive: tarfile.TarFile, file: Path, place: Path) -> list[tarfile.TarInfo]:
+    """The archive's files of this version.
+
+    Raises:
+        ConfigurationError: there are none, too many, or members that no export writes.
+    """
+    members: list[tarfile.TarInfo] = []
+    for member in archive:
+        parts = PurePosixPath(member.name).parts
+        if not (member.isfile() or member.isdir()) or member.name.startswith("/") or ".." in parts:
+            raise ConfigurationError(f"{file} is no packed cache: {member.name!r} is no file within it")
+        members.append(member)
+        if len(members) > UNPACKED_FILES:
+            raise ConfigurationError(f"{file} is no packed cache: it has more than {UNPACKED_FILES} files")
+    fitting = [item for item in members if item.isfile() and item.name.startswith(f"{place.name}/")]
+    if not fitting:
+        made_for = ", ".join(sorted({item.name.partition("/")[0] for item in members})[:9]) or "nothing"
+        raise ConfigurationError(f"{file} holds caches for {made_for}; this is {place.name}")
+    return fitting
+
+
+def _place_all(archive: tarfile.TarFile, fitting: Sequence[tarfile.TarInfo], place: Path) -> int:
+    """Unpack beside the version's folder first, since a disk may fill up; then move, which takes no room."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".import-") as beside:
+        archive.extractall(beside, fitting, filter="data")
+        unpacked = Path(beside) / place.name
+        if not place.exists():
+            unpacked.rename(place)
+            return sum(1 for item in place.rglob("*") if item.is_file())
+        files = [item.relative_to(unpacked) for item in unpacked.rglob("*") if item.is_file()]
+        for name in files:
+            if (place / name).is_dir():
+                raise ConfigurationError(f"{place / name} is a folder; remove it, a file has to go there")
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            (unpacked / name).replace(place / name)  # a server may be reading the older one
+        return len(files)
