@@ -44,7 +44,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             async with self._conversions:
                 self._scheduler.check_room()  # those before may have taken the last place
                 job = in_this_call(await to_job(request, self._settings))
-                ticket = self._scheduler.submit(job)
+                ticket = self._scheduler.submit(job, await self._scheduler.prompts.read_for(job))
             del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)
@@ -66,7 +66,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         """Say how a prompt would be read."""
         try:
             negative = check_prompts(request, self._settings)
-            return to_lint_response(self._scheduler.read(request.prompt, negative), negative)
+            return to_lint_response(await self._scheduler.prompts.read(request.prompt, negative), negative)
         except EasyAnimError as error:
             await context.abort_with_status(to_status(error))
             raise  # for type checkers: abort never returns
