@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from easyanim_server.domain.wording import counted
+
 
 class EasyAnimError(Exception):
     """Base of all failures that the server names."""
@@ -64,7 +66,7 @@ class QueueFull(EasyAnimError):
     reason = "QUEUE_FULL"
 
     def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
+        super().__init__(f"no place is free in the queue, which takes {counted(limit, 'job')}")
         self.retry_after = retry_after
         """Seconds after which a place is expected to be free."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from easyanim_server.domain.wording import counted
 from easyanim_server.prompts.rules import NEGATED, NEGATION, RULES, SEQUENCE, Rule
 from easyanim_server.prompts.terms import UNSPACED, found_in
 
@@ -70,7 +71,10 @@ def too_long(name: str, tokens: int, max_tokens: int, unread: str) -> PromptWarn
         max_tokens: What the model reads.
         unread: The part of the text that is ignored.
     """
-    message = f"the {name} has {tokens} tokens and the model reads {max_tokens}; its end is ignored, so say it shorter"
+    message = (
+        f"the {name} has {counted(tokens, 'token')} and the model reads {max_tokens}; "
+        "its end is ignored, so say it shorter"
+    )
     return PromptWarning("too_long", message, _excerpt(unread))
 
 

@@ -18,11 +18,15 @@ from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job
 from easyanim_server.rpc.interceptors import in_this_call
+from easyanim_server.rpc.limits import naming_what_is_too_long
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
 from easyanim_server.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
+
+MOST_LOGGED = 1000
+"""Characters of an unexpected error's text, which may hold whatever a caller has sent."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -43,7 +47,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             self._scheduler.check_room()  # before pictures are decoded, which costs most
             async with self._conversions:
                 self._scheduler.check_room()  # those before may have taken the last place
-                job = in_this_call(await to_job(request, self._settings))
+                with naming_what_is_too_long():
+                    job = in_this_call(await to_job(request, self._settings))
                 ticket = self._scheduler.submit(job, await self._scheduler.prompts.read_for(job))
             del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
@@ -56,7 +61,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             await context.abort_with_status(to_status(error))
         except Exception as error:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
-            log.exception("request failed", error_id=failure.error_id, error=repr(error))
+            log.exception("request failed", error_id=failure.error_id, error=repr(error)[:MOST_LOGGED])
             await context.abort_with_status(to_status(failure))
         finally:  # the caller's cancel and deadline arrive here too
             if ticket is not None:
@@ -65,7 +70,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
     async def LintPrompt(self, request: pb.LintPromptRequest, context: Context) -> pb.LintPromptResponse:
         """Say how a prompt would be read."""
         try:
-            negative = check_prompts(request, self._settings)
+            with naming_what_is_too_long():
+                negative = check_prompts(request, self._settings)
             return to_lint_response(await self._scheduler.prompts.read(request.prompt, negative), negative)
         except EasyAnimError as error:
             await context.abort_with_status(to_status(error))
