@@ -69,13 +69,13 @@ class PromptReader:
     who leaves takes its prompt out of the line.
     """
 
-    def __init__(self, detail: Callable[[], str]) -> None:
+    def __init__(self, not_ready: Callable[[], NotReady]) -> None:
         """Prepare; nothing is read before `use`.
 
         Args:
-            detail: Says why nothing can be read yet.
+            not_ready: Says why nothing can be read yet.
         """
-        self._detail = detail
+        self._not_ready = not_ready
         self._counter: TokenCounter | None = None
         self._of_jobs, self._of_questions = (ThreadPoolExecutor(1, f"prompts-{name}") for name in ("jobs", "questions"))
 
@@ -98,5 +98,5 @@ class PromptReader:
 
     async def _read(self, threads: ThreadPoolExecutor, prompt: str, negative_prompt: str) -> PromptReading:
         if self._counter is None:
-            raise NotReady(self._detail())
+            raise self._not_ready()
         return await asyncio.get_running_loop().run_in_executor(threads, self._counter.read, prompt, negative_prompt)
