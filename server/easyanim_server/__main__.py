@@ -203,7 +203,7 @@ def fit_cache(
     from easyanim_server.cli import tools
 
     configure_logging(settings.log_format, settings.log_level)
-    texts = prompts.read_text(encoding="utf-8") if prompts else ""
+    texts = prompts.read_text(encoding="utf-8-sig") if prompts else ""
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
     if prompts and not lines:
         raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")

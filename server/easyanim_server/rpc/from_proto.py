@@ -67,7 +67,7 @@ def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     fit = FitPolicy(pb.FitPolicy.Name(request.fit_policy or pb.FIT_POLICY_CROP).removeprefix("FIT_POLICY_"))
     return Job(
         id=uuid.uuid4().hex,
-        prompt=request.prompt,
+        prompt=without_mark(request.prompt),
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
@@ -97,7 +97,13 @@ def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: 
 
 
 def _negative_prompt(request: pb.GenerateRequest | pb.LintPromptRequest) -> str:
-    return request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
+    given = request.HasField("negative_prompt")
+    return without_mark(request.negative_prompt) if given else recommended_negative(request.prompt)
+
+
+def without_mark(text: str) -> str:
+    """A text less the byte-order mark that an editor or a shell has put before it, unseen."""
+    return text.removeprefix("\ufeff")
 
 
 def _fit(image: Image, source: bytes, bucket: Bucket, policy: FitPolicy) -> jobs.Picture:
@@ -107,7 +113,7 @@ def _fit(image: Image, source: bytes, bucket: Bucket, policy: FitPolicy) -> jobs
 
 def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars: int) -> list[Violation]:
     wrong = []
-    if not request.prompt.strip():
+    if not without_mark(request.prompt).strip():
         wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {counted(max_chars, 'character')}"))
     for name in ("prompt", "negative_prompt"):
         if (length := len(getattr(request, name))) > max_chars:

@@ -16,7 +16,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job
+from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job, without_mark
 from easyanim_server.rpc.interceptors import in_this_call
 from easyanim_server.rpc.limits import naming_what_is_too_long
 from easyanim_server.rpc.status import to_status
@@ -72,7 +72,9 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         try:
             with naming_what_is_too_long():
                 negative = check_prompts(request, self._settings)
-            return to_lint_response(await self._scheduler.prompts.read(request.prompt, negative), negative)
+            return to_lint_response(
+                await self._scheduler.prompts.read(without_mark(request.prompt), negative), negative
+            )
         except EasyAnimError as error:
             await context.abort_with_status(to_status(error))
             raise  # for type checkers: abort never returns
