@@ -28,7 +28,7 @@ WITH_PICTURE = 0.3
 """Share of the requests."""
 THINKING = 3.0
 """Mean seconds between a video and the next request."""
-FINISHING = 90.0
+FINISHING = 60.0
 """Seconds after the time is over in which what was begun must be done."""
 FEWEST_KEPT = 20
 """Failures that are told in words."""
