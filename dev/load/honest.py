@@ -24,6 +24,7 @@ from easyanim.v1 import video_pb2_grpc
 
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
 BUCKET = "32x32x5"
+"""As the server is told; a request names it without its frames."""
 WITH_PICTURE = 0.3
 """Share of the requests."""
 THINKING = 3.0
@@ -102,7 +103,9 @@ async def caller(address: str, until: float, met: Met) -> None:
         stub = video_pb2_grpc.VideoServiceStub(channel)
         await asyncio.sleep(random.uniform(0, THINKING))
         while time.monotonic() < until:
-            request = pb.GenerateRequest(prompt="steam rises from the cup", bucket=BUCKET, step_count=2)
+            request = pb.GenerateRequest(
+                prompt="steam rises from the cup", bucket=BUCKET.rpartition("x")[0], step_count=2
+            )
             if random.random() < WITH_PICTURE:
                 request.start_image = picture
             delay = await one_video(stub, request, met)

@@ -153,7 +153,7 @@ class _Walk:
     def _field(self, value: memoryview, field: FieldDescriptor, path: str) -> bytes | None:
         """What is left of a field that is too long; None where it is not."""
         name = f"{path}{field.name}"
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.message_type is not None:
             return self.message(value, field.message_type, f"{name}.")
         if field.type == FieldDescriptor.TYPE_BYTES:
             return None
