@@ -125,8 +125,10 @@ async def main() -> None:
     for task in done:
         if (error := task.exception()) is not None:
             met.fail(f"the caller itself failed: {error!r}")
-    for _ in late:
+    for task in late:
+        task.cancel()
         met.fail(f"was not done {FINISHING:g} s after the end")
+    await asyncio.gather(*late, return_exceptions=True)  # each notes for how long it has heard nothing
     print(json.dumps(asdict(met)), flush=True)
     os._exit(0)
 
