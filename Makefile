@@ -15,7 +15,7 @@ PROMETHEUS ?= http://127.0.0.1:9090
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load bench bench-overhead bench-memory bench-loading bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
+.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load soak bench bench-overhead bench-memory bench-loading bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ examples-stubs: $(BUF) $(TOOLS)/protoc-gen-go ## Generate the Go example's stubs
 
 load: install $(TOOLS)/ghz ## Load tests with ghz and our own probe; LOAD=--short for those of CI
 	PYTHONPATH=. $(BIN)/python dev/load/run.py --ghz $(TOOLS)/ghz $(LOAD)
+
+soak: install ## 100 hostile callers and 20 honest ones for 10 minutes; SOAK=--short for CI's minute, SOAK='--seconds 300'
+	PYTHONPATH=. $(BIN)/python dev/load/soak.py $(SOAK)
 
 $(TOOLS)/ghz:
 	dev/ci/gotools.sh $(TOOLS) $(GHZ)

@@ -42,6 +42,7 @@ from easyanim_client.results import (
     Video,
 )
 from easyanim_client.saving import Overwrite, check_target, move_into_place
+from easyanim_client.wording import counted
 
 _FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 
@@ -150,7 +151,7 @@ class Assembly:
         if completed is None:
             raise CorruptVideo("the stream ended before the video was complete")
         if self._size != completed.size_bytes:
-            raise CorruptVideo(f"{self._size} bytes arrived of a file that has {completed.size_bytes}")
+            raise CorruptVideo(f"{counted(self._size, 'byte')} arrived of a file that has {completed.size_bytes}")
         if self._sha256.digest() != completed.sha256:
             raise CorruptVideo("the SHA-256 of what arrived is not the one that the server announced")
         data = self._file.getvalue() if isinstance(self._file, io.BytesIO) else None

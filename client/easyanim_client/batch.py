@@ -215,7 +215,7 @@ def _with_seeds(jobs: Sequence[BatchJob], file: Path) -> list[BatchJob]:
     drawn: dict[str, int] = {}
     if file.exists():
         try:
-            drawn = {str(name): int(seed) for name, seed in json.loads(file.read_text(encoding="utf-8")).items()}
+            drawn = {str(name): int(seed) for name, seed in json.loads(file.read_text(encoding="utf-8-sig")).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidRequest(f"{file} is damaged ({error}); remove it to draw new seeds") from error
     missing = [job.id for job in jobs if job.arguments.get("seed") is None and job.id not in drawn]

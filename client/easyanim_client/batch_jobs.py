@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -206,7 +207,7 @@ class _Given:
 
 def _from_lines(source: Path) -> Iterator[tuple[str, Callable[[], _Given]]]:
     # Bytes are split at line feeds alone: texts may have other separators of lines within them.
-    for number, line in enumerate(source.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(source.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             yield f"line {number}", partial(_fields, line, source.parent)
 
@@ -284,7 +285,7 @@ def _beside(picture: Path, name: str) -> _Given:
     """The job of a picture, with the prompt of the text file beside it."""
     text = picture.with_suffix(".txt")
     try:
-        prompt = {"prompt": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}
+        prompt = {"prompt": text.read_text(encoding="utf-8-sig").strip()} if text.is_file() else {}
     except UnicodeDecodeError as error:
         raise ValueError(f"{text.name} is not UTF-8: {error.reason} at byte {error.start + 1}") from error
     return _Given({"id": name, "start_image": picture, **prompt})

@@ -27,6 +27,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from easyanim_client.wording import counted
+
 ERROR_DOMAIN = "easyanim"
 """`ErrorInfo.domain` of the failures that the server names itself."""
 
@@ -91,7 +93,7 @@ class MessageTooLarge(InvalidRequest):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
-            f"the request has {size} bytes and the server takes {limit}; "
+            f"the request has {counted(size, 'byte')} and the server takes {limit}; "
             "shrink the picture, or save it as JPEG or WebP, before sending it",
             Details(reason="MESSAGE_TOO_LARGE"),
         )

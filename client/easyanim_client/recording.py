@@ -51,7 +51,7 @@ class Recording:
             OSError: it cannot be read.
         """
         if file.suffix.lower() == ".json":
-            return cls._parse(file, file.read_text(encoding="utf-8", errors="replace"), "")
+            return cls._parse(file, file.read_text(encoding="utf-8-sig", errors="replace"), "")
         text = read_comment(file)
         if text is None:
             raise InvalidRequest(f"{file}: there is no receipt in its metadata; only videos of easyanim have one")

@@ -28,6 +28,7 @@ from easyanim_client.results import (
     ServerInfo,
     Video,
 )
+from easyanim_client.wording import counted
 
 Show = Callable[[Event], None]
 
@@ -137,13 +138,15 @@ def _eta(seconds: float | None) -> str:
 def _accepted(event: Accepted) -> str:
     given = event.parameters
     line = (
-        f"job {event.job_id}: {given.bucket}, {given.frames} frames, {given.steps} steps, "
+        f"job {event.job_id}: {given.bucket}, {counted(given.frames, 'frame')}, {counted(given.steps, 'step')}, "
         f"guidance {given.guidance:g}, seed {given.seed}"
     )
     if given.profile not in ("", "exact"):
         line += f", profile {given.profile}"
     if event.prompt_truncated and not any(item.rule == "too_long" for item in event.prompt_warnings):
-        line += f"\nthe prompt has {event.prompt_tokens} tokens, more than the model reads; its end is ignored"
+        line += (
+            f"\nthe prompt has {counted(event.prompt_tokens, 'token')}, more than the model reads; its end is ignored"
+        )
     return "\n".join([line, *warning_lines(event.prompt_warnings)])
 
 
@@ -162,7 +165,7 @@ def video_summary(video: Video) -> str:
 def profile_line(profile: Profile) -> str:
     """What a profile sets."""
     start, end = profile.guidance_interval
-    parts = [f"{profile.name}: {profile.steps} steps, {profile.solver}"]
+    parts = [f"{profile.name}: {counted(profile.steps, 'step')}, {profile.solver}"]
     if profile.cache_threshold:
         parts.append(f"cache {profile.cache_threshold:g}")
     if (start, end) != (0.0, 1.0):
@@ -190,7 +193,7 @@ def info_summary(info: ServerInfo) -> str:
         f"{waiting} of {limits.max_queued} places in the queue taken",
         f"model     {model.name}",
         f"          {_loaded(model)}",
-        f"limits    {limits.max_steps} steps, {limits.max_prompt_chars} characters, "
+        f"limits    {counted(limits.max_steps, 'step')}, {counted(limits.max_prompt_chars, 'character')}, "
         f"{limits.max_image_pixels / 1e6:g} megapixels, {decimal(limits.max_request_bytes)} a request",
     ]
     for bucket in info.buckets:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from easyanim_client.wording import counted
+
 
 class Phase(str, Enum):
     """What a worker is doing."""
@@ -153,7 +155,7 @@ class Chunk:
     data: bytes
 
     def __repr__(self) -> str:
-        return f"Chunk(offset={self.offset}, data=<{len(self.data)} bytes>)"
+        return f"Chunk(offset={self.offset}, data=<{counted(len(self.data), 'byte')}>)"
 
 
 @dataclass(frozen=True, slots=True)

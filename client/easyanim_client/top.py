@@ -18,6 +18,7 @@ from rich.text import Text
 from easyanim_client.errors import EasyAnimError
 from easyanim_client.render import PHASES
 from easyanim_client.results import Activity, DeviceStatus, ServerInfo, State
+from easyanim_client.wording import counted
 
 HISTORY = 60
 """Looks that the curves go back."""
@@ -152,7 +153,9 @@ def _running(running: list[Activity]) -> RenderableType:
         grid = Table.grid(expand=True, padding=(0, 1))
         grid.add_column(ratio=1, no_wrap=True)
         grid.add_column(justify="right", no_wrap=True)
-        shape = Text.assemble((item.job_id, "bold"), f"  {item.bucket}, {item.frames} frames, {item.steps} steps")
+        shape = Text.assemble(
+            (item.job_id, "bold"), f"  {item.bucket}, {counted(item.frames, 'frame')}, {counted(item.steps, 'step')}"
+        )
         grid.add_row(shape, Text.assemble("ETA ", (clock(item.eta_seconds), "bold cyan")))
         speed = "" if item.unit_seconds is None else f", {item.unit_seconds:.2f} s/{unit}"
         count = f"{doing}, {unit} {item.completed} of {item.total}{speed}"

@@ -45,7 +45,7 @@ class Results:
         self.changed: list[str] = []
         """Conditions that were others in the file, whose rows therefore were dropped."""
         if file.exists():
-            document = json.loads(file.read_text(encoding="utf-8"))
+            document = json.loads(file.read_text(encoding="utf-8-sig"))
             before = document["header"].get("conditions", {})
             self.changed = sorted(name for name, value in conditions.items() if before.get(name) != value)
             if not self.changed:

@@ -42,7 +42,7 @@ class Report:
     @classmethod
     def read(cls, file: Path) -> Report:
         """Read what `results.Results` wrote."""
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
         return cls(document["header"], document["rows"])
 
     @cached_property

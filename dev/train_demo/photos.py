@@ -124,7 +124,7 @@ def credits(folder: Path) -> str:
     rows = [
         f"| `{photograph['path']}` | {photograph['package']} | {photograph['author']} | {photograph['licence']} | "
         f"{'judged' if photograph['held_out'] else 'trained'} |"
-        for photograph in json.loads((folder / "photographs.json").read_text())
+        for photograph in json.loads((folder / "photographs.json").read_text(encoding="utf-8-sig"))
     ]
     versions = ", ".join(f"{name} {version}" for name, version in (DEBIAN_PACKAGES | PYTHON_PACKAGES).items())
     head = f"""# Photographs
@@ -153,7 +153,7 @@ def _all_free() -> Iterator[tuple[str, str, str, str, bytes]]:
 
 
 def _of_debian(root: Path, package: str) -> Iterator[tuple[str, str, str, bytes]]:
-    rules = _rules((root / f"usr/share/doc/{package}/copyright").read_text())
+    rules = _rules((root / f"usr/share/doc/{package}/copyright").read_text(encoding="utf-8-sig"))
     for path, content in _pictures(root):
         if NOT_PHOTOGRAPHS.search(path):
             continue

@@ -18,7 +18,7 @@ SIDE = 320
 
 def load_photographs(folder: Path, device: torch.device, held_out: bool) -> list[Tensor]:
     """Read what `photos.collect` has written: (3, height, width) uint8 each."""
-    index = json.loads((folder / "photographs.json").read_text())
+    index = json.loads((folder / "photographs.json").read_text(encoding="utf-8-sig"))
     files = [folder / entry["file"] for entry in index if entry["held_out"] == held_out]
     return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).to(device) for file in files]
 

@@ -113,7 +113,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     for part in sorted(folder.glob("part*.safetensors")):
         tensors.update(load_file(part))
-    return tensors, json.loads((folder / "state.json").read_text())
+    return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8-sig"))
 
 
 def load_averages(folder: Path, networks: dict[str, nn.Module]) -> dict[str, Any]:

@@ -350,7 +350,7 @@ def load(folder: Path, sizes: Sizes, device: torch.device) -> AutoencoderKLMagvi
     """
     if (folder / "config.json").is_file():
         exported: AutoencoderKLMagvit = AutoencoderKLMagvit.from_config(
-            json.loads((folder / "config.json").read_text())
+            json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
         )
         exported.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
         return exported.to(device).eval().requires_grad_(False)

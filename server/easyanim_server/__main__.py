@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from easyanim_server.domain.wording import counted
+
 try:
     import typer
     from pydantic.fields import FieldInfo
@@ -203,7 +205,7 @@ def fit_cache(
     from easyanim_server.cli import tools
 
     configure_logging(settings.log_format, settings.log_level)
-    texts = prompts.read_text(encoding="utf-8") if prompts else ""
+    texts = prompts.read_text(encoding="utf-8-sig") if prompts else ""
     lines = [line.strip() for line in texts.splitlines() if line.strip()]
     if prompts and not lines:
         raise ConfigurationError(f"{str(prompts)!r} has no prompt; it must have one a line")
@@ -214,7 +216,8 @@ def fit_cache(
     least, most = found.change_range
     typer.echo(f"coefficients {', '.join(f'{value:.8g}' for value in found.coefficients)}")
     typer.echo(
-        f"fitted to {found.points} steps with changes from {least:.4g} to {most:.4g}; misses {found.rms_error:.3g}"
+        f"fitted to {counted(found.points, 'step')} with changes from {least:.4g} to {most:.4g}; "
+        f"misses {found.rms_error:.3g}"
     )
     typer.echo(f"wrote {out}; serve with --cache-coefficients {out}")
 
@@ -233,7 +236,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
     from easyanim_server.cli import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
-    typer.echo(f"packed {count} files into {file}")
+    typer.echo(f"packed {counted(count, 'file')} into {file}")
 
 
 @cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
@@ -242,7 +245,7 @@ def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto"
     from easyanim_server.cli import tools
 
     count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
-    typer.echo(f"unpacked {count} files from {file}")
+    typer.echo(f"unpacked {counted(count, 'file')} from {file}")
 
 
 @app.command(epilog=_examples("easyanim-server export ./tiny", "easyanim-server serve --model ./tiny"))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
 
 from easyanim.v1 import video_pb2 as pb
+from easyanim.v1 import video_pb2_grpc as pb_grpc
 from tests.conftest import Stub, encode_picture, request
 from tests.servers import RunningServer
 
@@ -243,3 +246,46 @@ def test_unusual_pictures_are_taken_and_their_aspect_picks_the_bucket(stub: Stub
     events = list(stub.Generate(request(start_image=picture)))
     assert events[0].accepted.parameters.bucket == bucket
     assert events[-1].HasField("completed")
+
+
+def test_thirty_megabytes_in_a_name_are_refused_by_their_length(stub: Stub) -> None:
+    nothing = "\0" * 15_000_000
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request(bucket=nothing, output_mime_type=nothing, seed=-1)))
+    found = violations(refused.value)
+    assert set(found) == {"bucket", "output_mime_type", "seed"}
+    for field in ("bucket", "output_mime_type"):
+        assert found[field].startswith("has 15000000 bytes and begins with")
+        assert found[field].endswith("must have at most 256 bytes")
+
+
+def test_a_name_that_is_too_long_for_health_is_none_that_it_knows(simulated: RunningServer) -> None:
+    with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="s" * 10_000_000))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_request_of_a_million_fields_is_refused_by_their_number(simulated: RunningServer) -> None:
+    with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/easyanim.v1.VideoService/LintPrompt")(b"\x12\x01a" * 1_000_000)
+    assert "more than 1000 fields" in violations(refused.value)["request"]
+
+
+def test_questions_on_prompts_do_not_hold_up_what_others_ask(simulated: RunningServer) -> None:
+    slow = pb.LintPromptRequest(
+        prompt="n" + "n".join(str(number) for number in range(950)),
+        negative_prompt=", ".join(f"n{number}" for number in range(650)),
+    )
+    with grpc.insecure_channel(simulated.address) as channel:
+        callers = pb_grpc.VideoServiceStub(channel)
+        questions = [callers.LintPrompt.future(slow) for _ in range(40)]
+        health = health_pb2_grpc.HealthStub(channel)
+        began, waits = time.monotonic(), []
+        while not all(question.done() for question in questions):
+            asked = time.monotonic()
+            health.Check(health_pb2.HealthCheckRequest())
+            waits.append(time.monotonic() - asked)
+        took = time.monotonic() - began
+        assert all(question.result().prompt_token_count for question in questions)
+    # On the event loop the first answer to anybody else comes after most of the questions'.
+    assert max(waits) < max(0.5 * took, 0.5)

@@ -83,3 +83,8 @@ def test_a_profile_is_told_with_all_that_it_sets() -> None:
 
     assert profile_line(plain) == "fast: 20 steps, unipc (default)"
     assert profile_line(accelerated) == "own: 12 steps, dpmpp_2m, cache 0.08, guidance 0.1:0.75"
+
+
+def test_one_of_a_thing_is_said_in_the_singular() -> None:
+    profile = Profile("p", 1, "euler", 0.0, (0.0, 1.0), is_default=False)
+    assert profile_line(profile) == "p: 1 step, euler"

@@ -8,7 +8,7 @@ import pytest
 
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.domain.job import Bucket, Job, Picture
-from easyanim_server.domain.model import BucketStatus, ModelInfo
+from easyanim_server.domain.model import BucketStatus, ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.jobs.eta import Estimator
 
 MODEL = ModelInfo("m", "", 0, "original", "float32", "cpu")
@@ -59,3 +59,15 @@ def test_estimates_follow_a_change_of_pace(learnt: Estimator) -> None:
     for _ in range(10):
         learnt.learn(JOB, Completed(1, b"", slower, 47.0, 0, MODEL, READY))
     assert learnt.whole(JOB) == pytest.approx(47.0, rel=0.05)
+
+
+def test_a_bucket_that_was_never_run_is_expected_to_take_what_its_warm_up_measured(learnt: Estimator) -> None:
+    other = replace(JOB, bucket=Bucket(96, 64, 9))
+    model = PromptTokenizer("", "", "", 256)
+    learnt.prepare(WorkerInfo(MODEL, model, (replace(READY, bucket=other.bucket, prediction_seconds=0.5),)))
+
+    assert learnt.expected(other) == pytest.approx(10.0), "10 steps, with guidance two predictions each"
+    assert learnt.expected(JOB) == pytest.approx(27.0)
+    learnt.learn(other, Completed(1, b"", SECONDS, 27.0, 0, MODEL, READY))
+    assert learnt.expected(other) == pytest.approx(27.0)
+    assert Estimator().expected(JOB) == 0.0

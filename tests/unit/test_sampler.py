@@ -215,5 +215,5 @@ def test_no_step_is_taken_after_the_last(sampler: Sampler) -> None:
     sampler.step(sampling)
     assert sampling.done
 
-    with pytest.raises(ValueError, match="all 1 steps are taken"):
+    with pytest.raises(ValueError, match="no step of 1 is left"):
         sampler.step(sampling)

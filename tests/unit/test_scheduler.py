@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
+from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import LogCapture
 
-from easyanim_server.domain.errors import QueueFull, WorkerLost
+from easyanim_server.domain.errors import (
+    EasyAnimError,
+    NotReady,
+    OutOfDeviceMemory,
+    QueueFull,
+    ShuttingDown,
+    WorkerLost,
+)
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
-from easyanim_server.domain.model import WorkerInfo
+from easyanim_server.domain.model import BucketStatus, WorkerInfo
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.rpc.status import to_status
 from tests.unit.test_queue_news import BUCKET, SimulatedWorker
 
 CANCEL_SECONDS = 0.05
@@ -133,3 +143,57 @@ async def test_a_worker_that_dies_idle_is_not_laid_to_the_last_caller(begun: Cal
     assert context["job started"] == "REQ-1"
     assert "worker lost" in context
     assert context["worker lost"] is None
+
+
+class MeasuredWorker(SimulatedWorker):
+    """A simulated worker whose predictions took ten seconds each when it was made ready."""
+
+    async def start(self, report: Callable[[str], None]) -> WorkerInfo:
+        ready = BucketStatus(BUCKET, "eager", "float32", "torch", prediction_seconds=10.0)
+        return replace(await super().start(report), buckets=(ready,))
+
+
+async def test_refused_callers_are_told_to_come_back_as_the_backlog_ends(begun: Callable[..., Any]) -> None:
+    scheduler = await begun(MeasuredWorker(), queue_size=8)
+    for number in range(9):
+        submit(scheduler, number)
+    await until(lambda: scheduler.running)
+    assert scheduler.backlog_seconds == pytest.approx(90.0)
+
+    delays = []
+    for _ in range(50):
+        with pytest.raises(QueueFull) as refused:
+            scheduler.check_room()
+        delays.append(retry_seconds(refused.value))
+    assert 10.0 <= min(delays) < 20.0, "when the running job ends"
+    assert 30.0 < max(delays) <= 45.0, "when half of the others have begun"
+    assert len(set(delays)) > 40, "not all at once"
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (NotReady("loading"), 2.0, 2.5),
+        (NotReady("loading", loading_seconds=60), 15.0, 18.75),
+        (NotReady("loading", loading_seconds=4000), 30.0, 37.5),
+        (ShuttingDown(), 5.0, 10.0),
+        (WorkerLost("gone"), 1.0, 3.0),
+    ],
+)
+def test_no_two_callers_are_told_the_same_time(error: EasyAnimError, least: float, most: float) -> None:
+    delays = [retry_seconds(error) for _ in range(50)]
+
+    assert least <= min(delays) < max(delays) <= most
+    assert len(set(delays)) > 20
+
+
+def test_who_asks_for_more_than_the_device_has_is_not_told_to_come_again() -> None:
+    details = to_status(OutOfDeviceMemory("too large")).trailing_metadata[0][1]
+    assert b"RetryInfo" not in details
+
+
+def retry_seconds(error: EasyAnimError) -> float:
+    status = status_pb2.Status.FromString(to_status(error).trailing_metadata[0][1])
+    info = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return info.retry_delay.ToMilliseconds() / 1000

@@ -16,6 +16,7 @@ from rich.table import Table
 from easyanim_client.aio import AsyncClient
 from easyanim_client.bench import PERCENTILES, Load, Report, run
 from easyanim_client.commands.shared import Address, Json, Tls, reported
+from easyanim_client.wording import counted
 
 LABELS = {
     "first_event_seconds": "time to first event",
@@ -101,7 +102,7 @@ def show(report: Report, console: Console) -> None:
     console.print()
     ends = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.items())
     within = "" if report.deadline is None else f" within {report.deadline:g} s"
-    console.print(f"{len(report.samples)} requests in {report.wall_seconds:.1f} s: {ends}", highlight=False)
+    console.print(f"{counted(len(report.samples), 'request')} in {report.wall_seconds:.1f} s: {ends}", highlight=False)
     if restarts := sum(sample.restarts for sample in report.samples):
         console.print(f"restarts: {restarts}, where the server lost its worker", highlight=False)
     console.print(f"goodput: {report.goodput_per_minute:.1f} videos a minute{within}", highlight=False)

@@ -15,6 +15,7 @@ from easyanim_server.benchmark.speedtest import STOCK, STOCK_COMPILED, Generatio
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.compile.backends import BACKENDS
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51.cost import video_tokens
@@ -267,4 +268,4 @@ def _sentence(row: Row) -> str:
         return f"{what}{row['error']}"
     if row["what"] == "step":
         return what + f"{row['ms_per_step']} ms a step, {row['tflops']} TFLOP/s, attention {row['attention']}"
-    return what + f"{row['steps']} steps in {row['seconds']} s, denoising {row['denoise']}"
+    return what + f"{counted(row['steps'], 'step')} in {row['seconds']} s, denoising {row['denoise']}"

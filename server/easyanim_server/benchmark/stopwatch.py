@@ -81,7 +81,7 @@ class HostPeak:
     @property
     def nbytes(self) -> int:
         """Bytes."""
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8-sig").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

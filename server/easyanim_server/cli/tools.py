@@ -19,6 +19,7 @@ from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
@@ -84,7 +85,8 @@ def fit_cache(
         ConfigurationError: the generations do not determine the polynomial.
     """
     if generations < 1 or not 1 <= steps <= MAX_STEPS:
-        raise ConfigurationError(f"{generations} generations of {steps} steps; must be 1 or more of 1 to {MAX_STEPS}")
+        asked = f"{counted(generations, 'generation')} of {counted(steps, 'step')}"
+        raise ConfigurationError(f"{asked}; must be 1 or more of 1 to {MAX_STEPS}")
     cachefit.require_points(cachefit.point_count(generations, steps))  # before the work, not after it
     bucket = settings.catalogue[0]
     prompts = prompts or cachefit.PROMPTS

@@ -175,7 +175,7 @@ def _bind_error(family: int, address: tuple[Any, ...]) -> OSError | None:
 def _check_coefficients(file: Path) -> None:
     """As far as that goes without the model: `engine.stepcache` has the rest."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"cache_coefficients {str(file)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:

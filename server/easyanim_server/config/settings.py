@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +19,11 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.errors import ConfigurationError
@@ -51,6 +57,13 @@ TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x16
 
 DEMO_BUCKETS = ("128x128x25", "128x224x25")
 """The sizes that `builtin:demo` is trained on."""
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """A settings file, which some editors begin with a byte-order mark."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 class Settings(BaseSettings):
@@ -200,7 +213,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags win over the environment, which wins over the file named by `load`, which wins over a tuning."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
+        file = _TomlFile(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
         tuned = InitSettingsSource(settings_cls, dict(getattr(settings_cls, "found_by_tuning", {})))
         return init_settings, env_settings, file, tuned
 
@@ -235,7 +248,7 @@ class Settings(BaseSettings):
         try:
             read: Settings = FromFiles(**flags)
         except ValidationError as error:
-            in_file = TomlConfigSettingsSource(cls, toml_file=file).toml_data if file else {}
+            in_file = _TomlFile(cls, toml_file=file).toml_data if file else {}
             raise ConfigurationError(_sentences(error, flags, file, in_file)) from error
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error

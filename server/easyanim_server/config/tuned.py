@@ -85,7 +85,7 @@ def read(file: Path) -> Tuning:
         ConfigurationError: it is absent, is none, or sets what no tuning file may.
     """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"tuned={str(file)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -21,12 +21,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from easyanim_server.domain.wording import counted
+
 
 class EasyAnimError(Exception):
     """Base of all failures that the server names."""
 
     reason: ClassVar[str] = "UNKNOWN"
     """UPPER_SNAKE_CASE name that callers may branch on; part of the contract."""
+    retry_after: float | None = None
+    """Seconds after which trying again may help; None where it does not, as where a device is too small for a job."""
+    retry_until: float | None = None
+    """Seconds after which all have come again: callers are told times in between, since all at once would be refused
+    once more. None means a quarter more than `retry_after`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross the worker's pipe; the default would call __init__ with the finished message.
@@ -65,10 +72,10 @@ class QueueFull(EasyAnimError):
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
+    def __init__(self, limit: int, retry_after: float, retry_until: float | None = None) -> None:
+        super().__init__(f"no place is free in the queue, which takes {counted(limit, 'job')}")
         self.retry_after = retry_after
-        """Seconds after which a place is expected to be free."""
+        self.retry_until = retry_until
 
 
 class PicturesBusy(EasyAnimError):
@@ -85,10 +92,11 @@ class NotReady(EasyAnimError):
     """The model is being loaded for the first time."""
 
     reason = "NOT_READY"
-    retry_after = 2.0
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, loading_seconds: float = 0.0) -> None:
         super().__init__(f"the server is not ready yet: {detail}")
+        # Nobody knows how long it still takes; who asks again after a quarter of the time so far is late by no more.
+        self.retry_after = min(max(2.0, loading_seconds / 4), 30.0)
 
 
 class ShuttingDown(EasyAnimError):
@@ -96,6 +104,7 @@ class ShuttingDown(EasyAnimError):
 
     reason = "SHUTTING_DOWN"
     retry_after = 5.0
+    retry_until = 10.0
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down and takes no new requests")
@@ -106,6 +115,7 @@ class WorkerLost(EasyAnimError):
 
     reason = "WORKER_LOST"
     retry_after = 1.0
+    retry_until = 3.0
 
 
 class JobCancelled(EasyAnimError):

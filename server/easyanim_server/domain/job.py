@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
+from easyanim_server.domain.wording import counted
 
 DEFAULT_STEPS = PROFILES[DEFAULT_PROFILE].steps
 DEFAULT_GUIDANCE = 6.0
@@ -84,7 +85,7 @@ class Bucket:
             if pixels <= 0 or pixels % SIZE_MULTIPLE:
                 raise ValueError(f"bucket {text!r}: {name} {pixels} must be a positive multiple of {SIZE_MULTIPLE}")
         if not is_frame_count(frames):
-            raise ValueError(f"bucket {text!r}: {frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+            raise ValueError(f"bucket {text!r}: {counted(frames, 'frame')}; must be 4k+1, from 1 to {MAX_FRAMES}")
         return cls(height, width, frames)
 
 

@@ -15,6 +15,7 @@ from easyanim_server.domain.events import Phase, Work
 from easyanim_server.domain.job import MAX_FRAMES, Bucket, Job, Picture, is_frame_count
 from easyanim_server.domain.profiles import NO_ACCELERATION, Acceleration, Solver
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.compile.planner import no_compilation
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
@@ -162,7 +163,7 @@ class Sampler:
                 picture, or a picture is not of the bucket's size.
         """
         if not is_frame_count(job.bucket.frames):
-            raise ValueError(f"{job.bucket.frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+            raise ValueError(f"{counted(job.bucket.frames, 'frame')}; must be 4k+1, from 1 to {MAX_FRAMES}")
         given = given_frames(job)
         noise = noise or Noise.draw(job.seed, job.bucket, self._latent_shape(job.bucket), bool(given))
         latents = noise.latents.to(self._modules.device, self._modules.dtype)
@@ -203,7 +204,7 @@ class Sampler:
             ValueError: all steps are taken.
         """
         if sampling.done:
-            raise ValueError(f"all {sampling.steps} steps are taken")
+            raise ValueError(f"no step of {sampling.steps} is left")
         x, k, guided, cache = sampling.latents, sampling.index, sampling.guided, sampling.cache
         prompts = 2 if guided else 1
         drift = self._reusable(sampling, prompts)
@@ -330,7 +331,9 @@ def given_frames(job: Job) -> dict[int, Picture]:
         if (picture.height, picture.width) != (job.bucket.height, job.bucket.width):
             raise ValueError(f"a picture of {picture.height}x{picture.width} in a bucket of {job.bucket.name}")
         if len(picture.rgb) != 3 * picture.height * picture.width:
-            raise ValueError(f"{len(picture.rgb)} bytes for a picture of {picture.height}x{picture.width} RGB pixels")
+            raise ValueError(
+                f"{counted(len(picture.rgb), 'byte')} for a picture of {picture.height}x{picture.width} RGB pixels"
+            )
     return given
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.model import WorkerInfo
 
 WEIGHT = 0.3
 """Share of the newest measurement in the running mean."""
+
+MOST_EXPECTED = 4096
 
 ORDER = (Phase.TEXT_ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 
@@ -21,9 +26,19 @@ class Estimator:
     def __init__(self) -> None:
         self._means: dict[tuple[Bucket, bool, float, Phase], float] = {}
         """By shape, whether there is guidance, the step cache's threshold, and phase."""
+        self._prepared: dict[Bucket, float] = {}
+        """Seconds of a prediction, as measured when the bucket was made ready."""
+        self._expected: dict[Any, float] = {}
+        """What `expected` has said since something was learnt; queues are long, and asked about by every caller."""
+
+    def prepare(self, served: WorkerInfo) -> None:
+        """Take in what a worker measured before its first job."""
+        self._prepared = {ready.bucket: ready.prediction_seconds for ready in served.buckets}
+        self._expected.clear()
 
     def learn(self, job: Job, completed: Completed) -> None:
         """Take in what a finished job measured."""
+        self._expected.clear()
         for phase, seconds in completed.seconds.items():
             value = seconds / job.predictions if phase is Phase.DENOISE else seconds
             key = self._key(job, phase)
@@ -35,6 +50,18 @@ class Estimator:
         if self._mean(job, Phase.DENOISE) is None:
             return None
         return sum(self._phase(job, phase) for phase in ORDER)
+
+    def expected(self, job: Job) -> float:
+        """As `whole`; of a bucket that was never run the steps alone, and 0 where not even these were measured."""
+        key = job.bucket, job.steps, job.guidance > 1.0, job.acceleration, job.start is None
+        if (known := self._expected.get(key)) is not None:
+            return known
+        if len(self._expected) >= MOST_EXPECTED:  # callers choose the keys
+            self._expected.clear()
+        whole = self.whole(job)
+        seconds = job.predictions * self._prepared.get(job.bucket, 0.0) if whole is None else whole
+        self._expected[key] = seconds
+        return seconds
 
     def remaining(self, job: Job, progress: Progress) -> float | None:
         """Seconds until `job` is complete; None where no step of its bucket was ever measured."""

@@ -31,7 +31,7 @@ from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.positions import Positions
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.ticket import Ticket
-from easyanim_server.prompts.tokens import PromptReading, TokenCounter
+from easyanim_server.prompts.tokens import PromptReader, PromptReading
 from easyanim_server.telemetry.observer import JobObserver
 from easyanim_server.workers.watchdog import Watchdog
 
@@ -40,6 +40,10 @@ log = structlog.get_logger(__name__)
 FIRST_START_TRIES = 3
 """A worker that dies so often before it was ever ready will not recover by itself."""
 MAX_BACKOFF_SECONDS = 30.0
+LATER = 1.25
+"""Of the time until a place is free, until when refused callers come again at least."""
+NOTHING_READ = PromptReading(0, 0, ())
+"""Of a job whose caller is told nothing of its prompt."""
 
 
 class Scheduler:
@@ -87,7 +91,9 @@ class Scheduler:
         self._idle = asyncio.Event()
         self._idle.set()
         self._estimator = Estimator()
-        self._counter: TokenCounter | None = None
+        self._began = time.monotonic()
+        self.prompts = PromptReader(self._not_ready)
+        """Says how prompts will be read."""
         self.served: WorkerInfo | None = None
         """What the worker brought along; kept while it restarts, None before it was ever ready."""
 
@@ -119,8 +125,17 @@ class Scheduler:
     @property
     def backlog_seconds(self) -> float:
         """Expected time until everything is done that was admitted; what was never measured counts as nothing."""
-        waiting = sum(self._estimator.whole(ticket.job) or 0.0 for ticket in tuple(self._waiting))
-        return waiting + ((self._running_eta or 0.0) if self._running else 0.0)
+        return sum(self._estimator.expected(ticket.job) for ticket in tuple(self._waiting)) + self._running_seconds
+
+    @property
+    def _running_seconds(self) -> float:
+        """Expected time until the running job is done."""
+        if (running := self._running) is None:
+            return 0.0
+        return self._estimator.expected(running.job) if self._running_eta is None else self._running_eta
+
+    def _not_ready(self) -> NotReady:
+        return NotReady(self._detail, time.monotonic() - self._began)
 
     def check_room(self) -> None:
         """Refuse where `submit` would refuse any job now; costs nothing, and decides nothing for later.
@@ -133,10 +148,16 @@ class Scheduler:
             raise ShuttingDown
         idle = self._ready and self._running is None
         if len(self._waiting) >= self._queue_size + idle:  # the first of them is as good as running then
-            raise QueueFull(self._queue_size, retry_after=max(1.0, self._running_eta or 0.0))
+            soonest = max(1.0, self._running_seconds)
+            # One place is free then and not more: half of the backlog is when half of those who wait have begun.
+            raise QueueFull(self._queue_size, soonest, max(soonest * LATER, self.backlog_seconds / 2))
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: Job, reading: PromptReading = NOTHING_READ) -> Ticket:
         """Give a job a place in the queue; its caller must `release` the ticket.
+
+        Args:
+            job: What to do.
+            reading: How its prompt will be read, for its `Accepted`.
 
         Raises:
             ShuttingDown: the server drains.
@@ -144,7 +165,8 @@ class Scheduler:
             QueueFull: all places are taken; nothing was kept of the job.
         """
         self.check_room()
-        reading = self.read(job.prompt, job.negative_prompt if job.guidance > 1 else "")
+        if self.served is None:
+            raise self._not_ready()
         ticket = Ticket(
             job, Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings)), time.monotonic()
         )
@@ -156,16 +178,6 @@ class Scheduler:
         *_, (_, place) = self.waiting()
         ticket.spool.put(place)
         return ticket
-
-    def read(self, prompt: str, negative_prompt: str) -> PromptReading:
-        """How a prompt would be read; the negative one is empty where it has no effect.
-
-        Raises:
-            NotReady: the model was never ready so far.
-        """
-        if self._counter is None:
-            raise NotReady(self._detail)
-        return self._counter.read(prompt, negative_prompt)
 
     def release(self, ticket: Ticket) -> None:
         """Its caller has left: stop the work if it is not done, and forget the job."""
@@ -238,8 +250,9 @@ class Scheduler:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             else:
-                self._counter = await asyncio.to_thread(TokenCounter, served.tokenizer)
+                await self.prompts.use(served.tokenizer)
                 self.served = served
+                self._estimator.prepare(served)
                 self._observer.worker_ready(served)
                 self._ready = True
                 self._change(ServerState.SERVING, "")

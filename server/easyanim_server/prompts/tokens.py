@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from easyanim_server.domain.errors import NotReady
+from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.prompts.lint import PromptWarning, lint, too_long
 
@@ -31,6 +37,8 @@ class TokenCounter:
 
     def __init__(self, source: PromptTokenizer) -> None:
         self._source = source
+        # One text has nothing to share out, and a pool of threads would have to be left out of every fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = Tokenizer.from_str(source.tokenizer_json)
 
     def read(self, prompt: str, negative_prompt: str) -> PromptReading:
@@ -46,7 +54,49 @@ class TokenCounter:
     def _count(self, prompt: str) -> tuple[int, str]:
         """Tokens of a prompt within its chat template, and the part of it that the model does not read."""
         prefix, limit = self._source.prefix, self._source.max_tokens
-        encoding = self._tokenizer.encode(prefix + prompt + self._source.suffix, add_special_tokens=False)
-        tokens = len(encoding.ids)
+        # As a batch, in which the interpreter's lock is given up; `encode` would hold it all the while.
+        text = prefix + prompt + self._source.suffix
+        (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
+        tokens = len(encoding)
         read_chars = encoding.offsets[limit][0] - len(prefix) if tokens > limit else len(prompt)
         return tokens, prompt[max(read_chars, 0) :]
+
+
+class PromptReader:
+    """Reads prompts on threads, since one of them takes milliseconds and callers come by the dozen.
+
+    A thread for prompts of jobs and one for those that are only asked about: a job never waits for a question. A caller
+    who leaves takes its prompt out of the line.
+    """
+
+    def __init__(self, not_ready: Callable[[], NotReady]) -> None:
+        """Prepare; nothing is read before `use`.
+
+        Args:
+            not_ready: Says why nothing can be read yet.
+        """
+        self._not_ready = not_ready
+        self._counter: TokenCounter | None = None
+        self._of_jobs, self._of_questions = (ThreadPoolExecutor(1, f"prompts-{name}") for name in ("jobs", "questions"))
+
+    async def use(self, source: PromptTokenizer) -> None:
+        """Read with this tokenizer from now on."""
+        self._counter = await asyncio.to_thread(TokenCounter, source)
+
+    async def read(self, prompt: str, negative_prompt: str) -> PromptReading:
+        """How a prompt would be read; the negative one is empty where there is none.
+
+        Raises:
+            NotReady: the model was never ready so far.
+        """
+        return await self._read(self._of_questions, prompt, negative_prompt)
+
+    async def read_for(self, job: Job) -> PromptReading:
+        """How the prompts of a job will be read; raises as `read`."""
+        negative = job.negative_prompt if job.guidance > 1 else ""  # it has no effect without
+        return await self._read(self._of_jobs, job.prompt, negative)
+
+    async def _read(self, threads: ThreadPoolExecutor, prompt: str, negative_prompt: str) -> PromptReading:
+        if self._counter is None:
+            raise self._not_ready()
+        return await asyncio.get_running_loop().run_in_executor(threads, self._counter.read, prompt, negative_prompt)

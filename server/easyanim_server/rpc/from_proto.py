@@ -18,6 +18,7 @@ from easyanim_server.domain import job as jobs
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
 from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
+from easyanim_server.domain.wording import counted, shown
 from easyanim_server.media.picture_pool import Decoder, Loaded
 from easyanim_server.prompts.negative import recommended_negative
 
@@ -86,7 +87,7 @@ async def to_job(
             fitted[field] = await decoder.fit(field, bucket, fit, background, found.sha256)
     return Job(
         id=uuid.uuid4().hex,
-        prompt=request.prompt,
+        prompt=without_mark(request.prompt),
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
@@ -132,16 +133,22 @@ def check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, settings: 
 
 
 def _negative_prompt(request: pb.GenerateRequest | pb.LintPromptRequest) -> str:
-    return request.negative_prompt if request.HasField("negative_prompt") else recommended_negative(request.prompt)
+    given = request.HasField("negative_prompt")
+    return without_mark(request.negative_prompt) if given else recommended_negative(request.prompt)
+
+
+def without_mark(text: str) -> str:
+    """A text less the byte-order mark that an editor or a shell has put before it, unseen."""
+    return text.removeprefix("\ufeff")
 
 
 def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars: int) -> list[Violation]:
     wrong = []
-    if not request.prompt.strip():
-        wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {max_chars} characters"))
+    if not without_mark(request.prompt).strip():
+        wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {counted(max_chars, 'character')}"))
     for name in ("prompt", "negative_prompt"):
         if (length := len(getattr(request, name))) > max_chars:
-            wrong.append(Violation(name, f"has {length} characters; must have at most {max_chars}"))
+            wrong.append(Violation(name, f"has {counted(length, 'character')}; must have at most {max_chars}"))
     return wrong
 
 
@@ -157,7 +164,7 @@ def _check_output(request: pb.GenerateRequest) -> list[Violation]:
     allowed = [item.value for item in OutputFormat]
     if not request.output_mime_type or request.output_mime_type in allowed:
         return []
-    return [Violation("output_mime_type", f"is {request.output_mime_type!r}; must be one of {', '.join(allowed)}")]
+    return [Violation("output_mime_type", f"is {shown(request.output_mime_type)}; must be one of {', '.join(allowed)}")]
 
 
 def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
@@ -180,12 +187,12 @@ def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, l
     name = request.profile or default
     known, given, wrong = name in PROFILES, request.acceleration, []
     if not known:  # the other fields are checked all the same
-        wrong.append(Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}"))
+        wrong.append(Violation("profile", f"is {shown(name)}; must be one of {', '.join(PROFILES)}"))
     profile = PROFILES[name if known else default]
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     solvers = [solver.value for solver in Solver]
     if "solver" in values and values["solver"] not in solvers:
-        wrong.append(Violation("acceleration.solver", f"is {given.solver!r}; must be one of {', '.join(solvers)}"))
+        wrong.append(Violation("acceleration.solver", f"is {shown(given.solver)}; must be one of {', '.join(solvers)}"))
     elif "solver" in values:
         values["solver"] = Solver(given.solver)
     for field, most in (("cache_threshold", MAX_CACHE_THRESHOLD), ("guidance_start", 1.0), ("guidance_end", 1.0)):
@@ -253,10 +260,10 @@ def _unknown_bucket(name: str, catalogue: Sequence[Bucket]) -> str:
     try:
         height, width = (math.log(max(int(part), 1)) for part in name.lower().split("x"))
     except ValueError:
-        return f"is {name!r}; must be one of {', '.join(names)}"
+        return f"is {shown(name)}; must be one of {', '.join(names)}"
 
     def distance(bucket: Bucket) -> float:
         return math.hypot(math.log(bucket.height) - height, math.log(bucket.width) - width)
 
     nearest = list(dict.fromkeys(bucket.name for bucket in sorted(catalogue, key=distance)))[:NEAREST_BUCKETS]
-    return f"is {name!r}, which this server does not offer; the nearest are {', '.join(nearest)}"
+    return f"is {shown(name)}, which this server does not offer; the nearest are {', '.join(nearest)}"

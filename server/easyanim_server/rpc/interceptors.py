@@ -61,6 +61,8 @@ class CallObserver(grpc.aio.ServerInterceptor):
             except DecodeError as error:
                 refusal = InvalidArgument([Violation("request", f"cannot be read, strings must be UTF-8 ({error})")])
                 await context.abort_with_status(to_status(refusal))
+            except InvalidArgument as refusal:
+                await context.abort_with_status(to_status(refusal))
 
         async def answer(data: bytes, context: Any) -> Any:
             with self._observed(method, metadata, context) as request_id:

@@ -20,6 +20,7 @@ from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.interceptors import CallObserver
+from easyanim_server.rpc.limits import RequestLimits
 from easyanim_server.rpc.video_service import VideoService
 from easyanim_server.telemetry.metrics import Load
 from easyanim_server.telemetry.telemetry import Telemetry
@@ -58,7 +59,7 @@ class App:
             observer=self.telemetry.observer,
         )
         self._server = grpc.aio.server(
-            interceptors=[CallObserver(SERVICE, self.telemetry)],
+            interceptors=[CallObserver(SERVICE, self.telemetry), RequestLimits(SERVICE, settings.max_prompt_chars)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share its calls

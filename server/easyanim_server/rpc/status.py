@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import grpc
@@ -19,6 +20,9 @@ MAX_MESSAGE_BYTES = 1000
 where no character is ASCII: such a message takes three times its bytes there."""
 MAX_VIOLATIONS_BYTES = 2000
 """Of all of them together, which are no more than the contract has fields."""
+
+LATER = 1.25
+"""Of `retry_after`, until when callers come again where the error does not say it."""
 
 CODES: dict[type[EasyAnimError], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
@@ -44,10 +48,10 @@ def to_status(error: EasyAnimError) -> grpc.Status:
         details.append(_bad_request(error.violations))
     if isinstance(error, errors.GenerationFailed):
         info.metadata["error_id"] = error.error_id
-    retry_after = getattr(error, "retry_after", None)
-    if retry_after is not None:
+    if error.retry_after is not None:
+        until = LATER * error.retry_after if error.retry_until is None else error.retry_until
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after * 1000))
+        delay.FromMilliseconds(round(1000 * random.uniform(error.retry_after, until)))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=CODES[type(error)], message=_short(str(error), MAX_MESSAGE_BYTES))
     for detail in details:

@@ -18,13 +18,17 @@ from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
-from easyanim_server.rpc.from_proto import check_prompts, to_job, without_pictures
+from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark, without_pictures
 from easyanim_server.rpc.interceptors import in_this_call
+from easyanim_server.rpc.limits import naming_what_is_too_long
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
 from easyanim_server.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
+
+MOST_LOGGED = 1000
+"""Characters of an unexpected error's text, which may hold whatever a caller has sent."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,8 +50,9 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             request, pictures = without_pictures(request)
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._scheduler.check_room()  # those before may have taken the last place
-                job = in_this_call(await to_job(request, self._settings, pictures, decoder))
-                ticket = self._scheduler.submit(job)
+                with naming_what_is_too_long():
+                    job = in_this_call(await to_job(request, self._settings, pictures, decoder))
+                ticket = self._scheduler.submit(job, await self._scheduler.prompts.read_for(job))
             del request, pictures  # as large as the pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)
@@ -59,7 +64,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             await context.abort_with_status(to_status(error))
         except Exception as error:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
-            log.exception("request failed", error_id=failure.error_id, error=repr(error))
+            log.exception("request failed", error_id=failure.error_id, error=repr(error)[:MOST_LOGGED])
             await context.abort_with_status(to_status(failure))
         finally:  # the caller's cancel and deadline arrive here too
             if ticket is not None:
@@ -68,8 +73,11 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
     async def LintPrompt(self, request: pb.LintPromptRequest, context: Context) -> pb.LintPromptResponse:
         """Say how a prompt would be read."""
         try:
-            negative = check_prompts(request, self._settings)
-            return to_lint_response(self._scheduler.read(request.prompt, negative), negative)
+            with naming_what_is_too_long():
+                negative = check_prompts(request, self._settings)
+            return to_lint_response(
+                await self._scheduler.prompts.read(without_mark(request.prompt), negative), negative
+            )
         except EasyAnimError as error:
             await context.abort_with_status(to_status(error))
             raise  # for type checkers: abort never returns

@@ -63,7 +63,7 @@ class Journal:
 def _lines(file: Path) -> list[Row]:
     """All lines that are whole: the last one may have been cut off."""
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_STEPS
+from easyanim_server.domain.wording import counted
 from easyanim_server.tune.journal import Row
 from easyanim_server.tune.plan import BEFORE, BEFORE_STEPS
 from easyanim_server.tune.tables import Line, Table, Tables, psnr
@@ -168,7 +169,7 @@ def _before_and_after(tables: Tables) -> str:
         row = tables.whole(candidate, steps)
         frames = tables.frames(row)
         if row is not None and frames is not None:
-            shown.append(_figure([_middle(frames)], name, f"{steps} steps, {row['seconds']:.3g} s"))
+            shown.append(_figure([_middle(frames)], name, f"{counted(steps, 'step')}, {row['seconds']:.3g} s"))
     return f'<div class="frames">{"".join(shown)}</div>' if len(shown) > 1 else ""
 
 
@@ -188,11 +189,12 @@ def _by_steps(tables: Tables) -> str:
             caption += f", {apart:.1f} dB"
             pictures.append(_apart(_middle(frames), _middle(reference)))
             points.append((steps, apart, f"{row['seconds']:.3g} s", steps == DEFAULT_STEPS))
-        figures.append(_figure(pictures, f"{steps} steps", caption))
+        figures.append(_figure(pictures, counted(steps, "step"), caption))
     note = (
-        f"<p>The middle frame; under it, {AMPLIFIED} times brighter, how it differs from the frame of {most} steps.</p>"
+        f"<p>The middle frame; under it, {AMPLIFIED} times brighter, how it differs from the frame of "
+        f"{counted(most, 'step')}.</p>"
     )
-    plot = _plot(points, "steps", f"PSNR to {most} steps, dB") if len(points) > 1 else ""
+    plot = _plot(points, "steps", f"PSNR to {counted(most, 'step')}, dB") if len(points) > 1 else ""
     return f'<div class="frames">{"".join(figures)}</div>\n{note}\n{plot}'
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.memory.choose import FASTEST_FIRST
 from easyanim_server.engine.memory.estimate import Estimate
 from easyanim_server.media.decoder import read_frames
@@ -160,8 +161,8 @@ class Tables:
             "steps",
             f"Steps, {self.plan.compared}",
             f"Whole generations with the chosen settings, the same seed, prompt and picture. PSNR is measured against "
-            f"the frames of {most} steps: the higher, the less there is to see.",
-            ("steps", "s a step", "seconds", f"of {most} steps' time", f"PSNR to {most} steps, dB"),
+            f"the frames of {counted(most, 'step')}: the higher, the less there is to see.",
+            ("steps", "s a step", "seconds", f"of {most} steps' time", f"PSNR to {counted(most, 'step')}, dB"),
             tuple(lines),
         )
 

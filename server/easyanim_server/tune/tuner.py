@@ -19,6 +19,7 @@ from easyanim_server.benchmark import record
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.wording import counted
 from easyanim_server.tune.journal import Journal, Row
 from easyanim_server.tune.measure import GIB, Measure, projected
 from easyanim_server.tune.plan import (
@@ -339,12 +340,12 @@ def sentence(row: Row) -> str:
         return f"{row['bucket']}: {row['error']}"
     sign = "≈ " if row["what"] == PROBE else ""
     peak = f", peak {row['peak_gib']:.1f} GiB" if row["peak_gib"] else ""
-    return f"{row['bucket']}: {sign}{row['seconds']:.3g} s for {row['steps']} steps{peak}"
+    return f"{row['bucket']}: {sign}{row['seconds']:.3g} s for {counted(row['steps'], 'step')}{peak}"
 
 
 def _named(tasks: Sequence[Task]) -> str:
-    kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} steps of {bucket} as a whole"}
-    return ", ".join(kinds[task.what].format(bucket=task.bucket, steps=task.steps) for task in tasks)
+    kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} of {bucket} as a whole"}
+    return ", ".join(kinds[task.what].format(bucket=task.bucket, steps=counted(task.steps, "step")) for task in tasks)
 
 
 def _line(error: EasyAnimError) -> str:

@@ -166,7 +166,7 @@ def once(
         return measure()
     file = folder / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept: Answer = json.loads(file.read_text())["answer"]
+        kept: Answer = json.loads(file.read_text(encoding="utf-8-sig"))["answer"]
         return kept
     answer = measure()
     if lasting(answer):
@@ -204,7 +204,7 @@ def remembered(model: str, place: Path | None = None) -> dict[str, Any]:
     """
     place = place or _place
     try:
-        noted: dict[str, Any] = json.loads(_notes(place, model).read_text()) if place else {}
+        noted: dict[str, Any] = json.loads(_notes(place, model).read_text(encoding="utf-8-sig")) if place else {}
     except (OSError, ValueError):
         return {}
     return noted

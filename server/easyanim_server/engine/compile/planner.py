@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.backends import Backends
@@ -138,7 +139,7 @@ class Planner:
         plans = {}
         precision = self._served_precision
         for number, bucket in enumerate(ordered, 1):
-            report(f"building {bucket} ({self._backend}, {precision}), {number} of {len(ordered)} buckets")
+            report(f"building {bucket} ({self._backend}, {precision}), {number} of {counted(len(ordered), 'bucket')}")
             plans[bucket] = self._plan(bucket, NumericCheck(references.get(bucket), unit, FACTORS[precision]))
         return plans
 

@@ -18,6 +18,7 @@ import torch
 
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Job
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.step_cache.teacache import DEGREE, UNFITTED, StepCache
 
@@ -130,7 +131,7 @@ def fit_model(engine: Engine, jobs: Sequence[Job], report: Callable[[str], None]
     """
     points: list[Point] = []
     for number, job in enumerate(jobs, 1):
-        report(f"generation {number} of {len(jobs)}: {job.bucket}, {job.steps} steps, {job.prompt[:60]!r}")
+        report(f"generation {number} of {len(jobs)}: {job.bucket}, {counted(job.steps, 'step')}, {job.prompt[:60]!r}")
         points += observe(engine, job)
     coefficients, error = fit(points)
     changes = [change for change, _ in points]

@@ -94,7 +94,7 @@ def resolve_coefficients(given: Path | None, layers: tuple[int, int], fingerprin
     if given is None:
         return PUBLISHED.get(layers, UNFITTED)
     try:
-        document = json.loads(given.read_text(encoding="utf-8"))
+        document = json.loads(given.read_text(encoding="utf-8-sig"))
         coefficients = tuple(float(value) for value in document["coefficients"])
         of_model = str(document["model_fingerprint"])
     except OSError as error:

@@ -166,7 +166,7 @@ def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
     return content

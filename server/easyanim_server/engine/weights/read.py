@@ -129,7 +129,7 @@ def _shards(folder: Path, stem: str) -> dict[str, str] | None:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return None
-    shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
     return shards
 
 

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLMagvit
 from torch import Tensor, nn
 
+from easyanim_server.domain.wording import counted
 from easyanim_server.engine.families.easyanimate_v51.vae_fast import Features, StreamingVAE, fastest_on_cpu
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import cut, join
 from easyanim_server.engine.kernels.vae_ops import Way
@@ -86,7 +87,7 @@ class VideoAutoencoder:
         """
         frames = video.shape[2]
         if frames % self._vae.temporal_compression_ratio != 1:
-            raise ValueError(f"{frames} frames cannot be encoded; must be 4k+1")
+            raise ValueError(f"{counted(frames, 'frame')} cannot be encoded; must be 4k+1")
         height, width = video.shape[-2:]
         observe(0, frames)
         if not self.tiled(height, width):
