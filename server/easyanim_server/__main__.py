@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 try:
+    import structlog
     import typer
     from pydantic.fields import FieldInfo
 
     from easyanim_server import __version__
     from easyanim_server.cli import doctor
     from easyanim_server.config import checks as preflight
+    from easyanim_server.config import environment
     from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
@@ -22,6 +24,8 @@ try:
     from easyanim_server.workers.process import LocalWorker
 except ModuleNotFoundError as missing:
     raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
+
+log = structlog.get_logger(__name__)
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -134,6 +138,9 @@ def serve(settings: Settings) -> None:
     preflight.check(settings)
     preflight.check_address(settings.listen)
     configure_logging(settings.log_format, settings.log_level)
+    cache = environment.cache_folder(settings.cache_dir)
+    if environment.will_not_last(cache):
+        log.warning("the home folder cannot be written; compiled code goes with temporary files", folder=str(cache))
     asyncio.run(
         serve_app(settings, LocalWorker(settings), lambda address: print(f"listening on {address}", flush=True))
     )
@@ -175,6 +182,7 @@ def plan(
              "vae_tiling": vae_tiling}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check_model(settings.model, settings.revision)
+    environment.temporary_folder()
     from easyanim_server.cli import memory_plan as memoryplan
 
     memoryplan.show(memoryplan.plan(settings, vram))
@@ -227,6 +235,7 @@ Device = Annotated[str, typer.Option(help=_described("device"))]
 def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Pack what was compiled for this device and version into one file."""
     preflight.check_new_file(file)
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -236,6 +245,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
 @cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
 def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Unpack a cache that was made for this device and version."""
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -248,6 +258,7 @@ def export(
     model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
 ) -> None:
     """Write a model as a diffusers folder, which `serve --model FOLDER` and diffusers itself can load."""
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     tools.export(model, folder)
@@ -279,6 +290,7 @@ def bench(
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     if model is not None:
         preflight.check_model(model)
+    environment.temporary_folder()
     from easyanim_server.benchmark import benchmark
     from easyanim_server.benchmark import tables as speedtable
 
@@ -342,6 +354,7 @@ def main() -> None:
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
+        environment.prepare()  # before any command imports torch
         app(prog_name="easyanim-server")
     except EasyAnimError as error:
         for line in str(error).splitlines():

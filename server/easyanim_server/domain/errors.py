@@ -26,6 +26,9 @@ class EasyAnimError(Exception):
     reason: ClassVar[str] = "UNKNOWN"
     """UPPER_SNAKE_CASE name that callers may branch on; part of the contract."""
 
+    heals: ClassVar[bool] = False
+    """Whether another try may succeed where nobody has changed anything."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross the worker's pipe; the default would call __init__ with the finished message.
         return _restore, (type(self), self.args, self.__dict__)
@@ -62,6 +65,7 @@ class QueueFull(EasyAnimError):
     """All places in the queue are taken; the caller may retry."""
 
     reason = "QUEUE_FULL"
+    heals = True
 
     def __init__(self, limit: int, retry_after: float) -> None:
         super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
@@ -73,6 +77,7 @@ class NotReady(EasyAnimError):
     """The model is being loaded for the first time."""
 
     reason = "NOT_READY"
+    heals = True
     retry_after = 2.0
 
     def __init__(self, detail: str) -> None:
@@ -83,6 +88,7 @@ class ShuttingDown(EasyAnimError):
     """The server drains and takes no new work."""
 
     reason = "SHUTTING_DOWN"
+    heals = True
     retry_after = 5.0
 
     def __init__(self) -> None:
@@ -93,6 +99,7 @@ class WorkerLost(EasyAnimError):
     """The worker process died while it worked on the job."""
 
     reason = "WORKER_LOST"
+    heals = True
     retry_after = 1.0
 
 

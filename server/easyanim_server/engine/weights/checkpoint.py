@@ -151,7 +151,7 @@ def _demo() -> Path:
 
 
 def _local(model: str) -> Path:
-    return Path(model).expanduser()
+    return preflight.local_folder(model)
 
 
 def _download(model: str, revision: str | None) -> Path:
