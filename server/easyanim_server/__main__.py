@@ -87,17 +87,19 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _with_settings(command: Any) -> Any:
-    """Give `command(settings)` one flag for every setting, and `--config`."""
+    """Give `command(settings, ...)` one flag for every setting, and `--config`, beside the options of its own."""
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-    def wrapped(config: Path | None, **flags: str | None) -> None:
+    def wrapped(config: Path | None, **flags: Any) -> None:
+        others = {parameter.name: flags.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in flags.items() if value is not None}
-        command(Settings.load(given, config))
+        command(Settings.load(given, config), **others)
 
     file = typer.Option("--config", help="A TOML file of settings.", show_default=False)
     config = _parameter("config", Annotated[Path | None, file])
     flags = [_flag(name, field) for name, field in Settings.model_fields.items()]
-    wrapped.__signature__ = inspect.Signature([config, *flags])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (config, *flags)}
+    wrapped.__signature__ = inspect.Signature([config, *own, *flags])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (config, *own, *flags)}
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     return wrapped
 
@@ -148,9 +150,13 @@ def serve(settings: Settings) -> None:
 
 @app.command(name="doctor", epilog=_examples("easyanim-server doctor --config easyanim.toml", before=SOURCES))
 @_with_settings
-def doctor_command(settings: Settings) -> None:
+def doctor_command(
+    settings: Settings,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
+) -> None:
     """Say what this machine can do and what is missing for these settings."""
-    raise typer.Exit(doctor.report(settings))
+    raise typer.Exit(doctor.report(settings, as_json=json))
 
 
 @app.command(epilog=_examples("easyanim-server warm --buckets 384x672 --cache-dir /var/cache/easyanim", before=SOURCES))

@@ -133,7 +133,7 @@ def test_a_gated_model_says_what_to_do(hub):
 def test_without_a_network_a_model_that_is_not_cached_is_named(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    with pytest.raises(ConfigurationError, match="cannot be reached, and someone/model is not complete in the cache"):
+    with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set, and someone/model is not complete"):
         load("someone/model")
 
 
