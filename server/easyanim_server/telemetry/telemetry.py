@@ -78,6 +78,6 @@ def _traces(endpoint: str) -> Traces:
         from easyanim_server.telemetry.traces import Traces
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
-            f"otlp_endpoint={endpoint!r} needs {missing.name}: pip install 'easyanim[telemetry]'"
+            f"otlp_endpoint={endpoint!r} needs {missing.name}: pip install '.[telemetry]' in a clone of easyanim installs it"
         ) from missing
     return Traces.to(endpoint)
