@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -14,14 +12,13 @@ try:
     import structlog
     import typer
     from pydantic.fields import FieldInfo
-    from typer.core import TyperGroup
 
-    from easyanim_client.suggestions import name_the_nearest
     from easyanim_server import __version__
     from easyanim_server.cli import doctor
+    from easyanim_server.cli.usage import Commands, option_name
     from easyanim_server.config import checks as preflight
     from easyanim_server.config import environment
-    from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, SYNONYMS, Settings
+    from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry.log import configure_logging
@@ -37,35 +34,8 @@ EXIT_USAGE = 2
 EXIT_FAILED = 1
 
 
-class _Commands(TyperGroup):
-    """Names the option that a mistyped one was meant to be."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the options before the command."""
-        with _nearest_named():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
-        with _nearest_named():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _nearest_named() -> Iterator[None]:
-    try:
-        yield
-    except typer.TyperException as error:
-        name_the_nearest(error, {_option(word): _option(name) for word, name in SYNONYMS.items()})
-        raise
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="EasyAnimate V5.1 behind a streaming gRPC call.",
     no_args_is_help=True,
     add_completion=False,
@@ -92,7 +62,7 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     """A setting as a command-line flag: text, so that `Settings` alone decides what it means."""
     default = field.get_default(call_default_factory=True)
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    flag = _option(name)
+    flag = option_name(name)
     # In the text: what typer shows of a default that is no value of the flag stands in brackets and is cut off.
     note = "" if shown in (None, "") else f" Default: {str(shown).lower() if shown is True else shown}."
     option = typer.Option(flag, help=f"{_described(name)}{note}", show_default=False, metavar=_kind(field.annotation))

@@ -224,7 +224,9 @@ def _abstract_refusal(name: str) -> str | None:
     if len(os.fsencode(name)) > MAX_SOCKET_PATH:
         return f"the name has more than {MAX_SOCKET_PATH} bytes"
     failure = _bind_error(socket.AF_UNIX, f"\0{name}")
-    return failure and (SOMEBODY if failure.errno == errno.EADDRINUSE else failure.strerror)
+    if failure is None:
+        return None
+    return SOMEBODY if failure.errno == errno.EADDRINUSE else failure.strerror
 
 
 def _bind_error(family: int, address: tuple[Any, ...] | str) -> OSError | None:
