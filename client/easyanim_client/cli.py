@@ -26,7 +26,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        print(f"easyanim-client needs {error.name}: pip install 'easyanim[cli]'", file=sys.stderr)
+        print(
+            f"easyanim-client needs {error.name}: pip install '.[cli]' in a clone of easyanim installs it",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -11,24 +11,33 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from easyanim_server.domain.wording import counted
 
 try:
+    import structlog
     import typer
     from pydantic.fields import FieldInfo
 
     from easyanim_server import __version__
     from easyanim_server.cli import doctor
+    from easyanim_server.cli.usage import Commands, option_name
     from easyanim_server.config import checks as preflight
+    from easyanim_server.config import environment
     from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry.log import configure_logging
     from easyanim_server.workers.process import LocalWorker
 except ModuleNotFoundError as missing:
-    raise SystemExit(f"easyanim-server needs {missing.name}: pip install 'easyanim[server]'") from missing
+    raise SystemExit(
+        f"easyanim-server needs {missing.name}: pip install '.[server]' in a clone of easyanim installs it"
+    ) from missing
+
+log = structlog.get_logger(__name__)
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 
+
 app = typer.Typer(
+    cls=Commands,
     help="EasyAnimate V5.1 behind a streaming gRPC call.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,7 +63,7 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     """A setting as a command-line flag: text, so that `Settings` alone decides what it means."""
     default = field.get_default(call_default_factory=True)
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    flag = f"--{name.replace('_', '-')}"
+    flag = option_name(name)
     # In the text: what typer shows of a default that is no value of the flag stands in brackets and is cut off.
     note = "" if shown in (None, "") else f" Default: {str(shown).lower() if shown is True else shown}."
     option = typer.Option(flag, help=f"{_described(name)}{note}", show_default=False, metavar=_kind(field.annotation))
@@ -84,17 +93,19 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _with_settings(command: Any) -> Any:
-    """Give `command(settings)` one flag for every setting, and `--config`."""
+    """Give `command(settings, ...)` one flag for every setting, and `--config`, beside the options of its own."""
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-    def wrapped(config: Path | None, **flags: str | None) -> None:
+    def wrapped(config: Path | None, **flags: Any) -> None:
+        others = {parameter.name: flags.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in flags.items() if value is not None}
-        command(Settings.load(given, config))
+        command(Settings.load(given, config), **others)
 
     file = typer.Option("--config", help="A TOML file of settings.", show_default=False)
     config = _parameter("config", Annotated[Path | None, file])
     flags = [_flag(name, field) for name, field in Settings.model_fields.items()]
-    wrapped.__signature__ = inspect.Signature([config, *flags])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (config, *flags)}
+    wrapped.__signature__ = inspect.Signature([config, *own, *flags])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (config, *own, *flags)}
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     return wrapped
 
@@ -137,6 +148,9 @@ def serve(settings: Settings) -> None:
     preflight.check(settings)
     preflight.check_address(settings.listen)
     configure_logging(settings.log_format, settings.log_level)
+    cache = environment.cache_folder(settings.cache_dir)
+    if environment.will_not_last(cache):
+        log.warning("the home folder cannot be written; compiled code goes with temporary files", folder=str(cache))
     asyncio.run(
         serve_app(settings, LocalWorker(settings), lambda address: print(f"listening on {address}", flush=True))
     )
@@ -144,9 +158,13 @@ def serve(settings: Settings) -> None:
 
 @app.command(name="doctor", epilog=_examples("easyanim-server doctor --config easyanim.toml", before=SOURCES))
 @_with_settings
-def doctor_command(settings: Settings) -> None:
+def doctor_command(
+    settings: Settings,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
+) -> None:
     """Say what this machine can do and what is missing for these settings."""
-    raise typer.Exit(doctor.report(settings))
+    raise typer.Exit(doctor.report(settings, as_json=json))
 
 
 @app.command(epilog=_examples("easyanim-server warm --buckets 384x672 --cache-dir /var/cache/easyanim", before=SOURCES))
@@ -178,6 +196,7 @@ def plan(
              "vae_tiling": vae_tiling}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check_model(settings.model, settings.revision)
+    environment.temporary_folder()
     from easyanim_server.cli import memory_plan as memoryplan
 
     memoryplan.show(memoryplan.plan(settings, vram))
@@ -233,6 +252,7 @@ Device = Annotated[str, typer.Option(help=_described("device"))]
 def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto", force: Force = False) -> None:
     """Pack what was compiled for this device and version into one file."""
     preflight.check_new_file(file, force=force)
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     count = tools.pack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -242,6 +262,7 @@ def cache_export(file: File, cache_dir: CacheDir = None, device: Device = "auto"
 @cache_app.command("import", epilog=_examples("easyanim-server cache import compiled.tar.gz"))
 def cache_import(file: File, cache_dir: CacheDir = None, device: Device = "auto") -> None:
     """Unpack a cache that was made for this device and version; it is code, so import only what you trust."""
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     count = tools.unpack_cache(Settings.load({"cache_dir": cache_dir, "device": device}), file)
@@ -254,6 +275,7 @@ def export(
     model: Annotated[str, typer.Option(help="What to write.")] = "builtin:tiny",
 ) -> None:
     """Write a model as a diffusers folder, which `serve --model FOLDER` and diffusers itself can load."""
+    environment.temporary_folder()
     from easyanim_server.cli import tools
 
     tools.export(model, folder)
@@ -286,6 +308,7 @@ def bench(
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     if model is not None:
         preflight.check_model(model)
+    environment.temporary_folder()
     from easyanim_server.benchmark import benchmark
     from easyanim_server.benchmark import tables as speedtable
 
@@ -351,6 +374,7 @@ def main() -> None:
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
+        environment.prepare()  # before any command imports torch
         app(prog_name="easyanim-server")
     except EasyAnimError as error:
         for line in str(error).splitlines():

@@ -347,4 +347,4 @@ def test_without_its_extra_the_command_names_what_to_install(monkeypatch, capsys
         cli.main()
 
     assert caught.value.code == 2
-    assert "pip install 'easyanim[cli]'" in capsys.readouterr().err
+    assert "pip install '.[cli]' in a clone of easyanim" in capsys.readouterr().err

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from easyanim_server.cli import doctor, tools
+from easyanim_server.cli.findings import Finding
 from easyanim_server.config.settings import DEFAULT_MODEL, Settings
 
 GIB = 2**30
 
-Examine = Callable[..., tuple[int, dict[str, tools.Finding], str]]
+Examine = Callable[..., tuple[int, dict[str, Finding], str]]
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("COLUMNS", "250")
 
-    def run(free: int = 20 * GIB, **flags: str) -> tuple[int, dict[str, tools.Finding], str]:
+    def run(free: int = 20 * GIB, **flags: str) -> tuple[int, dict[str, Finding], str]:
         memory = SimpleNamespace(total=24 * GIB, available=free)
         monkeypatch.setattr(tools.psutil, "virtual_memory", lambda: memory)
         settings = Settings.load({"listen": "127.0.0.1:0", **flags})

@@ -1,6 +1,7 @@
 """Hugging Face ids, against a small hub of our own on this machine."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.cli import doctor
+from easyanim_server.config.settings import DEFAULT_MODEL, Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.weights import checkpoint
@@ -21,13 +23,17 @@ class Hub(BaseHTTPRequestHandler):
     """Serves one repository, someone/model, at one commit; `folder` and `fetched` are set by the fixture."""
 
     protocol_version = "HTTP/1.1"
+    portal = False
+    """Whether a login page answers in the hub's place."""
 
     def do_HEAD(self):
         self.do_GET()
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        if "/someone/gated" in path:
+        if self.portal:
+            self.answer(200, b"<!DOCTYPE html><html><title>Sign in</title></html>", **{"Content-Type": "text/html"})
+        elif "/someone/gated" in path:
             self.answer(403, b"", **{"X-Error-Code": "GatedRepo"})
         elif "/someone/model" not in path:
             self.answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
@@ -133,8 +139,73 @@ def test_a_gated_model_says_what_to_do(hub):
 def test_without_a_network_a_model_that_is_not_cached_is_named(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    with pytest.raises(ConfigurationError, match="cannot be reached, and someone/model is not complete in the cache"):
+    with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set, and someone/model is not complete"):
         load("someone/model")
+
+
+def test_a_login_page_does_not_hide_a_complete_cache(hub, caplog):
+    load("someone/model")
+    hub.portal = True
+
+    assert load("someone/model").name == "someone/model"
+    assert "someone/model is taken from the cache, since the Hub cannot be asked" in caplog.text
+
+
+def test_a_login_page_is_told_from_the_hub_and_its_address_is_named(hub):
+    hub.portal = True
+
+    with pytest.raises(ConfigurationError) as caught:
+        load("someone/model")
+
+    assert f"{constants.ENDPOINT} does not answer as Hugging Face does; is it the login page" in str(caught.value)
+    assert "someone/model is not complete in the cache" in str(caught.value)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(hub, monkeypatch, capsys, offline):
+    load("someone/model")
+    (absent, *_) = checkpoint.cached_folder("someone/model").glob("transformer/*-00002-of-*.safetensors")
+    absent.unlink()
+    hub.portal = True
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load("someone/model")
+    code = doctor.report(Settings.load({"model": "someone/model", "listen": "127.0.0.1:0"}), as_json=True)
+
+    findings = {row["subject"]: row for row in json.loads(capsys.readouterr().out)["findings"]}
+    assert f"is not complete in the cache {constants.HF_HUB_CACHE}, which lacks transformer/{absent.name}" in str(
+        caught.value
+    )
+    assert ("HF_HUB_OFFLINE is set, and" in str(caught.value)) is offline
+    assert f"lacks transformer/{absent.name}" in findings["model"]["detail"]
+    assert (code, findings["model"]["status"]) == ((1, "missing") if offline else (0, "ok"))
+
+
+def test_doctor_reads_the_headers_of_a_model_in_the_cache(hub, capsys):
+    load("someone/model")
+    (file, *_) = checkpoint.cached_folder("someone/model").glob("vae/*.safetensors")
+    file.resolve().write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 7\n")
+
+    assert doctor.report(Settings.load({"model": "someone/model", "listen": "127.0.0.1:0"}), as_json=True) == 1
+
+    findings = {row["subject"]: row for row in json.loads(capsys.readouterr().out)["findings"]}
+    assert f"{file} is a git-lfs pointer to a file of 7 bytes" in findings["model"]["detail"]
+    with pytest.raises(UnsupportedModel, match="is a git-lfs pointer to a file of 7 bytes"):
+        load("someone/model")
+
+
+def test_a_hub_that_cannot_be_reached_is_named(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load("someone/model")
+
+    said = r"Hugging Face cannot be reached at http://127.0.0.1:9 \(HF_ENDPOINT\) \(ConnectError: .*refused\), and "
+    assert re.match(said, str(caught.value))
 
 
 REFUSED_NAMES = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from easyanim_server.config.settings import Settings
+from easyanim_server.config import checks as preflight
+from easyanim_server.config.settings import SYNONYMS, Settings
 from easyanim_server.domain.errors import ConfigurationError
 
 
@@ -90,3 +92,98 @@ def test_the_names_that_there_are_are_listed_once(monkeypatch: pytest.MonkeyPatc
 
     assert len(said.splitlines()) == 2
     assert said.count("known are attention, ") == 1
+
+
+KUBERNETES = {
+    "EASYANIM_SERVICE_HOST": "10.96.0.12",
+    "EASYANIM_SERVICE_PORT": "50051",
+    "EASYANIM_SERVICE_PORT_GRPC": "50051",
+    "EASYANIM_PORT": "tcp://10.96.0.12:50051",
+    "EASYANIM_PORT_50051_TCP": "tcp://10.96.0.12:50051",
+    "EASYANIM_PORT_50051_TCP_PROTO": "tcp",
+    "EASYANIM_PORT_50051_TCP_PORT": "50051",
+    "EASYANIM_PORT_50051_TCP_ADDR": "10.96.0.12",
+    "EASYANIM_CLIENT_PORT": "udp://[fd00::12]:9464",
+    "EASYANIM_CLIENT_PORT_9464_UDP_ADDR": "fd00::12",
+    "EASYANIM_GPU_2_SERVICE_HOST": "fd00::12",
+}
+
+
+def test_what_kubernetes_says_of_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings.load() == Settings()
+
+
+def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
+    taken = ("_service_host", "_service_port", "_port")
+
+    assert [name for name in Settings.model_fields if f"_{name}".endswith(taken)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "50051"), ("SERVICE_HOST", "my host"), ("METRICS_PORT", "9464"), ("PORT_TCP", "tcp://1.2.3.4:5"),
+     ("port", "tcp://10.96.0.12:50051"), ("QEUE_SIZE", "")],
+)  # fmt: skip
+def test_what_only_looks_like_it_is_refused_as_before(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert f"unknown environment variable EASYANIM_{name}" in refused(monkeypatch, {}, **{f"EASYANIM_{name}": value})
+
+
+def test_a_word_that_other_programs_use_is_told_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused(monkeypatch, {}, EASYANIM_PORT="50051")
+
+    assert said == "unknown environment variable EASYANIM_PORT; did you mean EASYANIM_LISTEN?"
+
+
+def test_words_that_are_told_lead_to_settings_that_there_are() -> None:
+    assert set(SYNONYMS.values()) <= Settings.model_fields.keys()
+    assert not SYNONYMS.keys() & Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"EASYANIM_{name.upper()}", "")
+
+    assert Settings.load() == Settings()
+
+
+def test_an_empty_path_is_not_the_working_directory(tmp_path: Path) -> None:
+    file = tmp_path / "easyanim.toml"
+    file.write_text('cache_dir = ""\nrevision = ""\n')
+
+    loaded = Settings.load({"cache_coefficients": "", "tuned": ""}, file)
+
+    assert (loaded.cache_dir, loaded.revision, loaded.cache_coefficients, loaded.tuned) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("listen", ["unix:", "unix:///", "unix-abstract:"])
+def test_a_socket_needs_a_name(listen: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"listen='{listen}': must name a socket, such as unix"):
+        Settings.load({"listen": listen})
+
+
+def test_a_socket_that_somebody_listens_on_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    (tmp_path / "file").write_text("")
+    refusals = {
+        f"unix:{path}": "another server listens there",
+        "unix-abstract:easyanim-taken": "another server listens there",
+        f"unix:{tmp_path}/file": "there is a file of that name, and it is no socket",
+        f"unix:{tmp_path}/absent/x": f"there is no folder {tmp_path}/absent",
+        f"unix:{tmp_path}/{'x' * 107}": "the path has more than 107 bytes",
+    }
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.bind(str(path))
+        one.listen()
+        other.bind("\0easyanim-taken")
+        other.listen()
+        for listen, reason in refusals.items():
+            with pytest.raises(ConfigurationError) as caught:
+                preflight.check_address(listen)
+            assert str(caught.value).startswith(f"cannot listen on '{listen}' (listen): {reason}")
+
+    preflight.check_address(f"unix:{path}")
+    preflight.check_address("unix-abstract:easyanim-taken")
+    assert path.is_socket()

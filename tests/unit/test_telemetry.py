@@ -119,7 +119,7 @@ def test_traces_without_their_libraries_end_the_start_with_what_to_install() -> 
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 2
     assert "otlp_endpoint='http://localhost:4317' needs opentelemetry" in ran.stderr
-    assert "pip install 'easyanim[telemetry]'" in ran.stderr
+    assert "pip install '.[telemetry]' in a clone of easyanim" in ran.stderr
 
 
 def test_a_server_without_traces_never_loads_opentelemetry() -> None:

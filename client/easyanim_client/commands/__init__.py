@@ -17,12 +17,34 @@ from easyanim_client.commands.replay import replay
 from easyanim_client.commands.shared import EPILOG, epilog
 from easyanim_client.commands.top import top
 from easyanim_client.render import error_line
+from easyanim_client.suggestions import name_the_nearest
 
 __all__ = ["EPILOG", "app"]
 
 
+SYNONYMS = {
+    "--cfg": "--guidance", "--cfg-scale": "--guidance", "--deadline": "--timeout", "--duration": "--frames",
+    "--endpoint": "--address", "--first-frame": "--image", "--frame-rate": "--fps", "--guidance-scale": "--guidance",
+    "--height": "--bucket", "--host": "--address", "--input": "--image", "--last-frame": "--end-image",
+    "--length": "--frames", "--negative-prompt": "--negative", "--num-frames": "--frames",
+    "--num-inference-steps": "--steps", "--output": "--out", "--parallel": "--concurrency", "--port": "--address",
+    "--resolution": "--bucket", "--sampler": "--solver", "--scheduler": "--solver", "--server": "--address",
+    "--size": "--bucket", "--start-image": "--image", "--url": "--address", "--width": "--bucket",
+    "--workers": "--concurrency", "-a": "--address", "-i": "--image", "-o": "--out",
+}  # fmt: skip
+"""What other programs call our options."""
+
+
 class _Commands(TyperGroup):
     """Says of a wrong value what it is, and of any wrong usage a line of JSON too where JSON was asked for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the options before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            name_the_nearest(error, SYNONYMS)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -30,6 +52,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.TyperException as error:
+            name_the_nearest(error, SYNONYMS)
             if isinstance(error, typer.BadParameter):
                 error.message = _with_value(error)
             if json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from easyanim_client.errors import (
     Unavailable,
     told,
 )
+from easyanim_client.proxies import proxy_of
 from easyanim_client.render import failure_json
 
 ADDRESS_VARIABLE = "EASYANIM_CLIENT_ADDRESS"
@@ -86,6 +88,10 @@ EPILOG = """Exit codes:
 """
 
 
+_ADDRESS: ContextVar[str] = ContextVar("address", default="")
+"""Where this command's server is said to be."""
+
+
 def epilog(*examples: str, before: str = "") -> str:
     """The end of a command's help: examples, one a line, and the exit codes."""
     return "\n".join(["Examples:", *examples, "", before + EPILOG])
@@ -97,6 +103,7 @@ def _checked_address(value: str) -> str:
         check_address(value)
     except InvalidRequest as error:
         raise typer.BadParameter(error.violations[0].description) from error
+    _ADDRESS.set(value)
     return value
 
 
@@ -162,6 +169,9 @@ def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = OPT
         return
     yield f"Error: {told(error)}"
     if isinstance(error, Unavailable) and not error.reason:  # nobody of ours answered
+        proxy = proxy_of(_ADDRESS.get())
+        if proxy:
+            yield f"  {_ADDRESS.get()} is reached through the proxy {proxy[1]} ({proxy[0]}); no_proxy lists exceptions"
         yield f"  {HINTS.get(str(error), NOBODY)}"
     if isinstance(error, RetryLater) and error.retry_after is not None:
         yield f"  try again in {error.retry_after:g} s"

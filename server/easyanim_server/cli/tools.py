@@ -7,14 +7,15 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
 import psutil
 
+from easyanim_server.cli.findings import Finding
 from easyanim_server.config import checks as preflight
+from easyanim_server.config import environment
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
@@ -37,18 +38,6 @@ ON_ANY_MACHINE = f"--model {checkpoint.DEMO} runs on any machine"
 
 SPOOL_BYTES = 1 * GIB
 """Free space that a busy server's clips take in the temporary folder, generously."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    detail: str
-    fatal: bool = False
-    """Whether `serve` with these settings cannot work."""
-    doubtful: bool = False
-    """Whether it can, and will hardly be of use."""
 
 
 def export(model: str, folder: Path) -> None:
@@ -153,7 +142,7 @@ def _model(settings: Settings) -> list[Finding]:
     name = settings.model
     try:
         preflight.check_model(name, settings.revision)
-        source = _source(settings)
+        source = _source(settings, checkpoint.inspect(name, settings.revision))
         outlined = checkpoint.like_published(name) if preflight.is_hosted(name) else name
         if preflight.is_hosted(outlined):
             unknown = f"known once the configuration of {name} is downloaded"
@@ -186,8 +175,8 @@ def _host_memory(detail: str, needed: int, dtype: str) -> Finding:
     return Finding("host memory", f"{detail}; {lacking}; {ON_ANY_MACHINE}", fatal=True)
 
 
-def _source(settings: Settings) -> Finding:
-    """Where the model comes from."""
+def _source(settings: Settings, absent: Sequence[str]) -> Finding:
+    """Where the model comes from; `absent` are files that are still to be downloaded."""
     name = settings.model
     if name == checkpoint.DEMO:
         return Finding("model", f"{name} comes with this package")
@@ -195,24 +184,31 @@ def _source(settings: Settings) -> Finding:
         return Finding("model", f"{name} is made at start, nothing to download")
     if not preflight.is_hosted(name):
         return Finding("model", f"{name} is a folder here")
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=settings.revision)
-    except ValueError as error:
-        return Finding("model", f"{name!r} is neither a folder nor a Hugging Face id: {error}", fatal=True)
-    if isinstance(cached, str):
+    if not absent:
         return Finding("model", f"{name} is in the Hugging Face cache")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    lacking = f"{name} is not complete on this machine: {cache} lacks {', '.join(absent[:3])}"
+    lacking += f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    if huggingface_hub.constants.is_offline_mode():
+        return Finding("model", f"{lacking}; HF_HUB_OFFLINE is set, so serve cannot download it", fatal=True)
+    blocked = environment.not_writable(cache)
+    if blocked:
+        return Finding("model", f"{lacking}; serve cannot download it: {blocked}; set HF_HOME", fatal=True)
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    return Finding("model", f"{name} is not on this machine; serve downloads it ({free / GIB:.0f} GiB free for it)")
+    return Finding("model", f"{lacking}; serve downloads it ({free / GIB:.0f} GiB free for it)")
 
 
 def _files(settings: Settings) -> list[Finding]:
     try:
         preflight.check_files(settings)
+        cache_folder = environment.cache_folder(settings.cache_dir)
     except EasyAnimError as error:
         return [Finding("files", str(error), fatal=True)]
-    return []
+    if environment.will_not_last(cache_folder):
+        detail = f"{cache_folder}, which goes with temporary files: the home folder cannot be written; set cache_dir"
+        return [Finding("compiled code", detail, doubtful=True)]
+    return [Finding("compiled code", str(cache_folder))]
 
 
 def _gib(count: int) -> str:

@@ -6,14 +6,18 @@ Imports neither torch nor gRPC, so that a mistyped flag costs no seconds.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.config import environment
+from easyanim_server.config.settings import DEFAULT_MODEL, SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 
 MADE_HERE = ("builtin:demo", "builtin:tiny", "synthetic:7b", "synthetic:12b")
@@ -45,8 +49,8 @@ def check_files(settings: Settings) -> None:
     """
     if settings.cache_coefficients is not None:
         _check_coefficients(settings.cache_coefficients)
-    if settings.cache_dir is not None:
-        check_folder("cache_dir", settings.cache_dir)
+    environment.temporary_folder()
+    check_folder("cache_dir", environment.cache_folder(settings.cache_dir))
 
 
 def is_made_here(model: str) -> bool:
@@ -76,7 +80,7 @@ def check_model(model: str, revision: str | None = None) -> None:
         if model not in MADE_HERE:
             raise UnsupportedModel(f"there is no model {model}; known are {', '.join(MADE_HERE)}")
     elif _is_path(model):
-        folder = Path(model).expanduser()
+        folder = local_folder(model)
         if not folder.is_dir():
             raise UnsupportedModel(f"model {model} is no folder; give one in diffusers layout, or a Hugging Face id")
         if not (folder / "model_index.json").is_file():
@@ -90,6 +94,18 @@ def check_model(model: str, revision: str | None = None) -> None:
         )
     else:
         _refuse_published(model)
+
+
+def local_folder(model: str) -> Path:
+    """The folder that a model's name means.
+
+    Raises:
+        UnsupportedModel: it begins with the home of a user who has none.
+    """
+    try:
+        return Path(model).expanduser()
+    except RuntimeError as error:
+        raise UnsupportedModel(f"model {model} is no folder: {error}") from error
 
 
 def published_size(model: str) -> str | None:
@@ -109,11 +125,9 @@ def check_folder(name: str, folder: Path) -> None:
     Raises:
         ConfigurationError: names both, and what is in the way.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: no permission to write in {there}")
+    reason = environment.not_writable(folder)
+    if reason:
+        raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: {reason}")
 
 
 def check_new_file(file: Path, *, force: bool = False) -> None:
@@ -142,9 +156,13 @@ def check_address(listen: str) -> None:
     Raises:
         ConfigurationError: names the address and the reason.
     """
-    host, _, port = listen.rpartition(":")
-    if listen.startswith("unix:"):
+    scheme, _, place = listen.partition(":")
+    if scheme in SOCKET_SCHEMES:
+        refused = _abstract_refusal(place) if scheme == "unix-abstract" else _socket_refusal(Path(place))
+        if refused:
+            raise ConfigurationError(f"cannot listen on {listen!r} (listen): {refused}")
         return
+    host, _, port = listen.rpartition(":")
     name = host.strip("[]") or None
     try:
         found = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -160,7 +178,64 @@ def check_address(listen: str) -> None:
         raise ConfigurationError(f"cannot listen on {listen!r} (listen): {failures[0].strerror}")
 
 
-def _bind_error(family: int, address: tuple[Any, ...]) -> OSError | None:
+@contextmanager
+def alone_at(listen: str) -> Iterator[None]:
+    """Check an address, and keep other servers from doing so until it is bound, which gRPC does within.
+
+    gRPC replaces a socket in the file system, whoever listens on it; two servers that start at the same moment would
+    both find it free. The lock is on the folder, so that no file stays behind.
+
+    Raises:
+        ConfigurationError: as `check_address`.
+    """
+    scheme, _, place = listen.partition(":")
+    if scheme != "unix":
+        yield  # the system itself refuses the second one
+        return
+    check_address(listen)
+    folder = os.open(Path(place).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        check_address(listen)
+        yield
+    finally:
+        os.close(folder)
+
+
+MAX_SOCKET_PATH = 107
+"""Bytes that the system takes as the name of a socket."""
+
+SOMEBODY = "another server listens there; stop it, or take another name"
+
+
+def _socket_refusal(path: Path) -> str | None:
+    """Why there can be no socket of that name in the file system; what a dead server left is replaced."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        return f"the path has more than {MAX_SOCKET_PATH} bytes"
+    if not path.absolute().parent.is_dir():
+        return f"there is no folder {path.absolute().parent}"
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        return f"no permission to write in {path.absolute().parent}"
+    if not path.exists():
+        return None
+    if not path.is_socket():
+        return "there is a file of that name, and it is no socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        failure = probe.connect_ex(str(path))
+    return None if failure in (errno.ECONNREFUSED, errno.ENOENT) else SOMEBODY
+
+
+def _abstract_refusal(name: str) -> str | None:
+    if len(os.fsencode(name)) > MAX_SOCKET_PATH:
+        return f"the name has more than {MAX_SOCKET_PATH} bytes"
+    failure = _bind_error(socket.AF_UNIX, f"\0{name}")
+    if failure is None:
+        return None
+    return SOMEBODY if failure.errno == errno.EADDRINUSE else failure.strerror
+
+
+def _bind_error(family: int, address: tuple[Any, ...] | str) -> OSError | None:
     """Why an address cannot be had, if so; it is given back at once."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -187,7 +262,7 @@ def _check_coefficients(file: Path) -> None:
 
 
 def _is_path(model: str) -> bool:
-    return model.startswith(("/", "./", "../", "~")) or (model != "" and Path(model).exists())
+    return model.startswith(("/", "./", "../", "~")) or (model != "" and os.path.exists(model))
 
 
 def _refuse_published(model: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,6 +53,26 @@ PUBLISHED_BUCKETS = (
 
 MAX_PORT = 65535
 
+SOCKET_SCHEMES = {"unix": "unix:/run/easyanim.sock", "unix-abstract": "unix-abstract:easyanim"}
+"""Schemes of addresses on this machine, each with an example; the client takes the same."""
+
+SYNONYMS = {
+    "address": "listen", "bind": "listen", "host": "listen", "port": "listen", "socket": "listen",
+    "cache": "cache_dir", "fp8": "precision", "gpu": "device", "height": "buckets",
+    "max_queue": "queue_size", "metrics_port": "metrics_listen", "offload": "placement", "checkpoint": "model",
+    "quantization": "precision", "resolution": "buckets", "size": "buckets", "sizes": "buckets",
+    "threads": "cpu_threads", "tracing": "otlp_endpoint", "vram": "vram_limit_gib", "width": "buckets",
+}  # fmt: skip
+"""What other programs call a setting, where the words are too unlike to be taken for a slip."""
+
+_KUBERNETES = {
+    r"SERVICE_HOST|PORT_\d+_(TCP|UDP|SCTP)_ADDR": r"[\da-fA-F.:]+",
+    r"SERVICE_PORT(_[A-Z\d_]+)?|PORT_\d+_(TCP|UDP|SCTP)_PORT": r"\d+",
+    r"PORT|PORT_\d+_(TCP|UDP|SCTP)": r"(tcp|udp|sctp)://\S+:\d+",
+    r"PORT_\d+_(TCP|UDP|SCTP)_PROTO": r"tcp|udp|sctp",
+}
+"""The ends of names that Kubernetes gives every container for each service, with what the values look like."""
+
 TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
 """Sizes for `builtin:tiny`, quick on a laptop's CPU."""
 
@@ -69,7 +90,13 @@ class _TomlFile(TomlConfigSettingsSource):
 class Settings(BaseSettings):
     """How the server runs. Environment variables are `EASYANIM_` plus a field's name in upper case."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,  # compose files pass empty variables for what is left out
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
 
     found_by_tuning: ClassVar[Mapping[str, str]] = {}
     """What stands below all other sources; see `load`."""
@@ -80,7 +107,7 @@ class Settings(BaseSettings):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
     listen: str = "127.0.0.1:50051"
-    """Address and port of the gRPC server; port 0 takes a free one."""
+    """Address and port of the gRPC server, port 0 takes a free one; or unix:PATH, or unix-abstract:NAME."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -158,6 +185,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
+        # As a path it would be the working directory.
+        unset = value == "" and cls.model_fields[str(info.field_name)].default is None
+        return None if unset else value
+
     @field_validator("buckets", mode="before")
     @classmethod
     def _parse_buckets(cls, value: Any) -> Any:
@@ -176,7 +210,12 @@ class Settings(BaseSettings):
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         # What is below would take 70000 for 4464, and a bare port for one of all addresses.
         _, colon, port = value.rpartition(":")
-        if value.startswith("unix:") if info.field_name == "listen" else not value:
+        scheme, _, place = value.partition(":")
+        if info.field_name == "listen" and scheme in SOCKET_SCHEMES:
+            if not place.strip("/"):
+                raise ValueError(f"must name a socket, such as {SOCKET_SCHEMES[scheme]}")
+            return value
+        if info.field_name != "listen" and not value:
             return value
         if not colon or not port.isdecimal() or int(port) > MAX_PORT:
             raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, such as 127.0.0.1:50051")
@@ -255,10 +294,22 @@ class Settings(BaseSettings):
         return read
 
 
-def unknown_environment(environment: Iterable[str]) -> list[str]:
+def unknown_environment(environment: Mapping[str, str]) -> list[str]:
     """Names that start with `EASYANIM_` and are no setting: misspelt ones must not pass in silence."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CLIENT_ADDRESS}
-    return sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    return sorted(
+        name
+        for name, value in environment.items()
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not _of_kubernetes(name, value)
+    )
+
+
+def _of_kubernetes(name: str, value: str) -> bool:
+    """Whether a variable is one that Kubernetes sets for a service called ``easyanim`` or ``easyanim-*``."""
+    start = rf"{ENV_PREFIX}([A-Z\d_]+_)?"
+    return any(
+        re.fullmatch(f"{start}({end})", name) and re.fullmatch(values, value) for end, values in _KUBERNETES.items()
+    )
 
 
 def _sentences(error: ValidationError, flags: Mapping[str, Any], file: Path | None, in_file: Mapping[str, Any]) -> str:
@@ -287,7 +338,9 @@ def _unknown(found: Mapping[str, str], known: Iterable[str]) -> str:
     short = {name.lower().removeprefix(ENV_PREFIX.lower()): name for name in known}
     lines, lost = [], False
     for name, words in found.items():
-        near = difflib.get_close_matches(name.lower().removeprefix(ENV_PREFIX.lower()), short, n=1, cutoff=0.7)
+        plain = name.lower().removeprefix(ENV_PREFIX.lower())
+        near = difflib.get_close_matches(plain, short, n=1, cutoff=0.7)
+        near = near or [meant for word, meant in SYNONYMS.items() if word == plain]
         lost = lost or not near
         lines.append(f"unknown {words}" + (f"; did you mean {short[near[0]]}?" if near else ""))
     return "\n".join(lines) + (f"; known are {', '.join(sorted(short.values()))}" if lost else "")

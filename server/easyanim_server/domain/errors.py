@@ -35,6 +35,9 @@ class EasyAnimError(Exception):
     """Seconds after which all have come again: callers are told times in between, since all at once would be refused
     once more. None means a quarter more than `retry_after`."""
 
+    heals: ClassVar[bool] = False
+    """Whether another try may succeed where nobody has changed anything."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross the worker's pipe; the default would call __init__ with the finished message.
         return _restore, (type(self), self.args, self.__dict__)
@@ -71,6 +74,7 @@ class QueueFull(EasyAnimError):
     """All places in the queue are taken; the caller may retry."""
 
     reason = "QUEUE_FULL"
+    heals = True
 
     def __init__(self, limit: int, retry_after: float, retry_until: float | None = None) -> None:
         super().__init__(f"no place is free in the queue, which takes {counted(limit, 'job')}")
@@ -82,6 +86,7 @@ class PicturesBusy(EasyAnimError):
     """All decoders of pictures are at work for others; the caller may retry."""
 
     reason = "PICTURES_BUSY"
+    heals = True
     retry_after = 1.0
 
     def __init__(self) -> None:
@@ -92,6 +97,7 @@ class NotReady(EasyAnimError):
     """The model is being loaded for the first time."""
 
     reason = "NOT_READY"
+    heals = True
 
     def __init__(self, detail: str, loading_seconds: float = 0.0) -> None:
         super().__init__(f"the server is not ready yet: {detail}")
@@ -103,6 +109,7 @@ class ShuttingDown(EasyAnimError):
     """The server drains and takes no new work."""
 
     reason = "SHUTTING_DOWN"
+    heals = True
     retry_after = 5.0
     retry_until = 10.0
 
@@ -114,6 +121,7 @@ class WorkerLost(EasyAnimError):
     """The worker process died while it worked on the job."""
 
     reason = "WORKER_LOST"
+    heals = True
     retry_after = 1.0
     retry_until = 3.0
 

@@ -242,7 +242,7 @@ class Scheduler:
             except EasyAnimError as error:
                 failures += 1
                 # What was served once can be again: the card's memory may still be held by the worker that died.
-                hopeless = not isinstance(error, WorkerLost) or failures == FIRST_START_TRIES
+                hopeless = not error.heals or failures == FIRST_START_TRIES
                 if self.served is None and hopeless:
                     raise
                 log.error("worker did not start", error=str(error), next_try_seconds=pause)

@@ -13,7 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from easyanim.v1 import video_pb2, video_pb2_grpc
-from easyanim_server.config.settings import Settings
+from easyanim_server.config import checks as preflight
+from easyanim_server.config.settings import SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
@@ -92,7 +93,8 @@ class App:
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)  # it would say SERVING by itself
         try:
-            port = self._server.add_insecure_port(self._settings.listen)
+            with preflight.alone_at(self._settings.listen):
+                port = self._server.add_insecure_port(self._settings.listen)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {self._settings.listen!r} (listen): {error}") from error
         self.metrics_port = self.telemetry.start()
@@ -178,5 +180,6 @@ async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, app.stop)
     host = settings.listen.rpartition(":")[0]
-    on_address(settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
+    on_socket = settings.listen.partition(":")[0] in SOCKET_SCHEMES
+    on_address(settings.listen if on_socket else f"{host}:{port}")
     await app.run_until_stopped()

@@ -77,7 +77,6 @@ def _traces(endpoint: str) -> Traces:
     try:
         from easyanim_server.telemetry.traces import Traces
     except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"otlp_endpoint={endpoint!r} needs {missing.name}: pip install 'easyanim[telemetry]'"
-        ) from missing
+        hint = "pip install '.[telemetry]' in a clone of easyanim installs it"
+        raise ConfigurationError(f"otlp_endpoint={endpoint!r} needs {missing.name}: {hint}") from missing
     return Traces.to(endpoint)

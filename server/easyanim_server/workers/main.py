@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 import structlog
 
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.errors import EasyAnimError, GenerationFailed, JobCancelled
+from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, GenerationFailed, JobCancelled
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import WorkerInfo
 from easyanim_server.domain.protocols import Engine
@@ -45,6 +45,12 @@ def main(connection: Connection, settings: Settings, engine_path: str) -> None:
         engine = start(connection, settings, engine_path)
     except EasyAnimError as error:
         connection.send(StartFailed(error))
+        return
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file or folder that cannot be used is no better at the next try.
+        connection.send(StartFailed(ConfigurationError(f"{error.filename}: {error.strerror}")))
         return
     while True:
         job = inbox.jobs.get()

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch._dynamo.utils import counters
 
+from easyanim_server.config import environment
 from easyanim_server.config.processor import processor
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.engine.cache.code_digest import code_digest
@@ -71,8 +72,8 @@ class Lookups:
 
 
 def default_folder() -> Path:
-    """Where caches are kept when nothing else is said: ``$XDG_CACHE_HOME/easyanim``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "easyanim"
+    """Where caches are kept when nothing else is said; see `environment.cache_folder`."""
+    return environment.cache_folder()
 
 
 def version_folder(folder: Path, device: torch.device) -> Path:
@@ -118,7 +119,8 @@ def use(folder: Path | None, device: torch.device) -> Path:
         for part in (TENSORRT, REFERENCES, CHOICES):
             (place / part).mkdir(exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"cache_dir {str(folder)!r} cannot be written: {error}") from error
+        reason = f"{error.filename}: {error.strerror}"
+        raise ConfigurationError(f"cache_dir {str(folder or place.parent)!r} cannot be written: {reason}") from error
     global _place
     _place = place
     return place

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import EasyAnimateInpaintPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -18,15 +20,18 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server.config import checks as preflight
-from easyanim_server.config.checks import is_hosted, published_size
-from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.config.checks import is_hosted, is_made_here, published_size
+from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.weights import folder as folders
+from easyanim_server.engine.weights.contents import check_safetensors, one_line
 from easyanim_server.engine.weights.export import write
-from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, check, read, weight_files
+from easyanim_server.engine.weights.folder import CONFIG_NAMES, CONFIG_PATTERNS, check, read, weight_files
+
+log = logging.getLogger(__name__)
 
 TINY = "builtin:tiny"
 DEMO = "builtin:demo"
@@ -90,7 +95,8 @@ def outline(model: str, revision: str | None = None) -> Components:
         return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
     if model == DEMO:
         return folders.outline(_demo(), model)
-    return folders.outline(_fetch(model, revision, CONFIG_PATTERNS) if is_hosted(model) else _local(model), model)
+    folder = _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if is_hosted(model) else _local(model)
+    return folders.outline(folder, model)
 
 
 def like_published(model: str) -> str:
@@ -153,29 +159,98 @@ def _demo() -> Path:
 
 
 def _local(model: str) -> Path:
-    return Path(model).expanduser()
+    return preflight.local_folder(model)
+
+
+def inspect(model: str, revision: str | None = None) -> list[str]:
+    """Read every header that `load` will, of files on this machine; nothing is downloaded and no weight is read.
+
+    Returns:
+        Files of a Hugging Face id that `load` has to download before.
+
+    Raises:
+        UnsupportedModel: as `load`.
+    """
+    if is_made_here(model) and model != DEMO:
+        return []
+    folder = cached_folder(model, revision) if is_hosted(model) else _demo() if model == DEMO else _local(model)
+    if folder is None:
+        return CONFIG_NAMES
+    absent = _absent(folder, CONFIG_NAMES) if is_hosted(model) else []
+    if absent:
+        return absent
+    modules = folders.outline(folder, model)
+    wanted = weight_files(folder)
+    absent = _absent(folder, wanted) if is_hosted(model) else []
+    if absent:
+        for name in sorted({*wanted} - {*absent}):
+            check_safetensors(folder / name)
+        return absent
+    folders.check_weights(modules, folder)
+    return []
+
+
+def cached_folder(model: str, revision: str | None = None) -> Path | None:
+    """Where the cache has files of a Hugging Face id, complete or not; None where it has none."""
+    cache = constants.HF_HUB_CACHE  # as it is now: the default of the call is as it was when it was imported
+    found = try_to_load_from_cache(model, "model_index.json", cache_dir=cache, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _absent(folder: Path, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def _download(model: str, revision: str | None) -> Path:
     """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
-    folder = _fetch(model, revision, CONFIG_PATTERNS)
+    folder = _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES)
     check(folder, model)
-    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
+    names = weight_files(folder)
+    return _fetch(model, revision, CONFIG_PATTERNS + names, names)
 
 
-def _fetch(model: str, revision: str | None, patterns: list[str]) -> Path:
-    """Download files, or take them from the cache where the Hub cannot be reached."""
+def _fetch(model: str, revision: str | None, patterns: list[str], needed: Sequence[str]) -> Path:
+    """Download files, or take them from the cache where the Hub cannot be reached, or is not what answers.
+
+    Args:
+        model: A Hugging Face id.
+        revision: As in `load`.
+        patterns: Of the files to download.
+        needed: Files without which the cache is not complete.
+    """
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise ConfigurationError(
-            f"{model} asks for consent: accept its terms on huggingface.co and set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UnsupportedModel(f"Hugging Face has no model {model}, or HF_TOKEN may not see it") from error
-    except RevisionNotFoundError as error:
-        raise UnsupportedModel(f"{model} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError as error:
-        raise ConfigurationError(f"Hugging Face cannot be reached, and {model} is not complete in the cache") from error
     except Exception as error:  # httpx, the disk, the storage backend: each fails in its own types
-        raise ConfigurationError(f"{model} cannot be downloaded: {type(error).__name__}: {error}") from error
+        folder = cached_folder(model, revision)
+        absent = _absent(folder, needed) if folder else []
+        if folder is None or absent:
+            raise _refusal(model, revision, error, absent) from error
+        log.warning("%s is taken from the cache, since the Hub cannot be asked: %s", model, one_line(error))
+        return folder
+
+
+def _refusal(model: str, revision: str | None, error: Exception, absent: Sequence[str]) -> EasyAnimError:
+    """Why a model can be had neither from the Hub nor from the cache."""
+    if isinstance(error, GatedRepoError):
+        return ConfigurationError(f"{model} asks for consent: accept its terms on huggingface.co and set HF_TOKEN")
+    if isinstance(error, RepositoryNotFoundError):
+        return UnsupportedModel(f"Hugging Face has no model {model}, or HF_TOKEN may not see it")
+    if isinstance(error, RevisionNotFoundError):
+        return UnsupportedModel(f"{model} has no revision {revision!r}")
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return ConfigurationError(
+            f"{model} cannot be kept: {error.filename}: {error.strerror}; set HF_HOME to a folder that can be written"
+        )
+    lacking = f", which lacks {', '.join(absent[:3])}{' and more' if len(absent) > 3 else ''}" if absent else ""
+    cache = f"{model} is not complete in the cache {constants.HF_HUB_CACHE}{lacking}"
+    if constants.is_offline_mode():
+        return ConfigurationError(f"HF_HUB_OFFLINE is set, and {cache}")
+    hub = constants.ENDPOINT + (" (HF_ENDPOINT)" if os.environ.get("HF_ENDPOINT") else "")
+    if isinstance(error, ValueError):  # JSON was awaited
+        return ConfigurationError(
+            f"{hub} does not answer as Hugging Face does; is it the login page of a network or proxy? And {cache}"
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        said = one_line(error.__cause__) if isinstance(error.__cause__, Exception) else "no answer"
+        return ConfigurationError(f"Hugging Face cannot be reached at {hub} ({said}), and {cache}")
+    return ConfigurationError(f"{model} cannot be downloaded from {hub}: {one_line(error)}; and {cache}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.weights import read as weights
+from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken, typed
 from easyanim_server.engine.weights.read import files_of, load_weights, stored_names
 
 CONFIG_FILES = {
@@ -26,9 +27,11 @@ CONFIG_FILES = {
 }
 """The file that describes each component."""
 
+CONFIG_NAMES = ["model_index.json", *(f"{component}/{file}" for component, file in CONFIG_FILES.items())]
+"""Without which there is no model."""
+
 CONFIG_PATTERNS = [
-    "model_index.json",
-    *(f"{component}/{file}" for component, file in CONFIG_FILES.items()),
+    *CONFIG_NAMES,
     "*/*.index.json",
     "tokenizer/*",
 ]
@@ -70,20 +73,43 @@ def outline(folder: Path, model: str) -> Components:
         UnsupportedModel: the folder is refused.
     """
     check(folder, model)
-    with torch.device("meta"):
-        transformer = EasyAnimateTransformer3DModel.from_config(_json(folder / "transformer/config.json"))
-        vae = AutoencoderKLMagvit.from_config(_json(folder / "vae/config.json"))
+    described = {name: folder / name / file for name, file in CONFIG_FILES.items()}
+    with blamed_on(described["transformer"]), torch.device("meta"):
+        transformer = EasyAnimateTransformer3DModel.from_config(read_object(described["transformer"]))
+    with blamed_on(described["vae"]), torch.device("meta"):
+        vae = AutoencoderKLMagvit.from_config(read_object(described["vae"]))
     if "cache_mag_vae" not in vae.config:
         # The stock pipeline reads this published key, which the class itself does not know.
         vae.register_to_config(cache_mag_vae=True)
+    with blamed_on(described["scheduler"]):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(read_object(described["scheduler"]))
+    with blamed_on(described["text_encoder"]):
+        text_encoder = TrimmedTextEncoder.on_meta(_text_encoder_config(folder))
     return Components(
         name=model,
         transformer=transformer,
         vae=vae,
-        text_encoder=TrimmedTextEncoder.on_meta(_text_encoder_config(folder)),
+        text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_config(_json(folder / "scheduler/scheduler_config.json")),
+        scheduler=scheduler,
     )
+
+
+def check_weights(modules: Components, folder: Path) -> None:
+    """Refuse a folder whose weights `read` cannot load, by their headers; no weight is read.
+
+    Args:
+        modules: What `outline` made of the folder.
+        folder: The same.
+
+    Raises:
+        UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
+    """
+    weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS)
+    weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS)
+    text = modules.text_encoder
+    assert isinstance(text, TrimmedTextEncoder)
+    weights.check_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name)
 
 
 def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> Components:
@@ -100,6 +126,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
         UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
     """
     modules = outline(folder, model)
+    check_weights(modules, folder)
     for name, network in (("transformer", modules.transformer), ("vae", modules.vae)):
         load_weights(network, folder / name, _DIFFUSERS, device=device, dtype=dtype, own=own)
     text = modules.text_encoder
@@ -112,13 +139,15 @@ def _problem(folder: Path) -> str | None:
     """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
     if not (folder / "model_index.json").is_file():
         return "has no model_index.json, so it is no folder in diffusers layout"
-    index = _json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     if "text_encoder_2" in index or "Multi_Text_Encoder" in str(index.get("_class_name")):
         return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
     for component, file in CONFIG_FILES.items():
         if not (folder / component / file).is_file():
             return f"has no {component}/{file}"
-    transformer, vae, text_encoder, _, scheduler = (_json(folder / name / file) for name, file in CONFIG_FILES.items())
+    transformer, vae, text_encoder, _, scheduler = (
+        read_object(folder / name / file) for name, file in CONFIG_FILES.items()
+    )
     if transformer.get("text_embed_dim_t5") or not transformer.get("enable_text_attention_mask", True):
         return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
     if text_encoder.get("model_type") != "qwen2_vl":
@@ -132,11 +161,13 @@ def _problem(folder: Path) -> str | None:
         positions.formula(transformer, "original")
     except ValueError as error:
         return f"has a transformer/config.json whose {error}"
-    return _wrong_inputs(transformer, vae)
+    return _wrong_inputs(folder, transformer, vae)
 
 
-def _wrong_inputs(transformer: dict[str, Any], vae: dict[str, Any]) -> str | None:
-    latent, channels = vae.get("latent_channels", 16), transformer.get("in_channels")
+def _wrong_inputs(folder: Path, transformer: dict[str, Any], vae: dict[str, Any]) -> str | None:
+    latent = typed(vae, folder / "vae/config.json", "latent_channels", int, 16)
+    channels = typed(transformer, folder / "transformer/config.json", "in_channels", int, None)
+    levels = typed(vae, folder / "vae/config.json", "block_out_channels", list, [1] * 4)
     kinds = {
         latent: "a text-to-video model",
         3 * latent: "a Control model, which follows a control video",
@@ -147,26 +178,23 @@ def _wrong_inputs(transformer: dict[str, Any], vae: dict[str, Any]) -> str | Non
         return f"is {kind}: its transformer has {channels} input channels, and image-to-video has {2 * latent + 1}"
     if not transformer.get("resize_inpaint_mask_directly", True):
         return "encodes its mask with the VAE (resize_inpaint_mask_directly is false), which no V5.1 model does"
-    if len(vae.get("block_out_channels", range(4))) != 4:
+    if len(levels) != 4:
         return "has a VAE of another compression than 4x8x8"
     return None
 
 
 def _text_encoder_config(folder: Path) -> Qwen2VLConfig:
-    return Qwen2VLConfig.from_dict(_json(folder / "text_encoder/config.json"))
+    with blamed_on(folder / "text_encoder/config.json"):
+        return Qwen2VLConfig.from_dict(read_object(folder / "text_encoder/config.json"))
 
 
 def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    for file in sorted((folder / "tokenizer").iterdir()):
+        if file.suffix in (".json", ".jinja", ".txt"):
+            refuse_mistaken(file)
+    with blamed_on(folder / "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     if not tokenizer.chat_template:
         raise UnsupportedModel(f"the tokenizer of {model} has no chat template; use {DEFAULT_MODEL} instead")
     tokenizer.padding_side = "right"  # Qwen2-VL publishes left, for generation
     return tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
-    return content

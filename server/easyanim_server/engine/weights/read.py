@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.engine.weights.contents import check_safetensors, read_object
 
 Rename = Callable[[str], str | None]
 """From a stored name to the network's own; None leaves the tensor in its file."""
@@ -31,6 +33,7 @@ def stored_names(folder: Path, stem: str) -> list[str]:
     file = folder / f"{stem}.safetensors"
     if not file.is_file():
         return []
+    check_safetensors(file)
     with _opened(file) as stored:
         return list(stored.keys())
 
@@ -73,15 +76,52 @@ def load_weights(
         UnsupportedModel: a file is absent or broken, or its tensors are not exactly the network's.
     """
     files = files_of(folder, stem, rename)
-    absent = [name for name in files if not (folder / name).is_file()]
-    if absent:
-        raise UnsupportedModel(
-            f"{folder} lacks {_some(absent)}; weights are read from safetensors files alone, never from pickles (.bin)"
-        )
-    _compare(network, folder, files, rename)
     network.load_state_dict(_tensors(folder, files, rename, device, dtype, own), assign=True)
     network.to(device)  # buffers, which checkpoints do not hold
     network.eval().requires_grad_(False)
+
+
+def check_weights(network: nn.Module, folder: Path, stem: str, rename: Rename = as_stored) -> None:
+    """Refuse what `load_weights` cannot fill a network from, by the headers of all its files; no weight is read.
+
+    Args:
+        network: On the meta device or filled; nothing of it changes.
+        folder: As in `load_weights`.
+        stem: As there.
+        rename: As there.
+
+    Raises:
+        UnsupportedModel: a file is missing or is no safetensors file, or tensors do not fit the network.
+    """
+    files = files_of(folder, stem, rename)
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise UnsupportedModel(f"{folder} lacks {_some(absent)}{_instead(folder, stem, absent, len(files))}")
+    for name in files:
+        check_safetensors(folder / name)
+    _compare(network, folder, files, rename)
+
+
+def _instead(folder: Path, stem: str, absent: Sequence[str], count: int) -> str:
+    """What lies in a component's folder in place of weights that are absent, and what to do."""
+    linked = [name for name in absent if (folder / name).is_symlink()]
+    if linked:
+        return f"; {_some(linked)} is a link to {os.readlink(folder / linked[0])}, which is not there"
+    if len(absent) < count or (folder / f"{stem}.safetensors.index.json").is_file():
+        return f", {len(absent)} of the {count} files that its index names; download them again"
+    present = sorted(item.name for item in folder.glob("*") if item.is_file())
+    variants = [name for name in present if re.fullmatch(rf"{re.escape(stem)}(-.+)?\..+\.safetensors", name)]
+    if variants:
+        rename = f"rename it to {absent[0]}, or " if len(variants) == 1 else ""
+        return f"; {_some(variants)} is of a variant: {rename}download the model without a variant"
+    pickles = [name for name in present if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if pickles:
+        return (
+            f"; weights are read from safetensors files alone, and {_some(pickles)} is a pickle (.bin), which may run "
+            "code when it is read; save the model again with safe_serialization=True"
+        )
+    others = [name for name in present if name.endswith((".safetensors", ".gguf"))]
+    return f"; it has {_some(others)}, and no index" if others else "; it has no weights at all"
 
 
 def _tensors(
@@ -129,7 +169,12 @@ def _shards(folder: Path, stem: str) -> dict[str, str] | None:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return None
-    shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UnsupportedModel(f"{index} is damaged: it has no weight_map from tensors to files")
+    wrong = [name for name, file in shards.items() if not isinstance(file, str) or Path(file).name != file]
+    if wrong:
+        raise UnsupportedModel(f"{index} is damaged: weight_map has no file name for {_some(wrong)}")
     return shards
 
 
@@ -138,7 +183,7 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as stored:
             yield stored
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UnsupportedModel(f"{file} is broken: {error}") from error
 
 
