@@ -17,7 +17,7 @@ from easyanim_server.domain.receipt import comment, receipt
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.sampling import Sampling
 from easyanim_server.engine.weights import checkpoint
-from easyanim_server.prompts.negative import NEGATIVE_ENGLISH
+from easyanim_server.prompts.negative import NEGATIVE_ENGLISH, RECOMMENDED
 
 JOB = Job("1", "a cat blinks", NEGATIVE_ENGLISH, Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1)
 MODEL = ModelInfo("m", "f" * 64, 1, "original", "float32", "cpu", {"torch": "2"})
@@ -77,8 +77,8 @@ def test_the_prompt_is_in_the_metadata_only_where_it_was_asked_for(embedded: boo
 
 
 def test_the_recommended_negative_prompt_is_kept_and_the_jobs_name_is_not() -> None:
-    text = comment(JOB, MODEL, READY, "cd")
+    text = comment(JOB, MODEL, READY, "cd", published=RECOMMENDED)
 
     assert json.loads(text)["receipt"]["parameters"]["negative_prompt"] == NEGATIVE_ENGLISH
     other = Job("another id", *[getattr(JOB, name) for name in JOB.__slots__[1:]])
-    assert comment(other, MODEL, READY, "cd") == text
+    assert comment(other, MODEL, READY, "cd", published=RECOMMENDED) == text

@@ -7,7 +7,6 @@ from enum import Enum
 
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo
-from easyanim_server.prompts.lint import PromptWarning
 
 CHUNK_BYTES = 256 * 1024
 """Largest part of a file in one event."""
@@ -20,6 +19,17 @@ class Phase(Enum):
     IMAGE_ENCODE = "IMAGE_ENCODE"
     DENOISE = "DENOISE"
     DECODE = "DECODE"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWarning:
+    """Something that the model is likely to misread."""
+
+    rule: str
+    message: str
+    """One sentence: what is wrong, and what to write instead."""
+    excerpt: str = ""
+    """The part of the prompt that is meant; empty where it is all of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from typing import Any
 
 from easyanim_server.domain.events import NO_WORK, Work
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import BucketStatus, ModelInfo
-from easyanim_server.prompts.negative import NEGATIVE_CHINESE, NEGATIVE_ENGLISH
 
 FORM = 1
 """Of the metadata; another number where readers of this one would misread it."""
@@ -70,17 +70,24 @@ def receipt(
     }
 
 
-def comment(job: Job, model: ModelInfo, readiness: BucketStatus, latents_sha256: str, work: Work = NO_WORK) -> str:
+def comment(
+    job: Job,
+    model: ModelInfo,
+    readiness: BucketStatus,
+    latents_sha256: str,
+    work: Work = NO_WORK,
+    published: Container[str] = (),
+) -> str:
     """The metadata of a job's file: its receipt and the SHA-256 of its prompts, as JSON.
 
     The prompts themselves stay out unless the job says otherwise: people pass files on without looking at their
-    metadata. A negative prompt of the model's authors tells nothing about its user and is kept. Nothing here depends
+    metadata. A negative prompt in `published`, which its users did not write, is kept. Nothing here depends
     on the time or on the job's name, so that the same generation gives the same bytes.
     """
     facts = receipt(job, model, readiness, latents_sha256, work)
     if not job.embed_prompt:
         del facts["parameters"]["prompt"]
-        if job.negative_prompt not in ("", NEGATIVE_CHINESE, NEGATIVE_ENGLISH):
+        if job.negative_prompt and job.negative_prompt not in published:
             del facts["parameters"]["negative_prompt"]
     document = {
         "easyanim": FORM,

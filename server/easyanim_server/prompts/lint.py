@@ -7,8 +7,8 @@ a text. docs/concepts.md explains the rules to callers; a test holds the two tog
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from easyanim_server.domain.events import PromptWarning
 from easyanim_server.domain.wording import counted
 from easyanim_server.prompts.rules import NEGATED, NEGATION, RULES, SEQUENCE, Rule
 from easyanim_server.prompts.terms import UNSPACED, found_in
@@ -19,17 +19,6 @@ LINTED_CHARS = 4000
 """The rules read so much of each text: more than any model does, and a few milliseconds of work at most."""
 MOST_OF_A_RULE = 8
 """Warnings of one rule; the last one says how many more there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptWarning:
-    """Something that the model is likely to misread."""
-
-    rule: str
-    message: str
-    """One sentence: what is wrong, and what to write instead."""
-    excerpt: str = ""
-    """The part of the prompt that is meant; empty where it is all of it."""
 
 
 _WORD = re.compile(rf"[^\W\d_{UNSPACED}]+")

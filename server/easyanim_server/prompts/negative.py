@@ -6,6 +6,7 @@ import re
 
 NEGATIVE_ENGLISH = "Twisted body, limb deformities, text captions, comic, static, ugly, error, messy code."
 NEGATIVE_CHINESE = "扭曲的身体，肢体残缺，文本字幕，漫画，静止，丑陋，错误，乱码。"
+RECOMMENDED = frozenset((NEGATIVE_ENGLISH, NEGATIVE_CHINESE))
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 """Chinese characters: the unified ideographs with their extensions, and the compatibility ideographs."""

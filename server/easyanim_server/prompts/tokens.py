@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from easyanim_server.domain.errors import NotReady
+from easyanim_server.domain.events import PromptWarning
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import PromptTokenizer
-from easyanim_server.prompts.lint import PromptWarning, lint, too_long
+from easyanim_server.prompts.lint import lint, too_long
 
 
 @dataclass(frozen=True, slots=True)

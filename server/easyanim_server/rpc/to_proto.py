@@ -11,7 +11,17 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
-from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
+from easyanim_server.domain.events import (
+    Accepted,
+    Chunk,
+    Completed,
+    Event,
+    Phase,
+    Progress,
+    PromptWarning,
+    Queued,
+    Restarted,
+)
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus
 from easyanim_server.domain.profiles import PROFILES, Profile
@@ -19,7 +29,6 @@ from easyanim_server.domain.receipt import parameters, receipt
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.jobs.ticket import Ticket
 from easyanim_server.media import picture_kinds
-from easyanim_server.prompts.lint import PromptWarning
 from easyanim_server.prompts.tokens import PromptReading
 from easyanim_server.telemetry.devices import DeviceStatus
 

@@ -12,6 +12,7 @@ from easyanim_server.domain.job import Job
 from easyanim_server.domain.protocols import Engine
 from easyanim_server.domain.receipt import comment
 from easyanim_server.media.encoder import VideoEncoder, require_codec
+from easyanim_server.prompts.negative import RECOMMENDED
 
 
 class JobRunner:
@@ -58,7 +59,7 @@ class JobRunner:
             self._observe(Phase.DENOISE, step + 1, job.steps)
         latents = engine.fingerprint(sampling)
         self._work = work = engine.work(sampling)
-        self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents, work))
+        self._decode(sampling, comment(job, engine.model, engine.readiness(job.bucket), latents, work, RECOMMENDED))
         self._say(
             Completed(
                 size=self._size,
