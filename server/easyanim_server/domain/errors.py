@@ -3,6 +3,7 @@
 EasyAnimError
 ├── InvalidArgument      a request's fields are wrong; nothing was started
 ├── QueueFull            all places in the queue are taken
+├── IntakeFull           requests that are no jobs yet take all the memory that they may
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
@@ -67,6 +68,17 @@ class QueueFull(EasyAnimError):
         super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
         self.retry_after = retry_after
         """Seconds after which a place is expected to be free."""
+
+
+class IntakeFull(EasyAnimError):
+    """Requests that are no jobs yet take all the memory that they may; the caller may retry."""
+
+    reason = "INTAKE_FULL"
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+        """Seconds after which to try again."""
 
 
 class NotReady(EasyAnimError):
