@@ -143,7 +143,7 @@ class App:
             largest,
             admit=self.scheduler.check_room,
             accepted=lambda response: bool(response.HasField("accepted")),
-            check=partial(check_fields, video_pb2.GenerateRequest.DESCRIPTOR),
+            check=partial(check_fields, video_pb2.GenerateRequest),
             turns=Intake(1, 1, full="other requests that are as large are being read"),
         )
         others = {
