@@ -46,7 +46,8 @@ async def test_who_finds_no_place_in_time_is_told_when_to_come_back(monkeypatch:
             await places.place()
         status = rpc_status.from_call(Ended(to_status(refused.value)))
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        assert status.details[0].Unpack(info) and status.details[1].Unpack(retry)
+        assert status.details[0].Unpack(info)
+        assert status.details[1].Unpack(retry)
         assert info.reason == "INTAKE_FULL"
         assert 1000 <= retry.retry_delay.ToMilliseconds() <= 4000
         delays.add(retry.retry_delay.ToMilliseconds())
