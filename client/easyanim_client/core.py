@@ -107,6 +107,9 @@ class BaseGeneration:
         # The file first: no work on the GPU for one that cannot be written.
         with self._assembly, call_span("Generate") as metadata, translated():
             self._call = self._start(metadata)
+            # With the request, which is as large as its pictures: a call that fails is its own error, whose traceback
+            # leads back to this object, and what is in such a cycle stays until the collector finds it.
+            del self._start
             try:
                 if self._cancelled:
                     self._call.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import random
 import socket
@@ -19,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
+import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, kinds, request
 from tests.e2e.processes import eventually
@@ -215,3 +218,29 @@ def test_a_limit_of_files_that_leaves_nothing_for_callers_is_named(files: int, f
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.stdout.strip() == "8") if fits else ("at least 112 (ulimit -n)" in ended.stderr)
+
+
+async def ended(client: ea.Client | ea.AsyncClient, picture: bytes) -> None:
+    with pytest.raises(ea.InvalidRequest):
+        generation = client.generate("x", start_image=picture)
+        if isinstance(generation, ea.AsyncGeneration):
+            await generation.result()
+        else:
+            await asyncio.to_thread(generation.result)
+
+
+@pytest.mark.parametrize("kind", [ea.Client, ea.AsyncClient])
+async def test_a_refused_client_keeps_no_request_that_a_collector_must_find(
+    server: ServerProcess, kind: type[ea.Client] | type[ea.AsyncClient]
+) -> None:
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(MIB)
+    client = kind(server.address)
+    gc.collect()
+    gc.disable()
+    try:
+        await ended(client, picture)
+        requests = [item for item in gc.get_objects() if type(item) is pb.GenerateRequest]
+        assert not [item for item in requests if item.start_image]
+    finally:
+        gc.enable()
+        await asyncio.to_thread(client.close) if isinstance(client, ea.Client) else await client.close()
