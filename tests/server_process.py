@@ -52,8 +52,9 @@ class ServerProcess:
 
     @property
     def worker(self) -> psutil.Process:
-        """The newest child."""
-        return max(psutil.Process(self.process.pid).children(), key=lambda child: child.create_time())
+        """The child that computes; another one tracks what such children share."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
 
 
 def main(words: str) -> None:
