@@ -125,6 +125,9 @@ class BaseGeneration:
         with translated(self._request_id), self._assembly, call_span("Generate") as metadata:
             self._context.check()
             self._call = self._start(metadata)
+            # With the request, which is as large as its pictures: a call that fails is its own error, whose traceback
+            # leads back to this object, and what is in such a cycle stays until the collector finds it.
+            del self._start
             try:
                 if self._cancelled:
                     self._call.cancel()

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel, WorkerLost
+from easyanim_server.rpc import connections
 from easyanim_server.rpc import server as app
 from easyanim_server.rpc.server import GOODBYE_SECONDS
 from easyanim_server.workers.process import LocalWorker
@@ -189,8 +190,8 @@ def test_a_port_that_is_taken_is_named(simulated: RunningServer) -> None:
 
 
 def test_a_caller_that_vanishes_without_a_word_has_no_job_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sum(dict(app.KEEPALIVE)[f"grpc.keepalive_{part}_ms"] for part in ("time", "timeout")) <= 60_000
-    monkeypatch.setattr(app, "KEEPALIVE", [(name, value // 15) for name, value in app.KEEPALIVE])
+    assert sum(dict(connections.KEEPALIVE)[f"grpc.keepalive_{part}_ms"] for part in ("time", "timeout")) <= 60_000
+    monkeypatch.setattr(connections, "KEEPALIVE", [(name, value // 15) for name, value in connections.KEEPALIVE])
     with (
         RunningServer(settings(), SIMULATED) as server,
         Proxy(server.address) as proxy,

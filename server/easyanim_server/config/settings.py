@@ -159,6 +159,20 @@ class Settings(BaseSettings):
     counts as stuck as well. The job is begun anew, see `job_attempts`; inf waits for ever."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
     """Largest request message; gRPC itself refuses a larger one."""
+    max_pending_bytes: int | None = Field(default=None, ge=64 * 2**10)
+    """Memory for requests that are no jobs yet; more are refused with RESOURCE_EXHAUSTED. A message counts as
+    max_request_bytes until it has arrived. Unset means twice max_request_bytes."""
+    receive_seconds: float = Field(default=60.0, gt=0.0)
+    """How long a request may take to arrive; a few seconds while others wait for its memory."""
+    max_connections: int = Field(default=512, ge=1)
+    """Connections at once, or fewer where the limit of open files (ulimit -n) says so; others are closed at once."""
+    max_connection_calls: int | None = Field(default=None, ge=1)
+    """Calls at once on one connection; clients hold back others. Unset means queue_size and 64 more."""
+    connection_idle_seconds: float = Field(default=300.0, gt=0.0)
+    """After how long a connection without calls is closed; clients open another when they need one."""
+    connection_age_seconds: float = Field(default=3600.0, gt=0.0)
+    """After how long a connection gets no new calls, so that clients spread over servers anew; the calls that it has
+    are finished."""
     max_image_pixels: int = Field(default=50_000_000, ge=256)
     """Largest picture, width times height, checked before it is decoded."""
     picture_decoders: int = Field(default=2, ge=1, le=64)
@@ -219,6 +233,14 @@ class Settings(BaseSettings):
             return value
         if not colon or not port.isdecimal() or int(port) > MAX_PORT:
             raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, such as 127.0.0.1:50051")
+        return value
+
+    @field_validator("max_pending_bytes")
+    @classmethod
+    def _check_pending(cls, value: int | None, info: ValidationInfo) -> int | None:
+        largest = info.data.get("max_request_bytes")  # none where that is wrong itself
+        if value is not None and largest is not None and value < largest:
+            raise ValueError(f"must be at least max_request_bytes, which is {largest}")
         return value
 
     @field_validator("otlp_endpoint")

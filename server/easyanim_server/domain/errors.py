@@ -4,6 +4,7 @@ EasyAnimError
 ├── InvalidArgument      a request's fields are wrong; nothing was started
 ├── QueueFull            all places in the queue are taken
 ├── PicturesBusy         no decoder of pictures is free in time
+├── IntakeFull           requests that are no jobs yet take all the memory that they may
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
@@ -91,6 +92,18 @@ class PicturesBusy(EasyAnimError):
 
     def __init__(self) -> None:
         super().__init__("this server decodes as many pictures as it can already")
+
+
+class IntakeFull(EasyAnimError):
+    """Requests that are no jobs yet take all the memory that they may; the caller may retry."""
+
+    reason = "INTAKE_FULL"
+    heals = True
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+        """Seconds after which to try again."""
 
 
 class NotReady(EasyAnimError):

@@ -1,23 +1,25 @@
-"""Every call of our service gets a request id, a trace context, a name in the log and a place in the metrics."""
+"""Every call: its message is received within bounds; of our service it gets ids, and a place in log and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from easyanim_server.domain.errors import InvalidArgument, Violation
+from easyanim_server.domain.errors import EasyAnimError, InvalidArgument, Violation
 from easyanim_server.domain.job import Job
+from easyanim_server.rpc.intake import EndOfMessages, Intake
 from easyanim_server.rpc.status import to_status
 from easyanim_server.telemetry.telemetry import Telemetry
 
@@ -36,49 +38,120 @@ def in_this_call(job: Job) -> Job:
     return replace(job, log_context=log_context, traceparent=traceparent)
 
 
-class CallObserver(grpc.aio.ServerInterceptor):
-    """Watches the calls of one service, none of which streams requests; others, health and reflection, pass unseen."""
+HUGE_SHARE = 0.25
+"""Of the largest message; see `Lane.turns`."""
 
-    def __init__(self, service: str, telemetry: Telemetry) -> None:
+
+@dataclass(frozen=True)
+class Lane:
+    """How messages of some methods are received."""
+
+    intake: Intake
+    most: int
+    """Bytes that a message may have."""
+    admit: Callable[[], None] = lambda: None
+    """Raises an `EasyAnimError` where a call would be refused whatever its message says; asked before that is read."""
+    accepted: Callable[[Any], bool] | None = None
+    """Whether a response says that the request is a job now: its bytes count until then. None is of requests that are
+    done with as soon as they are read."""
+    turns: Intake | None = None
+    """Where those wait that have more than `HUGE_SHARE` of the most bytes: what is parsed is there twice, so they are
+    worked on one after another."""
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """Receives the message of every call, of health and reflection too, and observes those of one service.
+
+    Every method is served as if both sides streamed, which is the same on the wire: of one with a single request, gRPC
+    reads the message before anyone is asked, and keeps it for as long as the call lasts.
+    """
+
+    def __init__(self, service: str, telemetry: Telemetry, lanes: Callable[[str], Lane]) -> None:
+        """Prepare.
+
+        Args:
+            service: The one that is observed, by its full name.
+            telemetry: Told of its calls.
+            lanes: By a method's path, such as ``/grpc.health.v1.Health/Check``, how its messages are received.
+        """
         self._prefix = f"/{service}/"
         self._telemetry = telemetry
+        self._lanes = lanes
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Wrap the handler of a method that exists."""
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(self._prefix):
-            return handler
-        method = handler_call_details.method.removeprefix(self._prefix)
+        if handler is None:
+            return None
+        path = handler_call_details.method
+        lane = self._lanes(path)
         metadata = {key: value for key, value in handler_call_details.invocation_metadata if isinstance(value, str)}
-        serve = handler.unary_unary or handler.unary_stream
 
-        async def parsed(data: bytes, context: Any) -> Any:
-            # Here, since gRPC itself would answer UNKNOWN and log a traceback.
+        async def answer(_: object, context: Any) -> None:
             try:
-                return handler.request_deserializer(data)
-            except DecodeError as error:
-                refusal = InvalidArgument([Violation("request", f"cannot be read, strings must be UTF-8 ({error})")])
-                await context.abort_with_status(to_status(refusal))
-            except InvalidArgument as refusal:
-                await context.abort_with_status(to_status(refusal))
+                if not path.startswith(self._prefix):
+                    await self._serve(handler, lane, context)
+                    return
+                with self._observed(path.removeprefix(self._prefix), metadata, context) as request_id:
+                    await context.send_initial_metadata(((REQUEST_ID, request_id),))
+                    await self._serve(handler, lane, context)
+            except grpc.aio.AbortError as error:
+                # gRPC keeps the error with the call, and raises it once more after this: with its traceback it would
+                # keep the frames, and in them the request, in a cycle until the collector finds it.
+                forget_frames(error)
 
-        async def answer(data: bytes, context: Any) -> Any:
-            with self._observed(method, metadata, context) as request_id:
-                await context.send_initial_metadata(((REQUEST_ID, request_id),))
-                return await serve(await parsed(data, context), context)
+        return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
 
-        async def stream(data: bytes, context: Any) -> AsyncIterator[Any]:
-            with self._observed(method, metadata, context) as request_id:
-                await context.send_initial_metadata(((REQUEST_ID, request_id),))
-                async with aclosing(serve(await parsed(data, context), context)) as responses:
-                    async for response in responses:
-                        yield response
+    async def _serve(self, handler: Any, lane: Lane, context: Any) -> None:
+        try:
+            await self._serve_or_refuse(handler, lane, context)
+        except grpc.aio.InternalError:
+            # The caller left while it was written to, and gRPC has not said so yet; it would log a traceback.
+            raise asyncio.CancelledError from None
 
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(answer, None, handler.response_serializer)
+    async def _serve_or_refuse(self, handler: Any, lane: Lane, context: Any) -> None:
+        try:
+            if handler.request_streaming:
+                messages = _messages(handler.request_deserializer, lane, context)
+                await _respond(handler.stream_stream(messages, context), context)
+            else:
+                await self._serve_one(handler, lane, context)
+        except EasyAnimError as error:
+            await context.abort_with_status(to_status(error))
+
+    async def _serve_one(self, handler: Any, lane: Lane, context: Any) -> None:
+        with ExitStack() as places:
+            request = await self._receive(handler.request_deserializer, lane, context, places)
+            if lane.accepted is None:
+                places.close()
+            if not handler.response_streaming:
+                await context.write(await handler.unary_unary(request, context))
+            elif not inspect.isasyncgenfunction(handler.unary_stream):
+                await handler.unary_stream(request, context)  # it writes by itself
+            else:
+                responses = handler.unary_stream(request, context)
+                del request  # whose memory is the handler's to keep or to give back
+                await _respond(responses, context, lane.accepted, places)
+
+    async def _receive(self, deserialize: Any, lane: Lane, context: Any, places: ExitStack) -> Any:
+        """The request of a call, which its places count until they are closed."""
+        try:
+            lane.admit()
+            place = await lane.intake.place()
+            places.callback(place.release)
+            try:
+                data = await lane.intake.read(place, context, lane.most)
+            except EndOfMessages:
+                raise InvalidArgument([Violation("request", "is missing; a call has one message")]) from None
+            if lane.turns is not None and len(data) > lane.most * HUGE_SHARE:
+                places.callback((await lane.turns.place()).release)
+            return _parsed(deserialize, data)
+        except EasyAnimError as error:
+            if lane.accepted is not None:
+                self._telemetry.observer.refused(error)
+            raise
 
     @contextmanager
     def _observed(self, method: str, metadata: Mapping[str, str], context: Any) -> Iterator[str]:
@@ -111,3 +184,42 @@ class CallObserver(grpc.aio.ServerInterceptor):
             self._telemetry.observer.answered(method, code.name, time.perf_counter() - began)
             if traces is not None and span is not None:
                 traces.end_call(span, code.name, code.value[0])
+
+
+def _parsed(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return deserialize(data)
+    except DecodeError as error:
+        violation = Violation("request", f"cannot be read, strings must be UTF-8 ({error})")
+        raise InvalidArgument([violation]) from None
+
+
+async def _messages(deserialize: Callable[[bytes], Any], lane: Lane, context: Any) -> AsyncIterator[Any]:
+    """The messages of a caller that streams them, each with a place of its own while it is received."""
+    while True:
+        place = await lane.intake.place()
+        try:
+            data = await lane.intake.read(place, context, lane.most)
+        except EndOfMessages:
+            return
+        finally:
+            place.release()
+        yield _parsed(deserialize, data)
+
+
+async def _respond(
+    responses: Any, context: Any, accepted: Callable[[Any], bool] | None = None, places: ExitStack | None = None
+) -> None:
+    async with aclosing(responses):
+        async for response in responses:
+            if accepted is not None and places is not None and accepted(response):
+                places.close()
+            await context.write(response)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Take their tracebacks, and with them the frames' variables, from an error and those that led to it."""
+    led_to: BaseException | None = error
+    while led_to is not None:
+        led_to.__traceback__ = None
+        led_to = led_to.__cause__ or led_to.__context__

@@ -20,8 +20,11 @@ from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
-from easyanim_server.rpc.interceptors import CallObserver
+from easyanim_server.rpc.connections import raise_descriptor_limit, server_options
+from easyanim_server.rpc.intake import Intake
+from easyanim_server.rpc.interceptors import Calls, Lane
 from easyanim_server.rpc.limits import RequestLimits
+from easyanim_server.rpc.trim import limit_arenas
 from easyanim_server.rpc.video_service import VideoService
 from easyanim_server.telemetry.metrics import Load
 from easyanim_server.telemetry.telemetry import Telemetry
@@ -33,12 +36,11 @@ SERVICE = video_pb2.DESCRIPTOR.services_by_name["VideoService"].full_name
 GOODBYE_SECONDS = 1.0
 """After the jobs have ended, how long their last events may take to leave."""
 
-KEEPALIVE: tuple[tuple[str, int], ...] = (
-    # A caller whose network is gone says nothing, not even that it left: its job must end within a minute.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),  # by default a minute, which the timeout above does not shorten
-)
+INQUIRY_BYTES, INQUIRY_BYTES_PER_CHARACTER = 64 * 2**10, 8
+"""What messages may have that bring no pictures: two texts of up to four bytes a character, and room for the rest."""
+
+GRACE_SECONDS, INQUIRY_GRACE_SECONDS = 3.0, 0.25
+"""How long a message may take to arrive while others wait for its place: pictures, and what fits into one packet."""
 
 
 class App:
@@ -60,15 +62,11 @@ class App:
             observer=self.telemetry.observer,
         )
         self._server = grpc.aio.server(
-            interceptors=[CallObserver(SERVICE, self.telemetry), RequestLimits(SERVICE, settings.max_prompt_chars)],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_request_bytes),
-                ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share its calls
-                # Clients may ping every 20 s through proxies that drop silent connections.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                *KEEPALIVE,
+            interceptors=[
+                Calls(SERVICE, self.telemetry, self._lanes()),
+                RequestLimits(SERVICE, settings.max_prompt_chars),  # parses, for the one before
             ],
+            options=server_options(settings),
         )
         self.decoders = PicturePool(
             settings.picture_decoders, max_pixels=settings.max_image_pixels, max_file_bytes=settings.max_request_bytes
@@ -147,6 +145,28 @@ class App:
         await asyncio.to_thread(self.telemetry.close)
         log.info("stopped")
 
+    def _lanes(self) -> Callable[[str], Lane]:
+        """How each method's messages are received: jobs' pictures are no reason to refuse a health check."""
+        largest, patience = self._settings.max_request_bytes, self._settings.receive_seconds
+        limit = self._settings.max_pending_bytes or 2 * largest
+        few = min(largest, INQUIRY_BYTES + INQUIRY_BYTES_PER_CHARACTER * self._settings.max_prompt_chars)
+        jobs = Lane(
+            Intake(limit, largest, patience=patience, grace=GRACE_SECONDS),
+            largest,
+            admit=self.scheduler.check_room,
+            accepted=lambda response: bool(response.HasField("accepted")),
+            turns=Intake(1, 1, full="other requests that are as large are being read"),
+        )
+        others = {
+            service: Lane(Intake(largest, largest, patience=patience, grace=grace), few)
+            for service, grace in (
+                (SERVICE, INQUIRY_GRACE_SECONDS),
+                (health.SERVICE_NAME, INQUIRY_GRACE_SECONDS),
+                (reflection.SERVICE_NAME, GRACE_SECONDS),  # its callers may think between one message and the next
+            )
+        }
+        return lambda path: jobs if path == f"/{SERVICE}/Generate" else others[path.split("/")[1]]
+
     def _load(self) -> Load:
         jobs = self.scheduler
         running = jobs.job_count - jobs.waiting_count
@@ -175,6 +195,8 @@ async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], 
     Raises:
         EasyAnimError: it cannot serve with these settings.
     """
+    limit_arenas()
+    raise_descriptor_limit()
     app = App(settings, worker)
     port = await app.start()
     for number in (signal.SIGTERM, signal.SIGINT):

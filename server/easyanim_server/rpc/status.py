@@ -28,6 +28,7 @@ CODES: dict[type[EasyAnimError], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
     errors.QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.PicturesBusy: code_pb2.RESOURCE_EXHAUSTED,
+    errors.IntakeFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.OutOfDeviceMemory: code_pb2.RESOURCE_EXHAUSTED,
     errors.NotReady: code_pb2.UNAVAILABLE,
     errors.ShuttingDown: code_pb2.UNAVAILABLE,

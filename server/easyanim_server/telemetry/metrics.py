@@ -14,6 +14,7 @@ from easyanim_server import __version__
 from easyanim_server.domain.errors import (
     EasyAnimError,
     GenerationFailed,
+    IntakeFull,
     InvalidArgument,
     JobCancelled,
     NotReady,
@@ -45,7 +46,7 @@ COMPLETED = "COMPLETED"
 
 FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
 LOSSES = ("DIED", "STUCK")
-REFUSALS = (InvalidArgument, QueueFull, PicturesBusy, NotReady, ShuttingDown)
+REFUSALS = (InvalidArgument, QueueFull, IntakeFull, PicturesBusy, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
 

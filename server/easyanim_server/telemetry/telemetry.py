@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import start_http_server
 
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.telemetry.devices import Devices
 from easyanim_server.telemetry.metrics import Load, Metrics
 from easyanim_server.telemetry.observer import JobObserver, JobObservers
+from easyanim_server.telemetry.scrape import serve_metrics
 
 if TYPE_CHECKING:
     from easyanim_server.telemetry.traces import Traces
@@ -54,8 +54,7 @@ class Telemetry:
             return None
         host, _, port = self._address.rpartition(":")
         try:
-            # The library's own default is every address there is.
-            server, thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", self.metrics.registry)
+            server, thread = serve_metrics(host.strip("[]") or "0.0.0.0", int(port), self.metrics.registry)
         except (OSError, ValueError, OverflowError) as error:
             raise ConfigurationError(f"cannot listen on {self._address!r} (metrics_listen): {error}") from error
         self._http = server, thread
