@@ -261,13 +261,13 @@ def test_thirty_megabytes_in_a_name_are_refused_by_their_length(stub: Stub) -> N
 
 def test_a_name_that_is_too_long_for_health_is_none_that_it_knows(simulated: RunningServer) -> None:
     with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="s" * 10_000_000))
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="s" * 10_000))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_request_of_a_million_fields_is_refused_by_their_number(simulated: RunningServer) -> None:
+def test_a_request_of_ten_thousand_fields_is_refused_by_their_number(simulated: RunningServer) -> None:
     with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary("/easyanim.v1.VideoService/LintPrompt")(b"\x12\x01a" * 1_000_000)
+        channel.unary_unary("/easyanim.v1.VideoService/LintPrompt")(b"\x12\x01a" * 10_000)
     assert "more than 1000 fields" in violations(refused.value)["request"]
 
 

@@ -139,7 +139,7 @@ def test_a_full_queue_refuses_before_it_reads(server: ServerProcess, stub: Stub)
         assert next(call).HasField("accepted")
     with Http2Caller(server.address) as caller:
         caller.begin(GENERATE, LARGEST - 100, b"\x0a")
-        assert b"jobs are waiting already" in caller.answer()
+        assert b"no place is free in the queue" in caller.answer()
     for call in running:
         call.cancel()
 
