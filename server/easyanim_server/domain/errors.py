@@ -3,6 +3,9 @@
 EasyAnimError
 ├── InvalidArgument      a request's fields are wrong; nothing was started
 ├── QueueFull            all places in the queue are taken
+├── DiskFull             the disk has no room for another file
+├── ResultDropped        a finished file was not read, and its space was needed
+├── ResultExpired        a finished file was not read for too long
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
@@ -67,6 +70,25 @@ class QueueFull(EasyAnimError):
         super().__init__(f"{limit} jobs are waiting already, which is this server's limit")
         self.retry_after = retry_after
         """Seconds after which a place is expected to be free."""
+
+
+class DiskFull(EasyAnimError):
+    """The disk has no room for another file; the caller may retry."""
+
+    reason = "DISK_FULL"
+    retry_after = 10.0
+
+
+class ResultDropped(EasyAnimError):
+    """The bytes of a file were dropped: its caller did not read them, and their space was needed."""
+
+    reason = "RESULT_QUOTA"
+
+
+class ResultExpired(EasyAnimError):
+    """The bytes of a file were dropped: its caller did not read them for too long."""
+
+    reason = "RESULT_EXPIRED"
 
 
 class NotReady(EasyAnimError):

@@ -17,6 +17,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
+from easyanim_server.jobs.quotas import Limits
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.interceptors import CallObserver
 from easyanim_server.rpc.video_service import VideoService
@@ -53,6 +54,8 @@ class App:
             attempts=settings.job_attempts,
             cancel_seconds=settings.cancel_seconds,
             stall_seconds=settings.stall_seconds,
+            idle_seconds=settings.idle_stall_seconds,
+            limits=result_limits(settings),
             on_state=self._report_health,
             observer=self.telemetry.observer,
         )
@@ -140,7 +143,14 @@ class App:
     def _load(self) -> Load:
         jobs = self.scheduler
         running = jobs.job_count - jobs.waiting_count
-        return Load(jobs.state.value, jobs.waiting_count, running, self._settings.queue_size, jobs.backlog_seconds)
+        return Load(
+            jobs.state.value,
+            jobs.waiting_count,
+            running,
+            self._settings.queue_size,
+            jobs.backlog_seconds,
+            jobs.result_bytes,
+        )
 
     def _report_health(self, state: ServerState) -> None:
         serving = state is ServerState.SERVING
@@ -152,6 +162,16 @@ class App:
     async def _set_health(self, status: int) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def result_limits(settings: Settings) -> Limits:
+    """What results may take on disk."""
+    return Limits(
+        caller_bytes=settings.result_caller_bytes,
+        total_bytes=settings.result_total_bytes,
+        unread_seconds=settings.result_unread_seconds,
+        reserve_bytes=settings.disk_reserve_bytes,
+    )
 
 
 async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], None] = lambda address: None) -> None:

@@ -15,6 +15,7 @@ from easyanim.v1 import video_pb2_grpc
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
+from easyanim_server.jobs.quotas import caller_of
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job
 from easyanim_server.rpc.interceptors import in_this_call
@@ -44,7 +45,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             async with self._conversions:
                 self._scheduler.check_room()  # those before may have taken the last place
                 job = in_this_call(await to_job(request, self._settings))
-                ticket = self._scheduler.submit(job)
+                ticket = self._scheduler.submit(job, caller_of(context.peer()))
             del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from easyanim_server import __version__
 from easyanim_server.domain.errors import (
+    DiskFull,
     EasyAnimError,
     GenerationFailed,
     InvalidArgument,
@@ -19,6 +20,8 @@ from easyanim_server.domain.errors import (
     NotReady,
     OutOfDeviceMemory,
     QueueFull,
+    ResultDropped,
+    ResultExpired,
     ShuttingDown,
     WorkerLost,
 )
@@ -42,9 +45,12 @@ STATES = ("STARTING", "SERVING", "DRAINING")
 COMPLETED = "COMPLETED"
 """Outcome of a job that ended in a video; the others are the reasons that callers see in `ErrorInfo`."""
 
-FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
+FAILURES = (
+    JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown, DiskFull, ResultDropped, ResultExpired,
+)  # fmt: skip
 LOSSES = ("DIED", "STUCK")
-REFUSALS = (InvalidArgument, QueueFull, NotReady, ShuttingDown)
+DROPS = (ResultDropped, ResultExpired)
+REFUSALS = (InvalidArgument, QueueFull, DiskFull, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
 
@@ -60,6 +66,8 @@ class Load:
     """Jobs that may wait."""
     seconds: float
     """Expected time until all admitted jobs are done."""
+    result_bytes: int = 0
+    """Bytes of files on disk that wait to be read."""
 
 
 class Metrics(JobObserver):
@@ -114,6 +122,11 @@ class Metrics(JobObserver):
             "easyanim_cancel_to_free_seconds", "From the caller's leaving until the worker was free.", SHORT, "bucket"
         )
         self._sent = counter("easyanim_sent_bytes", "Bytes of videos that went to callers.")
+        self._drops = counter(
+            "easyanim_results_dropped", "Files that were given up since their callers did not read them.", "reason"
+        )
+        for drop in DROPS:
+            self._drops.labels(drop.reason)
         self._cache_lookups = counter(
             "easyanim_cache_lookups", "Lookups of prompt embeddings and compiled graphs.", "cache", "result"
         )
@@ -182,6 +195,10 @@ class Metrics(JobObserver):
         if (asked := self._cancelling.pop(job.id, None)) is not None:
             self._cancel_seconds.labels(str(job.bucket)).observe(time.monotonic() - asked)
 
+    def dropped(self, error: EasyAnimError) -> None:
+        """Count the file by reason."""
+        self._drops.labels(error.reason).inc()
+
     def sent(self, size: int) -> None:
         """Count the bytes."""
         self._sent.inc(size)
@@ -248,6 +265,9 @@ class LoadCollector(Collector):
         yield GaugeMetricFamily("easyanim_jobs_running", "Jobs that run.", load.running)
         yield GaugeMetricFamily(
             "easyanim_backlog_seconds", "Expected time until all admitted jobs are done.", load.seconds
+        )
+        yield GaugeMetricFamily(
+            "easyanim_result_bytes", "Bytes of files on disk that wait to be read.", load.result_bytes
         )
 
 
