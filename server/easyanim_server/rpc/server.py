@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 SERVICE = video_pb2.DESCRIPTOR.services_by_name["VideoService"].full_name
 
+LIVENESS = "liveness"
+"""Name in health that is SERVING for as long as this process answers, also while it loads and drains."""
+
 GOODBYE_SECONDS = 1.0
 """After the jobs have ended, how long their last events may take to leave."""
 
@@ -89,6 +92,7 @@ class App:
             ConfigurationError: the address cannot be bound.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)  # it would say SERVING by itself
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         try:
             port = self._server.add_insecure_port(self._settings.listen)
         except RuntimeError as error:
@@ -120,6 +124,10 @@ class App:
     def stop(self) -> None:
         """Begin to drain; called again, end at once."""
         (self._hurry if self._stopping.is_set() else self._stopping).set()
+
+    def hang_up(self) -> None:
+        """Begin to drain; called again, nothing more: a terminal that closes may send two signals."""
+        self._stopping.set()
 
     async def _drain(self) -> None:
         log.info("draining", jobs=self.scheduler.job_count, limit_seconds=self._settings.drain_seconds)
@@ -175,7 +183,7 @@ def result_limits(settings: Settings) -> Limits:
 
 
 async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], None] = lambda address: None) -> None:
-    """Serve until SIGTERM or SIGINT, the second of which cuts the drain short.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one of the first two cuts the drain short.
 
     Args:
         settings: How to serve.
@@ -186,9 +194,12 @@ async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], 
         EasyAnimError: it cannot serve with these settings.
     """
     app = App(settings, worker)
-    port = await app.start()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, app.stop)
+        loop.add_signal_handler(number, app.stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        loop.add_signal_handler(signal.SIGHUP, app.hang_up)
+    port = await app.start()
     host = settings.listen.rpartition(":")[0]
     on_address(settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
     await app.run_until_stopped()

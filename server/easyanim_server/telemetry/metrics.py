@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from easyanim_server import __version__
@@ -30,6 +30,7 @@ from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import Lookups, WorkerInfo
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.observer import JobObserver
+from easyanim_server.telemetry.output import dropped_lines
 
 PLAN = ("bucket", "backend", "precision")
 """How a job was run: all that its speed depends on, apart from guidance."""
@@ -253,7 +254,7 @@ class LoadCollector(Collector):
     def __init__(self, read: Callable[[], Load]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """One family for each gauge."""
         load = self._read()
         states = GaugeMetricFamily("easyanim_state", "Whether requests are served: 1 at what holds.", labels=["state"])
@@ -268,6 +269,9 @@ class LoadCollector(Collector):
         )
         yield GaugeMetricFamily(
             "easyanim_result_bytes", "Bytes of files on disk that wait to be read.", load.result_bytes
+        )
+        yield CounterMetricFamily(
+            "easyanim_output_lines_dropped", "Lines of stdout and stderr that nobody read.", dropped_lines()
         )
 
 

@@ -246,7 +246,7 @@ def _read(
 def _end(spawned: Spawned) -> None:
     # A message, not a closed pipe: a close has no effect on the other end while our reader waits in it.
     spawned.outbox.put(Stop())
-    spawned.room.release(2**30)  # the reader waits for nobody any more
+    spawned.room.release(10_000)  # more than a pipe holds: the reader waits for nobody any more
     process = spawned.process
     process.join(STOP_SECONDS)
     if process.is_alive():
