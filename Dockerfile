@@ -1,6 +1,7 @@
 # The server for NVIDIA cards. The host needs the driver and the container toolkit; CUDA's libraries come with torch.
 #
 #   docker build -t easyanim .                        the server: no compiler, no pip
+#   docker build -t easyanim:cpu --build-arg BASE=ubuntu:24.04 .    the server for a machine without a card
 #   docker build -t easyanim:warm --target warm .     the same with a C compiler, to fill the compile cache
 #
 # Triton builds a small launcher for every new kernel with a C compiler. What `warm` builds is kept in the cache volume,
@@ -48,6 +49,6 @@ USER easyanim
 WORKDIR /home/easyanim
 VOLUME /var/cache/easyanim
 EXPOSE 50051 9464
-HEALTHCHECK --start-period=30m --interval=10s CMD ["easyanim-client", "health", "--address", "127.0.0.1:50051"]
+HEALTHCHECK --start-period=30m --interval=10s CMD ["python", "-m", "easyanim_server.rpc.probe"]
 ENTRYPOINT ["easyanim-server"]
 CMD ["serve"]

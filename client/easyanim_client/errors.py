@@ -155,6 +155,7 @@ class CorruptVideo(EasyAnimError):
 _BY_REASON: dict[str, type[EasyAnimError]] = {
     "QUEUE_FULL": QueueFull,
     "OUT_OF_DEVICE_MEMORY": OutOfDeviceMemory,
+    "RESULT_EXPIRED": RetryLater,
 }
 _BY_CODE: dict[grpc.StatusCode, type[EasyAnimError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,

@@ -23,6 +23,7 @@ try:
     from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
+    from easyanim_server.telemetry import output
     from easyanim_server.telemetry.log import configure_logging
     from easyanim_server.workers.process import LocalWorker
 except ModuleNotFoundError as missing:
@@ -144,10 +145,12 @@ def _examples(*lines: str, before: str = "") -> str:
 )
 @_with_settings
 def serve(settings: Settings) -> None:
-    """Load the model, warm every bucket, serve until SIGTERM."""
+    """Load the model, warm every bucket, serve until SIGTERM or SIGHUP."""
     preflight.check(settings)
+    preflight.check_device(settings.device)
     preflight.check_address(settings.listen)
     configure_logging(settings.log_format, settings.log_level)
+    output.keep_writable()
     cache = environment.cache_folder(settings.cache_dir)
     if environment.will_not_last(cache):
         log.warning("the home folder cannot be written; compiled code goes with temporary files", folder=str(cache))

@@ -30,6 +30,7 @@ class SimulatedWorker:
         self._jobs: asyncio.Queue[None] = asyncio.Queue()
 
     up = True
+    beats = 0
 
     async def lost(self) -> WorkerLost:
         return await asyncio.Future()
@@ -113,7 +114,7 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
     told = 0
 
     class CountingSpool(Spool):
-        def put(self, event: Queued | Progress | Chunk | Completed) -> None:
+        def put(self, event: Queued | Progress | Completed) -> None:
             nonlocal told
             told += isinstance(event, Queued)
             super().put(event)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
-from easyanim_server.domain.errors import EasyAnimError, JobCancelled
+from easyanim_server.domain.errors import EasyAnimError, JobCancelled, ResultExpired
 from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus, ModelInfo
@@ -53,7 +56,7 @@ async def test_bytes_come_whole_and_in_order_to_several_readers(spool: Spool) ->
     parts = [bytes([number]) * 100_000 for number in range(8)]
     readers = [asyncio.create_task(read_all(spool)) for _ in range(2)]
     for number, part in enumerate(parts):
-        spool.put(Chunk(number * 100_000, part))
+        await spool.write(Chunk(number * 100_000, part))
         await asyncio.sleep(0.001)
     spool.put(DONE)
 
@@ -64,13 +67,13 @@ async def test_bytes_come_whole_and_in_order_to_several_readers(spool: Spool) ->
 
 
 async def test_a_late_reader_gets_everything_from_the_beginning(spool: Spool) -> None:
-    spool.put(Chunk(0, b"whole file"))
+    await spool.write(Chunk(0, b"whole file"))
     spool.put(DONE)
     assert [type(event) for event in await read_all(spool)] == [Accepted, Chunk, Completed]
 
 
 async def test_an_error_comes_after_what_was_said_before_it(spool: Spool) -> None:
-    spool.put(Chunk(0, b"half a file"))
+    await spool.write(Chunk(0, b"half a file"))
     spool.fail(JobCancelled())
     spool.fail(EasyAnimError("a second error is not the cause"))
 
@@ -125,13 +128,13 @@ async def test_a_restart_voids_what_was_said_before_and_is_told_once(spool: Spoo
     again = Restarted(2, "WORKER_LOST", "the worker process ended")
     early = spool.read(heartbeat=5.0)
     spool.put(progress(Phase.DECODE, 1, elapsed=9.0))
-    spool.put(Chunk(0, b"half a file"))
+    await spool.write(Chunk(0, b"half a file"))
     seen: list[Event] = [await anext(early) for _ in range(3)]
     assert seen[2] == Chunk(0, b"half a file")
 
     spool.restart(again)
     spool.put(progress(Phase.DECODE, 3))
-    spool.put(Chunk(0, b"whole file"))
+    await spool.write(Chunk(0, b"whole file"))
     spool.put(DONE)
 
     rest = [again, progress(Phase.DECODE, 3), Chunk(0, b"whole file"), DONE]
@@ -151,19 +154,83 @@ async def test_a_reader_that_waits_hears_of_a_restart_and_then_of_silence(spool:
     await reader.aclose()  # type: ignore[attr-defined]
 
 
-def test_a_disk_that_is_full_in_mid_chunk_is_an_error(spool: Spool) -> None:
-    spool.put(Chunk(0, bytes(600)))
+async def test_a_disk_that_is_full_in_mid_chunk_is_an_error(spool: Spool) -> None:
+    await spool.write(Chunk(0, bytes(600)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the next write is cut, as on a disk that fills up
     try:
         with pytest.raises(OSError, match="too large"):
-            spool.put(Chunk(600, bytes(600)))
+            await spool.write(Chunk(600, bytes(600)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_the_file_is_gone_with_its_spool(spool: Spool) -> None:
-    spool.put(Chunk(0, b"x"))
+async def test_the_file_is_gone_with_its_spool(spool: Spool) -> None:
+    before = psutil.Process().num_fds()
+    await spool.write(Chunk(0, b"x"))
+    assert psutil.Process().num_fds() == before + 1
+    file = spool._file
     spool.close()
-    with pytest.raises(ValueError, match="closed file"):
-        spool.put(Chunk(1, b"y"))
+    await file.write(b"y", 1)  # the worker has not heard of it yet; the write comes before the close or after it
+
+    async def gone() -> None:
+        while psutil.Process().num_fds() > before:
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(gone(), 10)
+
+
+async def test_a_disk_that_stands_still_holds_up_no_event_loop(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = threading.Event()
+    write, read = os.pwrite, os.pread
+
+    def late(function: Any) -> Any:
+        return lambda *arguments: (moving.wait(20), function(*arguments))[1]
+
+    monkeypatch.setattr(os, "pwrite", late(write))
+    monkeypatch.setattr(os, "pread", late(read))
+    writing = asyncio.create_task(spool.write(Chunk(0, b"late")))
+    await asyncio.sleep(0.05)
+    assert not writing.done()
+    moving.set()
+    await writing
+
+    moving.clear()
+    reading = asyncio.create_task(read_all(spool))
+    spool.put(DONE)
+    await asyncio.sleep(0.05)
+    assert not reading.done()
+    moving.set()
+    assert (await reading)[1:] == [Chunk(0, b"late"), DONE]
+
+
+async def test_unread_bytes_have_the_age_of_the_last_read(spool: Spool) -> None:
+    assert spool.unread_since is None
+    await spool.write(Chunk(0, bytes(300_000)))
+    first = spool.unread_since
+    assert first is not None
+    reader = spool.read(heartbeat=5.0)
+    for _ in range(2):  # accepted, a chunk that may still be on its way
+        await anext(reader)
+    assert spool.unread_since == first
+    await anext(reader)
+    assert spool.unread_since is not None
+    assert spool.unread_since > first
+    spool.put(DONE)
+    await anext(reader)
+    assert spool.unread_since is None
+    await reader.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_file_that_was_dropped_ends_in_the_error_and_frees_its_space(spool: Spool) -> None:
+    await spool.write(Chunk(0, bytes(300_000)))
+    spool.put(DONE)
+    reader = spool.read(heartbeat=5.0)
+    for _ in range(2):
+        await anext(reader)
+    held = psutil.Process().num_fds()
+    await asyncio.wrap_future(spool.drop(ResultExpired("not read")))
+
+    assert psutil.Process().num_fds() == held - 1
+    with pytest.raises(ResultExpired):
+        await anext(reader)

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PUBLISHED = re.compile(r"alibaba-pai/EasyAnimateV(?P<version>[\d.]+)-(?P<rest>.+)")
 _V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(?P<format>-diffusers|)")
 _KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
+
+
+_COUNT_DEVICES = """
+import ctypes
+count = ctypes.c_int(0)
+driver = ctypes.CDLL("libcuda.so.1")
+driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+print(count.value)
+"""
+"""What torch asks as well; prints nothing without a driver."""
 
 
 def check(settings: Settings) -> None:
@@ -128,6 +140,32 @@ def check_folder(name: str, folder: Path) -> None:
     reason = environment.not_writable(folder)
     if reason:
         raise ConfigurationError(f"{name} {str(folder)!r} cannot be written: {reason}")
+
+
+def check_device(device: str) -> None:
+    """Refuse a CUDA device where the driver has none, before anything listens.
+
+    Raises:
+        ConfigurationError: names the device, and what there is.
+    """
+    kind, _, number = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        raise ConfigurationError(f"device {device!r} must be auto, cpu, cuda or cuda:N")
+    if kind != "cuda":
+        return
+    count = _cuda_devices()
+    if int(number or 0) >= count:
+        raise ConfigurationError(
+            f"device {device!r} is not there; this machine has {count} CUDA devices that it may use"
+        )
+
+
+def _cuda_devices() -> int:
+    """Devices that CUDA offers to this process; asked in another one, since the driver keeps what it opens."""
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", _COUNT_DEVICES], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return int(ran.stdout or 0)
 
 
 def check_new_file(file: Path, *, force: bool = False) -> None:

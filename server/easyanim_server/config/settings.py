@@ -183,7 +183,18 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0.0, le=5.0)
     """Longest silence on a stream."""
     drain_seconds: float = Field(default=900.0, ge=0.0)
-    """After SIGTERM, how long running and waiting jobs may take to finish, and their callers to read them."""
+    """After SIGTERM or SIGHUP, how long running and waiting jobs may take to finish, and their callers to read them."""
+    result_caller_bytes: int = Field(default=2**30, ge=2**20)
+    """Most bytes of files that are kept for one caller (an address) until it reads them; the largest file, too."""
+    result_total_bytes: int = Field(default=4 * 2**30, ge=2**20)
+    """The same for all callers together. Where one is exceeded, the file that was not read for longest is dropped."""
+    result_unread_seconds: float = Field(default=300.0, gt=0.0)
+    """How long a caller may read nothing of a file that waits for it before the file is dropped; inf is for ever."""
+    disk_reserve_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Free bytes of the folder for temporary files below which no new job is taken, or a quarter of a smaller disk."""
+    idle_stall_seconds: float = Field(default=30.0, gt=0.0)
+    """How long a worker that waits for a job may give no sign of life, before it is killed and started anew; inf
+    waits for ever."""
     start_timeout_seconds: float = Field(default=3600.0, gt=0.0)
     """How long a worker may take to load and warm up before it is started again."""
     cpu_threads: int = Field(default=0, ge=0)

@@ -5,6 +5,9 @@ EasyAnimError
 ├── QueueFull            all places in the queue are taken
 ├── PicturesBusy         no decoder of pictures is free in time
 ├── IntakeFull           requests that are no jobs yet take all the memory that they may
+├── DiskFull             the disk has no room for another file
+├── ResultDropped        a finished file was not read, and its space was needed
+├── ResultExpired        a finished file was not read for too long
 ├── NotReady             the model is still being loaded
 ├── ShuttingDown         the server drains
 ├── WorkerLost           the process that held the GPU died under the job, as often as it is run
@@ -104,6 +107,26 @@ class IntakeFull(EasyAnimError):
         super().__init__(detail)
         self.retry_after = retry_after
         """Seconds after which to try again."""
+
+
+class DiskFull(EasyAnimError):
+    """The disk has no room for another file; the caller may retry."""
+
+    reason = "DISK_FULL"
+    heals = True
+    retry_after = 10.0
+
+
+class ResultDropped(EasyAnimError):
+    """The bytes of a file were dropped: its caller did not read them, and their space was needed."""
+
+    reason = "RESULT_QUOTA"
+
+
+class ResultExpired(EasyAnimError):
+    """The bytes of a file were dropped: its caller did not read them for too long."""
+
+    reason = "RESULT_EXPIRED"
 
 
 class NotReady(EasyAnimError):

@@ -91,6 +91,10 @@ class Worker(Protocol):
     def up(self) -> bool:
         """Whether the worker is there, as far as is known."""
 
+    @property
+    def beats(self) -> int:
+        """Signs of life that it has given so far while it waited for jobs; more of them every second or so."""
+
     async def lost(self) -> WorkerLost:
         """Wait until the worker is not there any more; returns how it ended."""
 

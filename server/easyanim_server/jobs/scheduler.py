@@ -5,23 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
-from easyanim_server.domain.errors import (
-    EasyAnimError,
-    GenerationFailed,
-    JobCancelled,
-    NotReady,
-    QueueFull,
-    ShuttingDown,
-    WorkerLost,
-)
+from easyanim_server.domain.errors import EasyAnimError, JobCancelled, NotReady, QueueFull, ShuttingDown, WorkerLost
 from easyanim_server.domain.events import Accepted, Chunk, Completed, Progress, Queued, Restarted
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import WorkerInfo
@@ -29,6 +21,7 @@ from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.positions import Positions
+from easyanim_server.jobs.quotas import Limits, Quotas
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.jobs.ticket import Ticket
 from easyanim_server.prompts.tokens import PromptReader, PromptReading
@@ -44,6 +37,7 @@ LATER = 1.25
 """Of the time until a place is free, until when refused callers come again at least."""
 NOTHING_READ = PromptReading(0, 0, ())
 """Of a job whose caller is told nothing of its prompt."""
+UNLIMITED = Limits()
 
 
 class Scheduler:
@@ -57,6 +51,8 @@ class Scheduler:
         attempts: int = 1,
         cancel_seconds: float = math.inf,
         stall_seconds: float = math.inf,
+        idle_seconds: float = math.inf,
+        limits: Limits = UNLIMITED,
         on_state: Callable[[ServerState], None] = lambda state: None,
         observer: JobObserver | None = None,
     ) -> None:
@@ -68,13 +64,15 @@ class Scheduler:
             attempts: Runs that a job gets in all where the worker is lost under it.
             cancel_seconds: How long the worker may take to leave a job before it is killed; see `Settings`.
             stall_seconds: How long nothing may be heard of the worker in a job before it is killed; see `Settings`.
+            idle_seconds: How long nothing may be heard of it between jobs; see `Settings`.
+            limits: What results may take on disk.
             on_state: Told of every change of `state`.
             observer: Told what happens to every job.
         """
         self._worker = worker
         self._queue_size = queue_size
         self._attempts = attempts
-        self._watchdog = Watchdog(worker, cancel_seconds, stall_seconds)
+        self._watchdog = Watchdog(worker, cancel_seconds, stall_seconds, idle_seconds)
         self._on_state = on_state
         self._observer = observer or JobObserver()
         self._state = ServerState.STARTING
@@ -85,6 +83,7 @@ class Scheduler:
         """Whether the worker can do a job now, also while the server drains."""
         self._open: set[Ticket] = set()
         """Those whose callers are there: they wait, run, or are read."""
+        self._quotas = Quotas(limits, self._open, self._drop)
         self._running_eta: float | None = None
         self._announcer = Positions(self.waiting)
         self._work = asyncio.Event()
@@ -118,6 +117,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def result_bytes(self) -> int:
+        """Bytes on disk of results that wait to be read."""
+        return self._quotas.held_bytes
+
+    @property
     def running(self) -> Ticket | None:
         """The job that runs."""
         return self._running
@@ -143,6 +147,7 @@ class Scheduler:
         Raises:
             ShuttingDown: the server drains.
             QueueFull: all places are taken.
+            DiskFull: the disk is nearly full.
         """
         if self._state is ServerState.DRAINING:
             raise ShuttingDown
@@ -151,25 +156,27 @@ class Scheduler:
             soonest = max(1.0, self._running_seconds)
             # One place is free then and not more: half of the backlog is when half of those who wait have begun.
             raise QueueFull(self._queue_size, soonest, max(soonest * LATER, self.backlog_seconds / 2))
+        self._quotas.check_disk()
 
-    def submit(self, job: Job, reading: PromptReading = NOTHING_READ) -> Ticket:
+    def submit(self, job: Job, reading: PromptReading = NOTHING_READ, caller: str = "") -> Ticket:
         """Give a job a place in the queue; its caller must `release` the ticket.
 
         Args:
             job: What to do.
             reading: How its prompt will be read, for its `Accepted`.
+            caller: With whose results its result is counted.
 
         Raises:
             ShuttingDown: the server drains.
             NotReady: the model was never ready so far.
             QueueFull: all places are taken; nothing was kept of the job.
+            DiskFull: the disk is nearly full; the same.
         """
         self.check_room()
         if self.served is None:
             raise self._not_ready()
-        ticket = Ticket(
-            job, Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings)), time.monotonic()
-        )
+        spool = Spool(Accepted(job, reading.tokens, reading.truncated, reading.warnings))
+        ticket = Ticket(job, spool, time.monotonic(), caller)
         self._waiting.append(ticket)
         self._open.add(ticket)
         self._idle.clear()
@@ -202,6 +209,7 @@ class Scheduler:
         Raises:
             EasyAnimError: the worker cannot be started with these settings.
         """
+        watching = asyncio.create_task(self._quotas.watch(), name="quotas")
         try:
             while True:
                 await self._start_worker()
@@ -218,6 +226,7 @@ class Scheduler:
                     self._change(ServerState.STARTING, f"{error}; it is being started again")
                     self._announcer.announce()
         finally:
+            watching.cancel()
             self._cut_off()
             await self._worker.stop()
 
@@ -262,13 +271,16 @@ class Scheduler:
         """Wait for a job; a worker that dies meanwhile is noticed before it costs one."""
         lost = asyncio.create_task(self._worker.lost())
         lost.add_done_callback(lambda _: self._work.set())
+        self._watchdog.watch_idle()
         try:
             while not self._waiting and not lost.done():
                 self._work.clear()
                 await self._work.wait()
             if not self._worker.up:
-                raise await lost
+                error = await lost
+                raise WorkerLost(self._watchdog.fired) if self._watchdog.fired else error
         finally:
+            self._watchdog.rest()
             lost.cancel()
         self._running = self._waiting.popleft()
         self._running_eta = self._estimator.whole(self._running.job)
@@ -283,7 +295,7 @@ class Scheduler:
         self._watchdog.watch(job.id, self.served.step_seconds(job.bucket) if self.served else 0.0)
         try:
             async for event in self._worker.run(job):
-                self._heard(ticket, event, started)
+                await self._heard(ticket, event, started)
         except WorkerLost as lost:
             error = WorkerLost(self._watchdog.fired) if self._watchdog.fired else lost
             if not ticket.spool.ended and ticket.attempt < self._attempts:
@@ -302,7 +314,7 @@ class Scheduler:
             self._note_idle()
             structlog.contextvars.clear_contextvars()
 
-    def _heard(self, ticket: Ticket, event: Progress | Chunk | Completed, started: float) -> None:
+    async def _heard(self, ticket: Ticket, event: Progress | Chunk | Completed, started: float) -> None:
         """Pass on what the worker says of the running job, with what only the queue knows."""
         job = ticket.job
         self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
@@ -313,7 +325,7 @@ class Scheduler:
             self._estimator.learn(job, event)
             event = replace(event, queue_seconds=started - ticket.admitted)
             log.info("job completed", job_id=job.id, seconds=round(event.total_seconds, 3), bytes=event.size)
-        self._say(ticket, event)
+        await self._say(ticket, event)
 
     def _restart(self, ticket: Ticket, error: WorkerLost) -> None:
         """Put the job before all that wait; what it has said so far is void."""
@@ -332,17 +344,26 @@ class Scheduler:
         job, attempt = ticket.job, ticket.attempt
         log.warning("job failed", job_id=job.id, reason=error.reason, error=str(error), attempt=attempt)
 
-    def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
+    async def _say(self, ticket: Ticket, event: Progress | Chunk | Completed) -> None:
         self._observer.said(ticket.job, event)
         if ticket.spool.ended:  # its caller has left, and the worker has not heard of it yet
             return
-        try:
+        if not isinstance(event, Chunk):
             ticket.spool.put(event)
-        except OSError as error:
-            failure = GenerationFailed(uuid.uuid4().hex[:12])
-            log.error("cannot keep the file", job_id=ticket.job.id, error_id=failure.error_id, error=repr(error))
+        elif (failure := await self._quotas.keep(ticket, event)) is not None:
             ticket.spool.fail(failure)
             self._cancel(ticket)
+
+    def _drop(self, ticket: Ticket, error: EasyAnimError) -> Future[None]:
+        """End a job whose caller does not read, and forget it; see `Quotas`."""
+        if ticket is self._running and not ticket.spool.ended:
+            self._cancel(ticket)
+        freed = ticket.spool.drop(error)
+        self._observer.dropped(error)
+        log.warning("result dropped", job_id=ticket.job.id, reason=error.reason, error=str(error))
+        self._open.discard(ticket)  # a shutdown does not wait for it
+        self._note_idle()
+        return freed
 
     def _cancel(self, ticket: Ticket) -> None:
         """Have the worker leave the running job."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import IO
 
 from easyanim_server.domain.errors import EasyAnimError
 from easyanim_server.domain.events import (
@@ -23,16 +20,10 @@ from easyanim_server.domain.events import (
     Queued,
     Restarted,
 )
+from easyanim_server.jobs.resultfile import ResultFile
 
-
-@cache
-def keep_freed_memory() -> None:
-    """Have glibc keep a few megabytes that it frees, for the rest of the process.
-
-    Otherwise it returns every chunk's memory to the system and faults it in again for the next one, which halves the
-    throughput of a large file. Its thresholds follow the largest block that was ever freed, see mallopt(3).
-    """
-    bytearray(16 * 2**20)
+READ_AHEAD_BYTES = 2 * CHUNK_BYTES
+"""What a reader takes from the disk at once, which costs a change of threads; held while it stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +55,26 @@ class Spool:
         self._accepted = accepted
         self._news: dict[Phase | None, News] = {}
         self._news_count = 0
-        self._file: IO[bytes] | None = None
+        self._file = ResultFile()
         self._size = 0
+        self._taken = 0
+        self._unread_since: float | None = None
         self._restarted: Restarted | None = None
         self._end: Completed | EasyAnimError | None = None
         self._changed = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._size
+
+    @property
+    def unread_since(self) -> float | None:
+        """When the reader last took a byte, or there first was one for it, on the monotonic clock.
+
+        None where no byte waits to be read.
+        """
+        return self._unread_since
 
     @property
     def ended(self) -> bool:
@@ -85,21 +91,9 @@ class Spool:
         """The newest news as of now; None before any."""
         return max(self._news.values(), key=lambda news: news.number).now() if self._news else None
 
-    def put(self, event: Queued | Progress | Chunk | Completed) -> None:
-        """Take the next event; a `Completed` is the last one.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        if isinstance(event, Chunk):
-            if self._file is None:  # unnamed: the system removes it with its last handle, after a crash too
-                keep_freed_memory()
-                self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
-            rest, self._size = memoryview(event.data), event.offset
-            while rest:  # a disk that fills up takes a part, and is an error with the next byte
-                written = os.pwrite(self._file.fileno(), rest, self._size)
-                rest, self._size = rest[written:], self._size + written
-        elif isinstance(event, Completed):
+    def put(self, event: Queued | Progress | Completed) -> None:
+        """Take the next event; a `Completed` is the last one."""
+        if isinstance(event, Completed):
             self._end = event
         else:
             if isinstance(event, Progress) and isinstance(latest := self.latest, Progress):
@@ -110,14 +104,36 @@ class Spool:
             self._news[phase] = News(self._news_count, event, time.monotonic())
         self._changed.set()
 
+    async def write(self, chunk: Chunk) -> None:
+        """Take the next bytes; what comes after the end, or while the job is begun anew, is dropped.
+
+        Raises:
+            OSError: the disk is full. The same chunk may be tried again.
+        """
+        file = self._file
+        await file.write(chunk.data, chunk.offset)
+        if file is self._file and not self.ended:
+            self._size = chunk.offset + len(chunk.data)
+            if self._unread_since is None:
+                self._unread_since = time.monotonic()
+            self._changed.set()
+
     def restart(self, event: Restarted) -> None:
         """Forget news and bytes: the job, which has not ended, begins anew."""
         self._restarted = event
         self._news.clear()
-        self._size = 0
-        if self._file is not None:
-            os.ftruncate(self._file.fileno(), 0)
+        self._empty()
         self._changed.set()
+
+    def drop(self, error: EasyAnimError) -> Future[None]:
+        """Give up the bytes, also where they are complete; readers get `error` instead of the rest.
+
+        Returns a future that is done when the disk space is free.
+        """
+        self._end = error
+        freed = self._empty()
+        self._changed.set()
+        return freed
 
     def fail(self, error: EasyAnimError) -> None:
         """End the job with an error, unless it has ended already."""
@@ -127,8 +143,18 @@ class Spool:
 
     def close(self) -> None:
         """Give the disk space back; readers must have left."""
-        if self._file is not None:
-            self._file.close()
+        self._empty()
+
+    def _empty(self) -> Future[None]:
+        file, self._file = self._file, ResultFile()
+        self._size, self._taken, self._unread_since = 0, 0, None
+        return file.close()
+
+    def _took(self, offset: int) -> None:
+        """The reader has asked for more than the bytes up to `offset`."""
+        if self._taken < offset <= self._size:
+            self._taken = offset
+            self._unread_since = time.monotonic() if offset < self._size else None
 
     async def read(self, heartbeat: float) -> AsyncIterator[Event]:
         """Yield everything from the beginning, then wait for more until the job ends.
@@ -144,21 +170,27 @@ class Spool:
         yield self._accepted
         seen, offset, repeating = 0, 0, False  # the number of the last news, bytes so far, whether news are old ones
         restarted: Restarted | None = None
+        ahead = memoryview(b"")  # read from the disk, and not yet taken
         while True:
             self._changed.clear()
             if self._restarted is not None and self._restarted is not restarted:
                 # Before all else: news and bytes are those of the new run.
-                offset, repeating, restarted = 0, False, self._restarted
+                offset, repeating, restarted, ahead = 0, False, self._restarted, memoryview(b"")
                 yield restarted
             elif fresh := [news for news in self._news.values() if news.number > seen]:
                 oldest = min(fresh, key=lambda news: news.number)
                 seen = oldest.number
                 yield oldest.now() if repeating else oldest.event
                 repeating = False
-            elif self._file is not None and offset < self._size:
-                data = os.pread(self._file.fileno(), min(CHUNK_BYTES, self._size - offset), offset)
-                yield Chunk(offset, data)
-                offset += len(data)
+            elif offset < self._size and not ahead:
+                count = min(READ_AHEAD_BYTES, self._size - offset)
+                ahead = memoryview(await self._file.read(count, offset))  # meanwhile all may have changed
+            elif offset < self._size:
+                yield Chunk(offset, bytes(ahead[:CHUNK_BYTES]))
+                offset += len(ahead[:CHUNK_BYTES])
+                ahead = ahead[CHUNK_BYTES:]
+                if self._restarted is restarted:
+                    self._took(offset)
             elif isinstance(self._end, EasyAnimError):
                 raise self._end
             elif self._end is not None:

@@ -16,6 +16,8 @@ class Ticket:
     spool: Spool
     admitted: float
     """When it was admitted, on the monotonic clock."""
+    caller: str = ""
+    """Whose it is, see `quotas.caller_of`."""
     attempt: int = 1
     """The run that it waits for or is in."""
     requeued: float | None = None

@@ -18,6 +18,7 @@ from easyanim_server.config.settings import SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
+from easyanim_server.jobs.quotas import Limits
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.connections import raise_descriptor_limit, server_options
@@ -32,6 +33,9 @@ from easyanim_server.telemetry.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 SERVICE = video_pb2.DESCRIPTOR.services_by_name["VideoService"].full_name
+
+LIVENESS = "liveness"
+"""Name in health that is SERVING for as long as this process answers, also while it loads and drains."""
 
 GOODBYE_SECONDS = 1.0
 """After the jobs have ended, how long their last events may take to leave."""
@@ -58,6 +62,8 @@ class App:
             attempts=settings.job_attempts,
             cancel_seconds=settings.cancel_seconds,
             stall_seconds=settings.stall_seconds,
+            idle_seconds=settings.idle_stall_seconds,
+            limits=result_limits(settings),
             on_state=self._report_health,
             observer=self.telemetry.observer,
         )
@@ -90,6 +96,7 @@ class App:
             ConfigurationError: the address cannot be bound.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)  # it would say SERVING by itself
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         try:
             with preflight.alone_at(self._settings.listen):
                 port = self._server.add_insecure_port(self._settings.listen)
@@ -122,6 +129,10 @@ class App:
     def stop(self) -> None:
         """Begin to drain; called again, end at once."""
         (self._hurry if self._stopping.is_set() else self._stopping).set()
+
+    def hang_up(self) -> None:
+        """Begin to drain; called again, nothing more: a terminal that closes may send two signals."""
+        self._stopping.set()
 
     async def _drain(self) -> None:
         log.info("draining", jobs=self.scheduler.job_count, limit_seconds=self._settings.drain_seconds)
@@ -170,7 +181,14 @@ class App:
     def _load(self) -> Load:
         jobs = self.scheduler
         running = jobs.job_count - jobs.waiting_count
-        return Load(jobs.state.value, jobs.waiting_count, running, self._settings.queue_size, jobs.backlog_seconds)
+        return Load(
+            jobs.state.value,
+            jobs.waiting_count,
+            running,
+            self._settings.queue_size,
+            jobs.backlog_seconds,
+            jobs.result_bytes,
+        )
 
     def _report_health(self, state: ServerState) -> None:
         serving = state is ServerState.SERVING
@@ -184,8 +202,18 @@ class App:
             await self._health.set(name, status)
 
 
+def result_limits(settings: Settings) -> Limits:
+    """What results may take on disk."""
+    return Limits(
+        caller_bytes=settings.result_caller_bytes,
+        total_bytes=settings.result_total_bytes,
+        unread_seconds=settings.result_unread_seconds,
+        reserve_bytes=settings.disk_reserve_bytes,
+    )
+
+
 async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], None] = lambda address: None) -> None:
-    """Serve until SIGTERM or SIGINT, the second of which cuts the drain short.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one of the first two cuts the drain short.
 
     Args:
         settings: How to serve.
@@ -198,9 +226,12 @@ async def serve(settings: Settings, worker: Worker, on_address: Callable[[str], 
     limit_arenas()
     raise_descriptor_limit()
     app = App(settings, worker)
-    port = await app.start()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, app.stop)
+        loop.add_signal_handler(number, app.stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        loop.add_signal_handler(signal.SIGHUP, app.hang_up)
+    port = await app.start()
     host = settings.listen.rpartition(":")[0]
     on_socket = settings.listen.partition(":")[0] in SOCKET_SCHEMES
     on_address(settings.listen if on_socket else f"{host}:{port}")

@@ -16,6 +16,7 @@ from easyanim.v1 import video_pb2_grpc
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
+from easyanim_server.jobs.quotas import caller_of
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark, without_pictures
@@ -52,7 +53,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
                 self._scheduler.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
                     job = in_this_call(await to_job(request, self._settings, pictures, decoder))
-                ticket = self._scheduler.submit(job, await self._scheduler.prompts.read_for(job))
+                reading = await self._scheduler.prompts.read_for(job)
+                ticket = self._scheduler.submit(job, reading, caller_of(context.peer()))
             del request, pictures  # as large as the pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
                 yield to_response(event, job)

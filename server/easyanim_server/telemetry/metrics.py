@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from easyanim_server import __version__
 from easyanim_server.domain.errors import (
+    DiskFull,
     EasyAnimError,
     GenerationFailed,
     IntakeFull,
@@ -21,6 +22,8 @@ from easyanim_server.domain.errors import (
     OutOfDeviceMemory,
     PicturesBusy,
     QueueFull,
+    ResultDropped,
+    ResultExpired,
     ShuttingDown,
     WorkerLost,
 )
@@ -29,6 +32,7 @@ from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import Lookups, WorkerInfo
 from easyanim_server.telemetry.devices import DeviceStatus
 from easyanim_server.telemetry.observer import JobObserver
+from easyanim_server.telemetry.output import dropped_lines
 
 PLAN = ("bucket", "backend", "precision")
 """How a job was run: all that its speed depends on, apart from guidance."""
@@ -44,9 +48,12 @@ STATES = ("STARTING", "SERVING", "DRAINING")
 COMPLETED = "COMPLETED"
 """Outcome of a job that ended in a video; the others are the reasons that callers see in `ErrorInfo`."""
 
-FAILURES = (JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown)
+FAILURES = (
+    JobCancelled, WorkerLost, GenerationFailed, OutOfDeviceMemory, ShuttingDown, DiskFull, ResultDropped, ResultExpired,
+)  # fmt: skip
 LOSSES = ("DIED", "STUCK")
-REFUSALS = (InvalidArgument, QueueFull, IntakeFull, PicturesBusy, NotReady, ShuttingDown)
+DROPS = (ResultDropped, ResultExpired)
+REFUSALS = (InvalidArgument, QueueFull, IntakeFull, PicturesBusy, DiskFull, NotReady, ShuttingDown)
 """These are there from the start, as zeros: a rate does not see the first of what was not there before."""
 
 
@@ -62,6 +69,8 @@ class Load:
     """Jobs that may wait."""
     seconds: float
     """Expected time until all admitted jobs are done."""
+    result_bytes: int = 0
+    """Bytes of files on disk that wait to be read."""
 
 
 class Metrics(JobObserver):
@@ -116,6 +125,11 @@ class Metrics(JobObserver):
             "easyanim_cancel_to_free_seconds", "From the caller's leaving until the worker was free.", SHORT, "bucket"
         )
         self._sent = counter("easyanim_sent_bytes", "Bytes of videos that went to callers.")
+        self._drops = counter(
+            "easyanim_results_dropped", "Files that were given up since their callers did not read them.", "reason"
+        )
+        for drop in DROPS:
+            self._drops.labels(drop.reason)
         self._cache_lookups = counter(
             "easyanim_cache_lookups", "Lookups of prompt embeddings and compiled graphs.", "cache", "result"
         )
@@ -184,6 +198,10 @@ class Metrics(JobObserver):
         if (asked := self._cancelling.pop(job.id, None)) is not None:
             self._cancel_seconds.labels(str(job.bucket)).observe(time.monotonic() - asked)
 
+    def dropped(self, error: EasyAnimError) -> None:
+        """Count the file by reason."""
+        self._drops.labels(error.reason).inc()
+
     def sent(self, size: int) -> None:
         """Count the bytes."""
         self._sent.inc(size)
@@ -238,7 +256,7 @@ class LoadCollector(Collector):
     def __init__(self, read: Callable[[], Load]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """One family for each gauge."""
         load = self._read()
         states = GaugeMetricFamily("easyanim_state", "Whether requests are served: 1 at what holds.", labels=["state"])
@@ -250,6 +268,12 @@ class LoadCollector(Collector):
         yield GaugeMetricFamily("easyanim_jobs_running", "Jobs that run.", load.running)
         yield GaugeMetricFamily(
             "easyanim_backlog_seconds", "Expected time until all admitted jobs are done.", load.seconds
+        )
+        yield GaugeMetricFamily(
+            "easyanim_result_bytes", "Bytes of files on disk that wait to be read.", load.result_bytes
+        )
+        yield CounterMetricFamily(
+            "easyanim_output_lines_dropped", "Lines of stdout and stderr that nobody read.", dropped_lines()
         )
 
 

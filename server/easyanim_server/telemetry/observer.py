@@ -45,6 +45,9 @@ class JobObserver:
     def ended(self, job: Job, failure: EasyAnimError | None) -> None:
         """A job is over and nothing works on it any more; told once for every job that was `queued`."""
 
+    def dropped(self, error: EasyAnimError) -> None:
+        """The bytes of a job's file were given up, since its caller did not read them."""
+
     def sent(self, size: int) -> None:
         """So many bytes of a video went to its caller."""
 

@@ -20,10 +20,13 @@ from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import WorkerInfo
 from easyanim_server.domain.protocols import Engine
 from easyanim_server.telemetry.log import configure_logging
-from easyanim_server.workers.messages import Cancel, Ended, Ready, Run, Said, StartFailed, Starting, Stop
+from easyanim_server.workers.messages import Cancel, Ended, Ready, Run, Said, StartFailed, Starting, Stop, Waiting
 from easyanim_server.workers.runner import JobRunner
 
 log = structlog.get_logger(__name__)
+
+BEAT_SECONDS = 1.0
+"""How often the front is told that this process waits for a job."""
 
 
 def main(connection: Connection, settings: Settings, engine_path: str) -> None:
@@ -34,9 +37,10 @@ def main(connection: Connection, settings: Settings, engine_path: str) -> None:
         settings: The server's settings.
         engine_path: ``module:attribute`` of a callable that makes an engine from settings.
     """
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the front decides what they mean here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a terminal's end and a service manager's SIGTERM reach the whole process group; the front decides what
+    # they mean here.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     configure_logging(settings.log_format, settings.log_level)
     inbox = Inbox(connection)
     # Watched from the start: a front that dies while gigabytes load must not leave this process behind.
@@ -53,7 +57,11 @@ def main(connection: Connection, settings: Settings, engine_path: str) -> None:
         connection.send(StartFailed(ConfigurationError(f"{error.filename}: {error.strerror}")))
         return
     while True:
-        job = inbox.jobs.get()
+        try:
+            job = inbox.jobs.get(timeout=BEAT_SECONDS)
+        except queue.Empty:
+            connection.send(Waiting())
+            continue
         connection.send(Ended(job.id, run(engine, job, inbox, connection)))
 
 

@@ -67,5 +67,10 @@ class Ended:
     """Why there is no video; None after `Completed`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """From the worker: it waits for a job, and its loop goes round."""
+
+
 ToWorker = Run | Cancel | Stop
-FromWorker = Starting | Ready | StartFailed | Said | Ended
+FromWorker = Starting | Ready | StartFailed | Said | Ended | Waiting

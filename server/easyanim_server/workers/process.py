@@ -30,11 +30,16 @@ from easyanim_server.workers.messages import (
     Starting,
     Stop,
     ToWorker,
+    Waiting,
 )
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_ENGINE = "easyanim_server.engine.engine:Engine.load"
+
+MOST_MESSAGES = 64
+"""Most of a job's messages that are read from the pipe and not dealt with. Where a disk takes files more slowly than
+they are made, the pipe fills up then and the worker waits, instead of the front's memory growing."""
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end before it is killed."""
@@ -50,6 +55,8 @@ class Spawned:
     """What the writer sends, one after another: two writers' messages would mix in the pipe."""
     writer: threading.Thread
     reader: threading.Thread
+    room: threading.Semaphore
+    """Of messages that were read from the pipe and are not dealt with."""
 
 
 class LocalWorker:
@@ -67,6 +74,12 @@ class LocalWorker:
         self._spawned: Spawned | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
         self._closed = asyncio.Event()
+        self._beats = 0
+
+    @property
+    def beats(self) -> int:
+        """Signs of life between jobs. See `protocols.Worker`."""
+        return self._beats
 
     @property
     def pid(self) -> int | None:
@@ -106,6 +119,8 @@ class LocalWorker:
         while True:
             message = await self._messages.get()
             if isinstance(message, Said):
+                if self._spawned is not None:
+                    self._spawned.room.release()
                 yield message.event
             elif isinstance(message, Ended):
                 if message.error is not None:
@@ -151,6 +166,9 @@ class LocalWorker:
         messages, closed = self._messages, self._closed  # this process's own, also when there is another one
 
         def on_message(message: FromWorker | None) -> None:
+            if isinstance(message, Waiting):
+                self._beats += 1
+                return
             messages.put_nowait(message)
             if message is None:
                 closed.set()
@@ -171,8 +189,9 @@ class LocalWorker:
             raise WorkerLost(f"the worker process cannot be spawned: {error}") from error
         outbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         writer = threading.Thread(target=_write, args=(ours, outbox), name="worker-writer", daemon=True)
-        reader = threading.Thread(target=_read, args=(ours, loop, on_message), name="worker-reader", daemon=True)
-        self._spawned = Spawned(process, ours, outbox, writer, reader)
+        room = threading.Semaphore(MOST_MESSAGES)
+        reader = threading.Thread(target=_read, args=(ours, loop, on_message, room), name="worker-reader", daemon=True)
+        self._spawned = Spawned(process, ours, outbox, writer, reader, room)
         writer.start()
         reader.start()
 
@@ -208,12 +227,18 @@ def _write(connection: Connection, outbox: queue.SimpleQueue[ToWorker]) -> None:
 
 
 def _read(
-    connection: Connection, loop: asyncio.AbstractEventLoop, on_message: Callable[[FromWorker | None], None]
+    connection: Connection,
+    loop: asyncio.AbstractEventLoop,
+    on_message: Callable[[FromWorker | None], None],
+    room: threading.Semaphore,
 ) -> None:
     with suppress(RuntimeError):  # the event loop was closed before the worker: nobody is left to tell
         try:
             while True:
-                loop.call_soon_threadsafe(on_message, connection.recv())
+                message = connection.recv()
+                if isinstance(message, Said):
+                    room.acquire()
+                loop.call_soon_threadsafe(on_message, message)
         except (EOFError, OSError):
             loop.call_soon_threadsafe(on_message, None)
 
@@ -221,6 +246,7 @@ def _read(
 def _end(spawned: Spawned) -> None:
     # A message, not a closed pipe: a close has no effect on the other end while our reader waits in it.
     spawned.outbox.put(Stop())
+    spawned.room.release(10_000)  # more than a pipe holds: the reader waits for nobody any more
     process = spawned.process
     process.join(STOP_SECONDS)
     if process.is_alive():
