@@ -23,6 +23,7 @@ from easyanim_client.results import (
     Activity,
     Bucket,
     Chunk,
+    Defaults,
     DeviceStatus,
     Event,
     Limits,
@@ -191,7 +192,12 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         activity=tuple(map(_activity, message.activity)),
         devices=tuple(map(_device_status, message.device_status)),
         profiles=tuple(map(_profile, message.profiles)),
+        defaults=_defaults(message.defaults) if message.HasField("defaults") else None,
     )
+
+
+def _defaults(message: pb.Defaults) -> Defaults:
+    return Defaults(message.guidance_scale, message.step_count, message.bucket, message.frame_count)
 
 
 def _profile(message: pb.Profile) -> Profile:

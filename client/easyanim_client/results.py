@@ -352,6 +352,17 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request gets that has a prompt and nothing else."""
+
+    guidance: float
+    steps: int
+    bucket: str
+    """With a picture, the one nearest to it is taken."""
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server serves."""
 
@@ -372,3 +383,5 @@ class ServerInfo:
     """Empty without an NVIDIA device, or before the model was loaded."""
     profiles: tuple[Profile, ...] = ()
     """The most faithful first; empty from an older server."""
+    defaults: Defaults | None = None
+    """None before the model was loaded, or from an older server."""

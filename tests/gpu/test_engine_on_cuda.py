@@ -162,7 +162,7 @@ def test_a_probe_tells_a_broken_device_from_a_job_that_failed() -> None:
     # In a process of its own: the fault is for good.
     script = """
 import torch
-from easyanim_server.engine import checkpoint
+from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.engine import Engine
 
 engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))

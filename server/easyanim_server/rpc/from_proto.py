@@ -15,6 +15,7 @@ from typing import Any
 from PIL.Image import Image
 
 from easyanim.v1 import video_pb2 as pb
+from easyanim_server.config.model_defaults import ModelDefaults
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
 from easyanim_server.domain.errors import InvalidArgument, Violation
@@ -34,18 +35,23 @@ NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
 
 
-async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+async def to_job(request: pb.GenerateRequest, settings: Settings, defaults: ModelDefaults) -> Job:
     """Check a request and resolve its defaults.
+
+    Args:
+        request: As it came.
+        settings: Of the server; what the operator set goes before the model's defaults.
+        defaults: Of the model that is loaded.
 
     Raises:
         InvalidArgument: with every wrong field, not only the first.
     """
     # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
     # one step and the next. So there are as many as threads at most.
-    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings)
+    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings, defaults)
 
 
-def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+def _to_job(request: pb.GenerateRequest, settings: Settings, defaults: ModelDefaults) -> Job:
     wrong: list[Violation] = []
     wrong += _check_prompts(request, settings.max_prompt_chars)
     wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
@@ -54,7 +60,7 @@ def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
     wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
     wrong += _check_output(request)
     wrong += _check_fit(request)
-    name, profile, bad_profile = _profile(request, settings.default_profile)
+    name, profile, bad_profile = _profile(request, settings.default_profile, defaults)
     wrong += bad_profile
     start, end, bad_pictures = _load_pictures(request, settings.max_image_pixels)
     wrong += bad_pictures
@@ -70,7 +76,7 @@ def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
-        guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else defaults.guidance,
         # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
@@ -135,13 +141,15 @@ def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
 
 
-def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
+def _profile(
+    request: pb.GenerateRequest, default: str, defaults: ModelDefaults
+) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
     known, given, wrong = name in PROFILES, request.acceleration, []
     if not known:  # the other fields are checked all the same
         wrong.append(Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}"))
-    profile = PROFILES[name if known else default]
+    profile = defaults.profile(name if known else default)
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     solvers = [solver.value for solver in Solver]
     if "solver" in values and values["solver"] not in solvers:

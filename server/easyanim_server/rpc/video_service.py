@@ -12,6 +12,7 @@ import structlog
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
+from easyanim_server.config.model_defaults import ModelDefaults
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
@@ -36,6 +37,12 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._telemetry = telemetry
         self._conversions = asyncio.Semaphore(CONVERSIONS)
 
+    @property
+    def _defaults(self) -> ModelDefaults:
+        """Of the model that is loaded; until then, what its folder says."""
+        served = self._scheduler.served
+        return served.model.defaults if served else self._settings.model_defaults
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
@@ -43,7 +50,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             self._scheduler.check_room()  # before pictures are decoded, which costs most
             async with self._conversions:
                 self._scheduler.check_room()  # those before may have taken the last place
-                job = in_this_call(await to_job(request, self._settings))
+                job = in_this_call(await to_job(request, self._settings, self._defaults))
                 ticket = self._scheduler.submit(job)
             del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):

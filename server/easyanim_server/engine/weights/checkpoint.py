@@ -18,7 +18,9 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server.config import checks as preflight
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.checks import is_hosted, published_size
+from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin
@@ -30,8 +32,6 @@ from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, check, read, 
 
 TINY = "builtin:tiny"
 DEMO = "builtin:demo"
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
-"""Comes with the package; its README.md is the model's card."""
 SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
 # By themselves these libraries write to stderr, past whatever form the program's log has.
@@ -65,6 +65,7 @@ def load(
     home = torch.device("cpu") if on_host else device
     if model == TINY:
         modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
+        modules.defaults = modeldefaults.of(TINY)
     else:
         folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
         modules = read(folder, model, device=home, dtype=dtype, own=on_host)

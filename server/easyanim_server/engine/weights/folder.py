@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51.components import Components
@@ -27,6 +28,7 @@ CONFIG_FILES = {
 
 CONFIG_PATTERNS = [
     "model_index.json",
+    modeldefaults.FILE,
     *(f"{component}/{file}" for component, file in CONFIG_FILES.items()),
     "*/*.index.json",
     "tokenizer/*",
@@ -67,6 +69,7 @@ def outline(folder: Path, model: str) -> Components:
 
     Raises:
         UnsupportedModel: the folder is refused.
+        ConfigurationError: its `easyanim.json` is damaged.
     """
     check(folder, model)
     with torch.device("meta"):
@@ -82,6 +85,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=TrimmedTextEncoder.on_meta(_text_encoder_config(folder)),
         tokenizer=_tokenizer(folder, model),
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(_json(folder / "scheduler/scheduler_config.json")),
+        defaults=modeldefaults.read(folder),
     )
 
 

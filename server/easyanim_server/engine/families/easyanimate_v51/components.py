@@ -11,6 +11,8 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMa
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server.config.model_defaults import PUBLISHED, ModelDefaults
+
 
 @dataclass
 class Components:
@@ -31,6 +33,8 @@ class Components:
     scheduler: FlowMatchEulerDiscreteScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
+    defaults: ModelDefaults = PUBLISHED
+    """What requests get that leave it out."""
 
     @property
     def device(self) -> torch.device:
