@@ -24,7 +24,7 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "120"], check=True)
-            options = ["--image", PHOTOGRAPH, "--out", VIDEO, "--guidance", "2", "--seed", "1", "--address", address]
+            options = ["--image", PHOTOGRAPH, "--out", VIDEO, "--seed", "1", "--address", address]
             subprocess.run([*client, "generate", PROMPT, *options], check=True)
         except subprocess.CalledProcessError as failed:
             return failed.returncode
