@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from dev.quality import looks
 from dev.quality.cases import Frames, to_frames
 from dev.quality.settings import DEFAULT
 from dev.quality.summary import Summary
-from dev.quality.tables import LOOKS
+from dev.quality.tables import LOOKS, demo_sentence
 from dev.quality.tables import looks as table
 
 SIDE = 64
@@ -53,6 +56,24 @@ def test_confetti_has_more_detail_than_the_clip(clip: Frames) -> None:
     found = looks.compare(made, clip)
     assert found.gmsd > 0.05
     assert found.sharpness > 1.5
+
+
+def test_readmes_sentence_has_looks_beside_agreement_where_they_were_measured(tmp_path: Path) -> None:
+    extra = {f"{kind}_{name}": 0.5 for kind in looks.KINDS for name in ("gmsd", "sharpness")}
+    case = {"what": "case", "index": 0, "group": "camera", "language": "en"}
+    video = {"what": "video", "setting": DEFAULT.name, "index": 0, "agrees": True}
+    header = {"conditions": {"model": "builtin:demo", "guidance": 6.0}}
+
+    def said(*rows: dict[str, object]) -> str:
+        file = tmp_path / "quality.json"
+        file.write_text(json.dumps({"header": header, "rows": rows}))
+        return demo_sentence(file)
+
+    assert "1 videos](docs/quality.md) go where" in said(case, video)
+    assert "(guidance 6, where it has 2 by default)" in said(case, video)
+    assert "GMSD" not in said(case, video)
+    told = said(case | extra, video | {"looks_gmsd": 0.1, "looks_sharpness": 0.9})
+    assert "a GMSD of 0.100 and 90 % of its fine detail, where a smear of the clip has 0.500 and 50 %" in told
 
 
 def rows(with_looks: bool) -> Summary:
