@@ -23,6 +23,7 @@ from easyanim_client.results import (
     Activity,
     Bucket,
     Chunk,
+    Defaults,
     DeviceStatus,
     Event,
     Limits,
@@ -201,7 +202,12 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         devices=tuple(map(_device_status, message.device_status)),
         profiles=tuple(map(_profile, message.profiles)),
         picture_mime_types=tuple(message.picture_mime_types),
+        defaults=_defaults(message.defaults) if message.HasField("defaults") else None,
     )
+
+
+def _defaults(message: pb.Defaults) -> Defaults:
+    return Defaults(message.guidance_scale, message.step_count, message.bucket, message.frame_count)
 
 
 def _profile(message: pb.Profile) -> Profile:

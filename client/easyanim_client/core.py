@@ -222,7 +222,7 @@ class BaseClient(Generic[GenerationT]):
             background_color: What lies under transparent pictures and in the bars of ``"pad"``, such as
                 ``"#ffffff"``. Default: black.
             steps: Denoising steps. Default: the profile's, 35 of ``"exact"``.
-            guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: 6.
+            guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: the model's.
             seed: Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn.
             fps: Frames per second of the file, 1 to 60. Default: 8.
             format: ``"mp4"`` (H.264), ``"webm"`` (VP9) or ``"mkv"`` (lossless FFV1). Default: by the suffix of

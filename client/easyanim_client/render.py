@@ -198,6 +198,10 @@ def info_summary(info: ServerInfo) -> str:
     ]
     for bucket in info.buckets:
         lines.append(f"bucket    {bucket.name}, frames {', '.join(map(str, bucket.frame_counts))}")
+    if (usual := info.defaults) is not None:
+        lines.append(
+            f"default   guidance {usual.guidance:g}, {usual.steps} steps, bucket {usual.bucket}, {usual.frames} frames"
+        )
     for profile in info.profiles:
         lines.append(f"profile   {profile_line(profile)}")
     return "\n".join(lines)

@@ -358,6 +358,17 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request gets that has a prompt and nothing else."""
+
+    guidance: float
+    steps: int
+    bucket: str
+    """With a picture, the one nearest to it is taken."""
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server serves."""
 
@@ -380,3 +391,5 @@ class ServerInfo:
     """The most faithful first; empty from an older server."""
     picture_mime_types: tuple[str, ...] = ()
     """Of the pictures that the server reads, such as ``image/heic``; empty from an older server."""
+    defaults: Defaults | None = None
+    """None before the model was loaded, or from an older server."""

@@ -112,6 +112,22 @@ def cpu_tables(folder: Path = RESULTS) -> str:
     return "\n".join([*lines, ""])
 
 
+def cpu_sentence(folder: Path = RESULTS) -> str:
+    """README's sentence on what the built-in model takes on a CPU."""
+    file = folder / "cpu.json"
+    if not file.is_file():
+        return ""
+    document = json.loads(file.read_text())
+    videos = {row["bucket"]: row for row in document["rows"] if row["what"] == "video"}
+    seconds = " and ".join(f"{row['seconds']:.0f} s at {name.rpartition('x')[0]}" for name, row in videos.items())
+    cores = " and ".join(f"{row['cpu_seconds']:.0f}" for row in videos.values())
+    return (
+        f"A video of {document['header']['steps']} steps takes {seconds} where nothing else runs "
+        f"({document['header']['cpu']}: {cores} seconds of CPU time); count on several times that where the cores are "
+        "older or shared. `--profile draft` takes a quarter of the steps' time.\n"
+    )
+
+
 def memory_tables(folder: Path = RESULTS) -> str:
     """What fits which card, as upstream has it, then every row; for each card that was measured."""
     return "\n".join(_memory_section(*found) for found in published(folder, "*-memory.json")) or NOT_MEASURED
@@ -120,10 +136,10 @@ def memory_tables(folder: Path = RESULTS) -> str:
 def card_table(folder: Path = RESULTS) -> str:
     """What fits which card, as upstream has it; for each card that was measured."""
     parts = []
-    for _, rows in published(folder, "*-memory.json"):
+    for header, rows in published(folder, "*-memory.json"):
         fine = [row for row in rows if "error" not in row]
         if fine:
-            parts.append("\n".join([*_cards(fine), ""]))
+            parts.append("\n".join([*_cards(fine, header["gpu"] or header["cpu"]), ""]))
     return "\n".join(parts) or NOT_MEASURED
 
 
@@ -145,9 +161,11 @@ def loading_tables(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-def _cards(rows: Sequence[Row]) -> list[str]:
+def _cards(rows: Sequence[Row], measured_on: str) -> list[str]:
+    """A line for each memory; seconds are those of the card that the memory was cut from, and its columns say so."""
     buckets = list(dict.fromkeys(bucket_of(row) for row in rows))
-    lines = [f"| card | {' | '.join(buckets)} |", f"|---|{'---|' * len(buckets)}"]
+    named = [f"{bucket}, seconds of {measured_on}" for bucket in buckets]
+    lines = [f"| memory | {' | '.join(named)} |", f"|---|{'---|' * len(buckets)}"]
     for cap in sorted({row["cap_gib"] for row in rows if row["cap_gib"]}):
         best = [
             min(found, key=lambda row: (row["vae_tiled"], not row["equal_to_full"], row["seconds"]), default=None)
@@ -162,7 +180,7 @@ def _memory_section(header: dict[str, Any], rows: Sequence[Row]) -> str:
     title = f"**{header['gpu'] or header['cpu']}, {rows[0]['model']}**"
     facts = f"driver {header['driver']}, torch {header['torch']}; commit {header['commit']}, {header['date'][:10]}"
     buckets = list(dict.fromkeys(bucket_of(row) for row in fine))
-    lines = [f"{title} ({facts})", "", *_cards(fine)]
+    lines = [f"{title} ({facts})", "", *_cards(fine, header["gpu"] or header["cpu"])]
     numbers = ("peak GiB", "host GiB", "seconds", "× full", "equal to full")
     lines += [
         "",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from dev.bench.placements import (
     bucket_of,
     card_table,
+    cpu_sentence,
     cpu_tables,
     form,
     loading_tables,
@@ -272,7 +273,12 @@ def documents() -> dict[Path, dict[str, str]]:
     """What belongs between which markers of which document."""
     results = load()
     return {
-        README: {"summary": summary(results), "profiles": profile_tables(), "cards": card_table()},
+        README: {
+            "summary": summary(results),
+            "profiles": profile_tables(),
+            "cards": card_table(),
+            "demo": f"{quality_tables.demo_sentence(RESULTS / 'quality.json')}\n{cpu_sentence()}",
+        },
         PERFORMANCE: {
             "speed": markdown(results),
             "tensorrt": markdown(load(files="*-speed-tensorrt.json")),

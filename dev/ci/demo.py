@@ -24,7 +24,7 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "120"], check=True)
-            options = ["--image", PHOTOGRAPH, "--guidance", "2", "--seed", "1", "--address", address]
+            options = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
             options += ["--out", VIDEO, "--force"]
             subprocess.run([*client, "generate", PROMPT, *options], check=True)
         except subprocess.CalledProcessError as failed:

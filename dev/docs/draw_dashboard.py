@@ -73,7 +73,7 @@ class Drawing:
 
     def __init__(self, dashboard: dict[str, Any], source: Prometheus) -> None:
         self._source = source
-        self._panels = dashboard["panels"]
+        self._panels, self.left_out = filled(dashboard["panels"], source)
         rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in self._panels)
         self._width, self._height = 24 * COLUMN + GAP, rows * ROW + GAP
         matplotlib.rcParams.update({"font.family": "DejaVu Sans", "text.color": TEXT, "font.size": 8})
@@ -216,6 +216,36 @@ class Drawing:
                 axes.axhline(1 - step * number, color=EDGE, lw=0.8)
 
 
+def filled(panels: list[dict[str, Any]], source: Prometheus) -> tuple[list[dict[str, Any]], list[str]]:
+    """Leave out whole lines of panels that show nothing, such as those of a device where there is none.
+
+    Returns:
+        The panels that are left, moved up; and the titles of the others.
+    """
+    kept, left_out, up = [], [], 0
+    lines: dict[int, list[dict[str, Any]]] = {}
+    for panel in panels:
+        lines.setdefault(panel["gridPos"]["y"], []).append(panel)
+    for top in sorted(lines):
+        drawn = [panel for panel in lines[top] if panel["type"] == "timeseries"]
+        if len(drawn) == len(lines[top]) and not any(_shows_something(panel, source) for panel in drawn):
+            up += max(panel["gridPos"]["h"] for panel in drawn)
+            left_out += [panel["title"] for panel in drawn]
+        else:
+            kept += [{**panel, "gridPos": {**panel["gridPos"], "y": top - up}} for panel in lines[top]]
+    return kept, left_out
+
+
+def _shows_something(panel: dict[str, Any], source: Prometheus) -> bool:
+    """Whether any value of a panel was above zero."""
+    return any(
+        float(value) > 0  # NaN is not
+        for target in panel["targets"]
+        for series in source.range(target["expr"])
+        for _, value in series["values"]
+    )
+
+
 def legend(form: str, labels: dict[str, str]) -> str:
     """A series' name, as Grafana makes it of the legend's form."""
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda match: labels.get(match[1], ""), form)
@@ -256,6 +286,7 @@ def main() -> None:
     drawing = Drawing(json.loads(DASHBOARD.read_text()), source)
     drawing.figure.savefig(given.out, facecolor=CANVAS)
     print(f"wrote {given.out}; without data: {', '.join(drawing.empty) or 'none'}")
+    print(f"left out, since nothing in their line has data: {', '.join(drawing.left_out) or 'none'}")
 
 
 if __name__ == "__main__":

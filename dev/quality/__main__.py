@@ -24,9 +24,10 @@ from dev.quality.tables import Report
 from dev.quality.targets import NAMES, STILL, percent
 from dev.train_demo import photos
 from easyanim_server.benchmark import stopwatch as measure
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
-from easyanim_server.domain.job import DEFAULT_GUIDANCE, GUIDANCE_RANGE, Bucket
+from easyanim_server.domain.job import GUIDANCE_RANGE, Bucket
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.checkpoint import DEMO
@@ -178,6 +179,8 @@ def _options(given: argparse.Namespace) -> Options:
         if getattr(given, name) < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(given, name)} must be at least 1")
     low, high = GUIDANCE_RANGE
+    if given.guidance is None:
+        given.guidance = modeldefaults.of(given.model).guidance
     if not low <= given.guidance <= high:
         raise ConfigurationError(f"--guidance {given.guidance:g} must be from {low:g} to {high:g}")
     words = ("cases", "confirmed", "compared", "grid_cases", "shown", "seconds", "guidance")
@@ -222,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-grid", action="store_true", help="leave the grid of settings out")
     parser.add_argument("--shown", type=int, default=usual.shown, help="cases on the contact sheet")
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="after which no video is begun")
-    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE, help="of all videos")
+    parser.add_argument("--guidance", type=float, help="of all videos (default: the model's own)")
     parser.add_argument("--photographs", type=Path, help="a folder of pictures; ours are fetched by default")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--backend", help="how blocks run: eager, inductor or tensorrt; as the server by default")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dev.quality import fidelity, trust
+from dev.quality import fidelity, looks, trust
 from dev.quality.agreement import judge_all
 from dev.quality.cases import Case, Frames, Photographs, make_case
 from dev.quality.pareto import choose, points
@@ -119,7 +119,7 @@ class Harness:
         if not self.results.has("vae"):
             self._vae()
         whole = all(self._make(setting, indices) for setting, indices in self._plan())
-        whole = whole and self._confirm()
+        whole = whole and self._confirm() and self._looks()
         self._write()
         self._say("complete" if whole else "the time is over; the same command goes on")
         return whole
@@ -192,6 +192,25 @@ class Harness:
             self._measure(setting, made)
         return in_time
 
+    def _looks(self) -> bool:
+        """Add how videos of the default look to rows that were written without; returns whether there was time.
+
+        Frames that were kept are measured as they are; other videos are made again, which gives the same.
+        """
+        for index in range(self._options.cases):
+            row, case = self.results.video(DEFAULT.name, index), self.results.case(index)
+            if row is None or case is None or ("looks_gmsd" in row and "truth_gmsd" in case):
+                continue
+            if time.monotonic() - self._began > self._options.seconds:
+                return False
+            truth, frames = self.truth(index), self.film(DEFAULT, index)
+            if frames is None:
+                made = self._renderer.render(self.case(index), DEFAULT, self._options.guidance, truth)
+                frames = made.frames
+            self.results.add(row | looks.compare(frames, truth, self._device).columns())
+            self.results.add(case | looks.of_kinds(truth, self._device))
+        return True
+
     def _is_missing(self, setting: Setting, index: int) -> bool:
         row = self.results.video(setting.name, index)
         if row is None:
@@ -231,6 +250,7 @@ class Harness:
                 "truth_psnr": fidelity.psnr(frames, truth),
                 "smoothness": fidelity.smoothness(frames, motion.camera, self._device),
             }
+            row |= looks.compare(frames, truth, self._device).columns()
             for name, other in (("ref", REFERENCE), ("default", DEFAULT)):
                 row |= self._distance(name, case, setting, frames, motion.found, other)
             self.results.add(row)
@@ -275,7 +295,7 @@ class Harness:
         }
         camera = asked if len(asked) == 4 else (0.0, 0.0, 0.0, 0.0)
         row["truth_smoothness"] = fidelity.smoothness(truth, tuple(camera), self._device)  # type: ignore[arg-type]
-        self.results.add(row)
+        self.results.add(row | looks.of_kinds(truth, self._device))
 
     def _trust(self) -> None:
         cases = [self.case(index) for index in range(min(self._options.cases, 50))]

@@ -69,6 +69,10 @@ class Results:
         """The row of a case made with a setting."""
         return self._rows.get(("video", setting, index))
 
+    def case(self, index: int) -> Row | None:
+        """The row of what a case asks for."""
+        return self._rows.get(("case", None, index))
+
     def has(self, what: str) -> bool:
         """Whether there is a row of what there is one of."""
         return (what, None, None) in self._rows

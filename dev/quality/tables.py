@@ -14,6 +14,7 @@ from dev.quality.pareto import RULES, Point, choose, front, points
 from dev.quality.settings import ARTICLE, DEFAULT, PROFILE_SETTINGS, REFERENCE, REFERENCE_STEPS, Setting
 from dev.quality.summary import Summary
 from dev.quality.targets import percent
+from easyanim_server.config import model_defaults as modeldefaults
 
 NOT_MEASURED = "Not measured yet: `make quality` and `make bench-report` fill this in.\n"
 
@@ -95,6 +96,8 @@ def render(report: Report) -> str:
         _motion(summary),
         ["### Pictures"],
         _pictures(summary),
+        ["### Looks"],
+        _looks(summary),
         ["### Steps"],
         _article(summary),
         ["### Profiles"],
@@ -161,6 +164,66 @@ def _pictures(summary: Summary) -> list[str]:
 def _line(name: str, rows: Sequence[dict[str, Any]], psnr: str, ssim: str | None) -> str:
     similar = f"{_mean(row[ssim] for row in rows):.3f}" if ssim else ""
     return f"| {name} | {_mean(row[psnr] for row in rows):.1f} dB | {similar} |"
+
+
+LOOKS = {
+    "truth": "the true clip itself",
+    "looks": "**the model's videos**",
+    "smear": "a smear: each frame the mean of 9 of the true clip",
+    "blur": "the true clip, blurred by 2 pixels",
+    "still": "the start picture, held",
+}
+"""What is held against the true clip, by the names of columns."""
+
+
+def looks(summary: Summary) -> dict[str, tuple[float, float]]:
+    """GMSD and sharpness of everything in `LOOKS`, over videos of the default whose rows have them; empty without.
+
+    Cases that hold still are left out: a still and a smear are no worse there.
+    """
+    rows = summary.videos(DEFAULT, lambda case: case["group"] != "hold" and "truth_gmsd" in case)
+    pairs = [(row, summary.cases[row["index"]]) for row in rows if "looks_gmsd" in row]
+    if not pairs:
+        return {}
+    return {
+        name: (
+            _mean((row if name == "looks" else case)[f"{name}_gmsd"] for row, case in pairs),
+            _mean((row if name == "looks" else case)[f"{name}_sharpness"] for row, case in pairs),
+        )
+        for name in LOOKS
+    }
+
+
+def _looks(summary: Summary) -> list[str]:
+    found = looks(summary)
+    if not found:
+        return [NOT_MEASURED.strip()]
+    lines = ["| against the true clip, frame by frame | GMSD, less is better | sharpness |", "|---|---:|---:|"]
+    return lines + [f"| {LOOKS[name]} | {gmsd:.3f} | {percent(sharp)} |" for name, (gmsd, sharp) in found.items()]
+
+
+def demo_sentence(file: Path) -> str:
+    """README's sentences on the built-in model: where its videos go, and how they look beside a smear."""
+    if not file.exists():
+        return NOT_MEASURED
+    report = Report.read(file)
+    summary = report.summary
+    agree, count = summary.agreement(DEFAULT)
+    thing, things = summary.agreement(DEFAULT, lambda case: case["group"] == "object")
+    own = modeldefaults.of(report.header["conditions"]["model"]).guidance
+    usual = "" if own == report.guidance else f", where it has {own:g} by default"
+    text = (
+        f"Of {count} prompts over photographs that it never saw, [{agree} videos](docs/quality.md) go where and as far "
+        f"as they were told (guidance {report.guidance:g}{usual}), {thing} of {things} where an object moves."
+    )
+    if found := looks(summary):
+        scores = {name: f"{gmsd:.3f}" for name, (gmsd, _) in found.items()}
+        text += (
+            f" That says nothing of looks: beside the true clip a video has a GMSD of {scores['looks']} and "
+            f"{percent(found['looks'][1])} of its fine detail, where a smear of the clip has {scores['smear']} and "
+            f"{percent(found['smear'][1])}, the start picture held still {scores['still']}, and the clip itself 0."
+        )
+    return f"{text}\n"
 
 
 def _article(summary: Summary) -> list[str]:

@@ -21,6 +21,7 @@ try:
     from easyanim_server.config import checks as preflight
     from easyanim_server.config import environment
     from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
+    from easyanim_server.domain import cards
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry import output
@@ -183,16 +184,23 @@ def warm(settings: Settings) -> None:
 
 
 @app.command(
-    epilog=_examples("easyanim-server plan --vram 24GB", "easyanim-server plan --vram 12GiB --buckets 384x672,576x1008")
+    epilog=_examples(
+        "easyanim-server plan --vram 24GB --card 4090",
+        "easyanim-server plan --vram 12GiB --buckets 384x672,576x1008",
+    )
 )
 def plan(
     vram: Annotated[str, typer.Option(help="The card's memory: 24GiB, 24GB, 24564MiB.")],
+    card: Annotated[
+        str | None, typer.Option(help=f"Estimate seconds for this card: {', '.join(cards.CARDS)}. Default: an H200's.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
     buckets: Annotated[str | None, typer.Option(help=_described("buckets"))] = None,
     placement: Annotated[str | None, typer.Option(help=_described("placement"))] = None,
     precision: Annotated[str | None, typer.Option(help=_described("precision"))] = None,
     backend: Annotated[str | None, typer.Option(help=_described("backend"))] = None,
     vae_tiling: Annotated[str | None, typer.Option(help=_described("vae_tiling"))] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print what fits a card of that size, bucket by placement; needs no GPU."""
     flags = {"model": model, "buckets": buckets, "placement": placement, "precision": precision, "backend": backend,
@@ -200,9 +208,14 @@ def plan(
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check_model(settings.model, settings.revision)
     environment.temporary_folder()
+    known = cards.find(card) if card else None
     from easyanim_server.cli import memory_plan as memoryplan
 
-    memoryplan.show(memoryplan.plan(settings, vram))
+    made = memoryplan.plan(settings, vram, known)
+    if as_json:
+        typer.echo(memoryplan.to_json(made))
+    else:
+        memoryplan.show(made)
 
 
 @app.command(name="fit-cache", epilog=_examples("easyanim-server fit-cache --model my/finetune --out fit.json"))

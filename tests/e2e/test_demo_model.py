@@ -38,9 +38,8 @@ def photograph(bucket: Bucket) -> Image.Image:
 def make(prompt: str, bucket: Bucket = SQUARE) -> Tensor:
     """The video, (frames, 3, height, width) in [0, 1]."""
     start = Picture(bucket.width, bucket.height, photograph(bucket).tobytes())
-    job = Job(
-        "1", prompt, "", bucket, steps=10, guidance=6.0, seed=3, start=start, acceleration=Acceleration(Solver.UNIPC)
-    )
+    guidance = engine().model.defaults.guidance
+    job = Job("1", prompt, "", bucket, 10, guidance, seed=3, start=start, acceleration=Acceleration(Solver.UNIPC))
     sampling = engine().begin(job)
     while not sampling.done:
         engine().step(sampling)

@@ -97,7 +97,7 @@ def test_the_report_names_targets_profiles_and_what_the_rules_would_choose(
     _, out = measured
     text = (out / "report.md").read_text()
 
-    for heading in ("### Motion", "### Pictures", "### Steps", "### Profiles", "### The front"):
+    for heading in ("### Motion", "### Pictures", "### Looks", "### Steps", "### Profiles", "### The front"):
         assert heading in text
     assert (
         "motion goes where the prompt says, and as far within 40 %: English | ≥ 90 % | 60.0 % | **missed** | 5 |"
@@ -145,6 +145,27 @@ def test_more_cases_are_compared_when_more_are_asked_for(photographs: Photograph
 
     assert {index for _, index in more.rendered} == {1}  # the default's too: its frames were not kept
     assert all(row["ref_psnr"] for row in rows if row["setting"] != REFERENCE.name)
+
+
+def test_rows_that_were_written_before_looks_were_measured_get_them(photographs: Photographs, tmp_path: Path) -> None:
+    few = replace(OPTIONS, cases=2, compared=1, confirmed=1, grid=())
+    measure(SimulatedModel(photographs), photographs, tmp_path, few)
+    whole = document(tmp_path)
+    old = [{name: row[name] for name in row if not name.endswith(("_gmsd", "_sharpness"))} for row in whole["rows"]]
+    assert old != whole["rows"]
+    (tmp_path / "quality.json").write_text(json.dumps({**whole, "rows": old}))
+
+    later = SimulatedModel(photographs)
+    assert measure(later, photographs, tmp_path, few)
+
+    assert later.rendered == [(DEFAULT.name, 1)]  # of the other one the frames were kept
+    found = {
+        row["index"]: row for row in document(tmp_path)["rows"] if "index" in row and row.get("setting") == DEFAULT.name
+    }
+    before = {row["index"]: row for row in whole["rows"] if "index" in row and row.get("setting") == DEFAULT.name}
+    for index in (0, 1):
+        assert found[index]["looks_gmsd"] == before[index]["looks_gmsd"]
+    assert "### Looks" in (tmp_path / "report.md").read_text()
 
 
 def test_the_command_measures_a_model_with_the_engine(

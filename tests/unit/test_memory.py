@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from easyanim_server.config.settings import PUBLISHED_BUCKETS, Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.defaults import PUBLISHED_BUCKETS
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket

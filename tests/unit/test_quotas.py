@@ -87,7 +87,7 @@ async def begun() -> AsyncIterator[Callable[..., Any]]:
     await on_disk_thread(lambda: None)
 
 
-def submit(scheduler: Scheduler, caller=name: str, chunks: int, caller: str) -> Ticket:
+def submit(scheduler: Scheduler, name: str, chunks: int, caller: str) -> Ticket:
     return scheduler.submit(Job(name, "a cat", "", BUCKET, steps=chunks, guidance=1.0, seed=0), caller=caller)
 
 
@@ -104,7 +104,7 @@ async def read(scheduler: Scheduler, ticket: Ticket) -> int:
 
 async def unread(scheduler: Scheduler, name: str, chunks: int, caller: str) -> Ticket:
     """A finished result whose caller reads nothing."""
-    ticket = submit(scheduler, caller=name, chunks, caller)
+    ticket = submit(scheduler, name, chunks, caller)
     await until(lambda: ticket.spool.ended)
     return ticket
 
@@ -135,7 +135,7 @@ async def test_on_a_full_disk_those_who_read_get_their_files_and_those_who_do_no
 ) -> None:
     scheduler = await begun(WritingWorker())
     hostile = [await unread(scheduler, f"hostile {number}", 7, "one") for number in range(2)]
-    honest = [submit(scheduler, caller=f"honest {number}", 9, "other") for number in range(3)]
+    honest = [submit(scheduler, f"honest {number}", 9, "other") for number in range(3)]
 
     assert await asyncio.gather(*(read(scheduler, ticket) for ticket in honest)) == [9 * CHUNK_BYTES] * 3
     assert isinstance(failure(hostile[0]), ResultDropped)
@@ -163,10 +163,10 @@ async def test_new_jobs_are_refused_by_name_while_the_disk_is_nearly_full_and_ta
     error = await asyncio.wait_for(refused(), 10)
     assert (error.reason, error.retry_after > 0) == ("DISK_FULL", True)
     with pytest.raises(DiskFull):
-        submit(scheduler, caller="1", 1, "one")
+        submit(scheduler, "1", 1, "one")
     foreign.unlink()
     await until(lambda: not raises(scheduler.check_room))
-    assert await read(scheduler, submit(scheduler, caller="2", 2, "one")) == 2 * CHUNK_BYTES
+    assert await read(scheduler, submit(scheduler, "2", 2, "one")) == 2 * CHUNK_BYTES
 
 
 def raises(function: Callable[[], None]) -> bool:
@@ -190,7 +190,7 @@ async def test_a_disk_that_others_have_filled_ends_the_job_by_name(small_disk: P
     scheduler = await begun(worker)
     (small_disk / "foreign").write_bytes(bytes(DISK - 2**19))
     with pytest.raises(DiskFull):
-        await read(scheduler, submit(scheduler, caller="1", 8, "one"))
+        await read(scheduler, submit(scheduler, "1", 8, "one"))
     assert worker.cancelled == ["1"]
 
 
@@ -210,7 +210,7 @@ async def test_all_results_together_have_a_quota_and_readers_keep_theirs(begun: 
     scheduler = await begun(WritingWorker(), total_bytes=5 * CHUNK_BYTES)
     hostile = await unread(scheduler, "hostile", 4, "one")
 
-    assert await read(scheduler, submit(scheduler, caller="honest", 5, "other")) == 5 * CHUNK_BYTES
+    assert await read(scheduler, submit(scheduler, "honest", 5, "other")) == 5 * CHUNK_BYTES
     assert isinstance(failure(hostile), ResultDropped)
 
 
@@ -218,7 +218,7 @@ async def test_a_file_that_alone_is_over_the_quota_ends_its_job_at_once(begun: C
     worker = WritingWorker()
     scheduler = await begun(worker, caller_bytes=3 * CHUNK_BYTES)
     with pytest.raises(ResultDropped, match="larger than result_caller_bytes, 786432"):
-        await read(scheduler, submit(scheduler, caller="1", 8, "one"))
+        await read(scheduler, submit(scheduler, "1", 8, "one"))
     assert worker.cancelled == ["1"]
 
 

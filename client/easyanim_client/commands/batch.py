@@ -31,7 +31,7 @@ def batch(
     aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames in a video. Default: the bucket's largest.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: the model's.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
     fit: Annotated[str | None, typer.Option(help="Pictures of another aspect: crop (default), pad or stretch.")] = None,
     background: Annotated[

@@ -45,7 +45,7 @@ def bench(
     ] = None,
     bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames in a video. Default: the bucket's largest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: 35.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's.")] = None,
     address: Address = "localhost:50051",
     tls: Tls = False,
     json: Json = False,

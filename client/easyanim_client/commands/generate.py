@@ -59,7 +59,7 @@ def generate(
     aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames in the video. Default: the bucket's largest.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
     fit: Annotated[str, typer.Option(help="Pictures of another aspect: crop, pad or stretch.")] = "crop",

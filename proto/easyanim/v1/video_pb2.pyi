@@ -338,7 +338,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types", "defaults")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +352,7 @@ class GetServerInfoResponse(_message.Message):
     DEVICE_STATUS_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
     PICTURE_MIME_TYPES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -365,7 +366,20 @@ class GetServerInfoResponse(_message.Message):
     device_status: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
     picture_mime_types: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ...) -> None: ...
+    defaults: Defaults
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ...) -> None: ...
+
+class Defaults(_message.Message):
+    __slots__ = ("guidance_scale", "step_count", "bucket", "frame_count")
+    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    FRAME_COUNT_FIELD_NUMBER: _ClassVar[int]
+    guidance_scale: float
+    step_count: int
+    bucket: str
+    frame_count: int
+    def __init__(self, guidance_scale: _Optional[float] = ..., step_count: _Optional[int] = ..., bucket: _Optional[str] = ..., frame_count: _Optional[int] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("name", "step_count", "acceleration", "is_default")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.cards import Card
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
 from easyanim_server.engine.devices import resolve_dtype
@@ -44,6 +46,13 @@ class MemoryPlan:
     rows: tuple[Estimate, ...]
     auto: str
     """What `auto` would choose and why, or why nothing fits."""
+    seconds_of: Card | None = None
+    """The card whose seconds are estimated from public rates; None for those that follow measurements."""
+
+    @property
+    def timed(self) -> str:
+        """The name of the card whose seconds the rows have."""
+        return self.seconds_of.name if self.seconds_of else REFERENCE_CARD
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -64,12 +73,13 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def plan(settings: Settings, vram: str) -> MemoryPlan:
+def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> MemoryPlan:
     """Predict every bucket in every placement; nothing is downloaded but configurations, and no device is used.
 
     Args:
         settings: Model, buckets, backend, precision and tiling count.
         vram: The card's memory; see `parse_size`.
+        seconds_of: The card whose seconds are estimated; by default the measured one's are predicted.
 
     Raises:
         ConfigurationError: `vram` is no size, or the model's configuration cannot be had.
@@ -83,9 +93,11 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
     for bucket in settings.catalogue:
         for name in (*FASTEST_FIRST, *IN_8_BITS):
             precision = settings.precision if name in FASTEST_FIRST else "fp8-weights"
-            row = estimate(outline, bucket, name, backend, precision, tiled=settings.vae_tiling == "on")
+            row = estimate(
+                outline, bucket, name, backend, precision, tiled=settings.vae_tiling == "on", card=seconds_of
+            )
             if row.least_card > card and settings.vae_tiling == "auto":
-                tiled = estimate(outline, bucket, name, backend, precision, tiled=True)
+                tiled = estimate(outline, bucket, name, backend, precision, tiled=True, card=seconds_of)
                 row = tiled if tiled.least_card <= card else row
             rows.append(row)
     try:
@@ -98,7 +110,7 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
         auto = chosen.reason if named else f"{settings.placement} means {chosen.placement}: {chosen.reason}"
     except ConfigurationError as error:
         auto = str(error)
-    return MemoryPlan(settings.model, card, tuple(rows), auto)
+    return MemoryPlan(settings.model, card, tuple(rows), auto, seconds_of)
 
 
 def show(made: MemoryPlan) -> None:
@@ -111,7 +123,8 @@ def show(made: MemoryPlan) -> None:
     for heading in shown:
         right = heading.endswith("GiB") or heading == "seconds"
         width = len("sequential_cpu_offload") if narrow and heading == "placement" else None
-        name = heading.replace(" ", "\n") if narrow else heading
+        named = _seconds_heading(made) if heading == "seconds" else heading
+        name = named.replace(" ", "\n") if narrow else named
         table.add_column(name, justify="right" if right else "left", overflow="fold", width=width)
     for bucket in made.buckets:
         for row in made.rows:
@@ -121,7 +134,33 @@ def show(made: MemoryPlan) -> None:
         table.add_section()
     console.print(table)
     console.print(Text(made.auto))
-    console.print(Text("\n".join(_notes(made.rows)), style="dim"))
+    console.print(Text("\n".join(_notes(made)), style="dim"))
+
+
+def to_json(made: MemoryPlan) -> str:
+    """The plan for programs: sizes in bytes, and of which card the seconds are."""
+    rows: list[dict[str, Any]] = [
+        {
+            "bucket": str(row.bucket),
+            "placement": row.placement,
+            "precision": row.precision,
+            "fits": row.least_card <= made.card,
+            "vae_tiled": row.tiled,
+            "least_card_bytes": row.least_card,
+            "peak_bytes": row.peak,
+            "host_bytes": row.host,
+            "seconds": round(row.seconds, 1),
+        }
+        for row in made.rows
+    ]
+    head = {"model": made.model, "card_bytes": made.card, "auto": made.auto, "steps": DEFAULT_STEPS}
+    timed = {"seconds_of": made.timed, "seconds_estimated": made.seconds_of is not None}
+    return json.dumps({**head, **timed, "rows": rows}, indent=2)
+
+
+def _seconds_heading(made: MemoryPlan) -> str:
+    short = made.timed.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    return f"{'≈ ' if made.seconds_of else ''}s, {short}"
 
 
 def _cells(row: Estimate, card: int) -> list[str | Text]:
@@ -134,12 +173,26 @@ def _cells(row: Estimate, card: int) -> list[str | Text]:
     ]  # fmt: skip
 
 
-def _notes(rows: Sequence[Estimate]) -> list[str]:
+def _notes(made: MemoryPlan) -> list[str]:
     lines = [
-        f"seconds: predicted for {DEFAULT_STEPS} steps with guidance on an {REFERENCE_CARD}, with copies at "
-        f"{LINK_RATE / 1e9:.0f} GB/s, {PAGEABLE_RATE / 1e9:.0f} in sequential_cpu_offload; slower cards take longer",
+        _of_seconds(made.seconds_of),
         "card GiB: the smallest card; peak GiB with 3 % for fragmentation and 0.6 GiB for CUDA itself",
     ]
-    if any(row.tiled for row in rows):
+    if any(row.tiled for row in made.rows):
         lines.append("tiled: fits with the VAE in tiles, which changes pixels a little (vae_tiling)")
     return lines
+
+
+def _of_seconds(card: Card | None) -> str:
+    """What the seconds rest on."""
+    steps = f"{DEFAULT_STEPS} steps with guidance"
+    if card is None:
+        return (
+            f"seconds: predicted for {steps} on an {REFERENCE_CARD}, with copies at {LINK_RATE / 1e9:.0f} GB/s, "
+            f"{PAGEABLE_RATE / 1e9:.0f} in sequential_cpu_offload; slower cards take longer, see --card"
+        )
+    rates = f"{card.bf16 / 1e12:.0f} TFLOP/s in bf16, {card.bandwidth / 1e9:.0f} GB/s of memory"
+    return (
+        f"seconds: an estimate for {steps} on an {card.name} by its public rates ({rates}, PCIe {card.pcie}.0), from "
+        f"what was measured on an {REFERENCE_CARD}; nothing was measured on this card"
+    )

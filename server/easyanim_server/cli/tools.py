@@ -19,7 +19,7 @@ from easyanim_server.config import environment
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
-from easyanim_server.domain.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
+from easyanim_server.domain.job import MAX_STEPS, Job
 from easyanim_server.domain.wording import counted
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
@@ -80,11 +80,12 @@ def fit_cache(
     bucket = settings.catalogue[0]
     prompts = prompts or cachefit.PROMPTS
     chosen = [prompts[number % len(prompts)] for number in range(generations)]
+    engine = Engine.load(settings)
+    guidance = engine.model.defaults.guidance
     jobs = [
-        Job(str(seed), prompt, recommended_negative(prompt), bucket, steps, DEFAULT_GUIDANCE, seed)
+        Job(str(seed), prompt, recommended_negative(prompt), bucket, steps, guidance, seed)
         for seed, prompt in enumerate(chosen)
     ]
-    engine = Engine.load(settings)
     engine.prepare([bucket], report)
     return cachefit.fit_model(engine, jobs, report)
 

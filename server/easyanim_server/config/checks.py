@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from easyanim_server.config import environment
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import DEFAULT_MODEL, SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 
@@ -84,7 +85,7 @@ def check_model(model: str, revision: str | None = None) -> None:
 
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
-        ConfigurationError: there is a revision, and the model has none.
+        ConfigurationError: there is a revision, and the model has none; or its folder's `easyanim.json` is damaged.
     """
     if revision is not None and not is_hosted(model):
         raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
@@ -100,6 +101,7 @@ def check_model(model: str, revision: str | None = None) -> None:
                 f"model {model} has no model_index.json, so it is no folder in diffusers layout; use {DEFAULT_MODEL} "
                 "instead"
             )
+        modeldefaults.of(model)
     elif not _HUB_ID.fullmatch(model):
         raise UnsupportedModel(
             f"model {model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"

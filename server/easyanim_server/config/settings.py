@@ -26,7 +26,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config import tuned as tuning
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 
@@ -45,11 +47,6 @@ Placement = Literal[
     "full_and_qfloat8",
     "model_cpu_offload_and_qfloat8",
 ]
-
-PUBLISHED_BUCKETS = (
-    "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
-)  # fmt: skip
-"""The sizes that the model's authors publish times for; 49 frames each."""
 
 MAX_PORT = 65535
 
@@ -72,12 +69,6 @@ _KUBERNETES = {
     r"PORT_\d+_(TCP|UDP|SCTP)_PROTO": r"tcp|udp|sctp",
 }
 """The ends of names that Kubernetes gives every container for each service, with what the values look like."""
-
-TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
-"""Sizes for `builtin:tiny`, quick on a laptop's CPU."""
-
-DEMO_BUCKETS = ("128x128x25", "128x224x25")
-"""The sizes that `builtin:demo` is trained on."""
 
 
 class _TomlFile(TomlConfigSettingsSource):
@@ -270,10 +261,18 @@ class Settings(BaseSettings):
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
         """The buckets to serve, in order of preference."""
-        if self.buckets:
-            return self.buckets
-        names = {"builtin:tiny": TINY_BUCKETS, "builtin:demo": DEMO_BUCKETS}.get(self.model, PUBLISHED_BUCKETS)
-        return tuple(Bucket.parse(name) for name in names)
+        return self.buckets or self.model_defaults.buckets
+
+    @property
+    def model_defaults(self) -> ModelDefaults:
+        """What the model's own folder says that it is best asked for, as far as it is on this machine.
+
+        A worker that is up knows better, of a downloaded model too: see `Served`.
+
+        Raises:
+            ConfigurationError: the folder's `easyanim.json` is damaged.
+        """
+        return modeldefaults.of(self.model)
 
     @classmethod
     def settings_customise_sources(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
 from easyanim_server.domain.job import Bucket
 
 
@@ -94,6 +95,8 @@ class ModelInfo:
     """Where weights are while they are not needed."""
     placement_reason: str = ""
     """Why there, in one sentence."""
+    defaults: ModelDefaults = PUBLISHED
+    """Of requests that leave guidance, steps or size out; no part of receipts, which have the values themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ class Engine:
             versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
+            defaults=modules.defaults,
         )
         config = modules.transformer.config
         self._sampler.cache_coefficients = resolve_coefficients(

@@ -15,6 +15,7 @@ from typing import Any
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
 from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
@@ -53,6 +54,7 @@ def without_pictures(request: pb.GenerateRequest) -> tuple[pb.GenerateRequest, d
 async def to_job(
     request: pb.GenerateRequest,
     settings: Settings,
+    defaults: ModelDefaults,
     pictures: Mapping[str, bytes] | None = None,
     decoder: Decoder | None = None,
 ) -> Job:
@@ -60,7 +62,8 @@ async def to_job(
 
     Args:
         request: Without its pictures.
-        settings: How the server runs.
+        settings: Of the server; what the operator set goes before the model's defaults.
+        defaults: Of the model that is loaded.
         pictures: Files by field.
         decoder: What decodes them; needed where there are any.
 
@@ -70,7 +73,7 @@ async def to_job(
         ShuttingDown: the server drains.
     """
     pictures = pictures or {}
-    check = asyncio.get_running_loop().run_in_executor(_threads, _check, request, settings)
+    check = asyncio.get_running_loop().run_in_executor(_threads, _check, request, settings, defaults)
     name, profile, wrong = await check
     background = request.background_color.lower() or jobs.BLACK
     loaded, bad_pictures = await _load_pictures(pictures, decoder, jobs.BLACK if wrong else background)
@@ -91,7 +94,7 @@ async def to_job(
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
-        guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else defaults.guidance,
         # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
@@ -106,7 +109,9 @@ async def to_job(
     )
 
 
-def _check(request: pb.GenerateRequest, settings: Settings) -> tuple[str, Profile, list[Violation]]:
+def _check(
+    request: pb.GenerateRequest, settings: Settings, defaults: ModelDefaults
+) -> tuple[str, Profile, list[Violation]]:
     """The profile, and what is wrong in fields that can be checked one by one."""
     wrong: list[Violation] = []
     wrong += _check_prompts(request, settings.max_prompt_chars)
@@ -117,7 +122,7 @@ def _check(request: pb.GenerateRequest, settings: Settings) -> tuple[str, Profil
     wrong += _check_output(request)
     wrong += _check_fit(request)
     wrong += _check_background(request)
-    name, profile, bad_profile = _profile(request, settings.default_profile)
+    name, profile, bad_profile = _profile(request, settings.default_profile, defaults)
     return name, profile, wrong + bad_profile
 
 
@@ -182,13 +187,15 @@ def _check_background(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("background_color", f"{said}; must look like #ffffff: red, green and blue, two hex digits each")]
 
 
-def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
+def _profile(
+    request: pb.GenerateRequest, default: str, defaults: ModelDefaults
+) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
     known, given, wrong = name in PROFILES, request.acceleration, []
     if not known:  # the other fields are checked all the same
         wrong.append(Violation("profile", f"is {shown(name)}; must be one of {', '.join(PROFILES)}"))
-    profile = PROFILES[name if known else default]
+    profile = defaults.profile(name if known else default)
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     solvers = [solver.value for solver in Solver]
     if "solver" in values and values["solver"] not in solvers:

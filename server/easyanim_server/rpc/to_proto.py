@@ -11,6 +11,7 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.events import (
     Accepted,
     Chunk,
@@ -75,12 +76,14 @@ def to_server_info(
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, BucketStatus] = {}
+    defaults = settings.model_defaults
     if (served := scheduler.served) is not None:
         model.fingerprint = served.model.fingerprint
         model.transformer_parameter_count = served.model.parameters
         model.attention_mode = served.model.attention_mode
         model.dtype = served.model.dtype
         model.device = served.model.device
+        defaults = served.model.defaults
         readiness = {item.bucket: item for item in served.buckets}
     return pb.GetServerInfoResponse(
         version=__version__,
@@ -100,8 +103,20 @@ def to_server_info(
         placement_reason=served.model.placement_reason if served else "",
         activity=_activity(scheduler),
         device_status=[_device_status(device) for device in devices],
-        profiles=[_profile(name, profile, settings) for name, profile in PROFILES.items()],
+        profiles=[_profile(name, defaults.profile(name), settings) for name in PROFILES],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
+        defaults=_defaults(settings, defaults) if served else None,
+    )
+
+
+def _defaults(settings: Settings, defaults: ModelDefaults) -> pb.Defaults:
+    """What a request gets that has a prompt and nothing else, as `from_proto.to_job` resolves it."""
+    name = settings.catalogue[0].name
+    return pb.Defaults(
+        guidance_scale=defaults.guidance,
+        step_count=defaults.profile(settings.default_profile).steps,
+        bucket=name,
+        frame_count=max(bucket.frames for bucket in settings.catalogue if bucket.name == name),
     )
 
 

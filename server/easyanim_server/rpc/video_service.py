@@ -14,6 +14,7 @@ import structlog
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.quotas import caller_of
@@ -43,6 +44,12 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._telemetry = telemetry
         self._decoders = decoders
 
+    @property
+    def _defaults(self) -> ModelDefaults:
+        """Of the model that is loaded; until then, what its folder says."""
+        served = self._scheduler.served
+        return served.model.defaults if served else self._settings.model_defaults
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
@@ -52,7 +59,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._scheduler.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
-                    job = in_this_call(await to_job(request, self._settings, pictures, decoder))
+                    job = in_this_call(await to_job(request, self._settings, self._defaults, pictures, decoder))
                 reading = await self._scheduler.prompts.read_for(job)
                 ticket = self._scheduler.submit(job, reading, caller_of(context.peer()))
             del request, pictures  # as large as the pictures' files, while the job waits and runs

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Chunk, Completed, Phase
-from easyanim_server.domain.job import DEFAULT_GUIDANCE, Bucket, Job, OutputFormat, Picture
+from easyanim_server.domain.job import Bucket, Job, OutputFormat, Picture
 from easyanim_server.prompts.negative import recommended_negative
 from easyanim_server.tune.journal import Row
 from easyanim_server.workers.process import LocalWorker
@@ -33,10 +33,11 @@ class Measure:
         worker: Used by this object alone meanwhile.
         prompt: What every video shows.
         image: What every video starts from; None draws it.
+        guidance: Of every video: the loaded model's own.
     """
 
-    def __init__(self, worker: LocalWorker, prompt: str, image: Path | None) -> None:
-        self._worker, self._prompt, self._image = worker, prompt, image
+    def __init__(self, worker: LocalWorker, prompt: str, image: Path | None, guidance: float) -> None:
+        self._worker, self._prompt, self._image, self._guidance = worker, prompt, image, guidance
 
     async def probe(self, bucket: Bucket, steps: int) -> Row:
         """Seconds of that many steps, projected from the median step of a generation of few.
@@ -84,7 +85,7 @@ class Measure:
             negative_prompt=recommended_negative(prompt),
             bucket=bucket,
             steps=steps,
-            guidance=DEFAULT_GUIDANCE,
+            guidance=self._guidance,
             seed=0,
             output=OutputFormat.MKV,
             start=start_picture(self._image, bucket),

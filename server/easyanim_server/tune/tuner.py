@@ -167,7 +167,7 @@ class Tuner:
     async def _in_worker(self, worker: LocalWorker, candidate: Candidate, tasks: Sequence[Task], until: float) -> None:
         began = time.monotonic()
         try:
-            await worker.start(lambda detail: self._say(f"{self._clock()}   {detail}"))
+            served = await worker.start(lambda detail: self._say(f"{self._clock()}   {detail}"))
         except EasyAnimError as error:
             for task in tasks:
                 self._add(candidate, task, {"error": _line(error)})
@@ -184,14 +184,14 @@ class Tuner:
                 self._leave_out(candidate, [task], "it would go beyond the budget")
                 continue
             try:
-                found = await self._measured(worker, task)
+                found = await self._measured(worker, task, served.model.defaults.guidance)
             except EasyAnimError as error:
                 self._add(candidate, task, {"error": _line(error)})
                 return
             self._add(candidate, task, {**found, "start_seconds": start_seconds})
 
-    async def _measured(self, worker: LocalWorker, task: Task) -> Row:
-        measure = Measure(worker, self._plan.prompt, self._plan.image)
+    async def _measured(self, worker: LocalWorker, task: Task, guidance: float) -> Row:
+        measure = Measure(worker, self._plan.prompt, self._plan.image, guidance)
         if task.what != GENERATION:
             return await measure.probe(task.bucket, task.steps)
         return await measure.whole(task.bucket, task.steps, self._out)

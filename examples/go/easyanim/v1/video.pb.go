@@ -296,10 +296,11 @@ type GenerateRequest struct {
 	// FIT_POLICY_CROP.
 	FitPolicy FitPolicy `protobuf:"varint,8,opt,name=fit_policy,json=fitPolicy,proto3,enum=easyanim.v1.FitPolicy" json:"fit_policy,omitempty"`
 	// Optional. Denoising steps, 1 to `Limits.max_step_count`. Default: the
-	// profile's, 35 of "exact".
+	// profile's; of "exact" the model's own, 35 of the published ones.
 	StepCount *int32 `protobuf:"varint,9,opt,name=step_count,json=stepCount,proto3,oneof" json:"step_count,omitempty"`
 	// Optional. Strength of classifier-free guidance, in [1, 20]; 1 switches it
-	// off and halves the work. Default: 6.
+	// off and halves the work. Default: the model's own, 6 of the published ones;
+	// see `GetServerInfoResponse.defaults`.
 	GuidanceScale *float64 `protobuf:"fixed64,10,opt,name=guidance_scale,json=guidanceScale,proto3,oneof" json:"guidance_scale,omitempty"`
 	// Optional. Seed of the noise, 0 to 2^63-1; the same request with the same
 	// seed gives the same video on the same machine. Default: drawn at random
@@ -1974,8 +1975,10 @@ type GetServerInfoResponse struct {
 	// and "image/webp" always, "image/avif" and "image/heic" where the server was
 	// installed with what they need. Empty from servers that do not say.
 	PictureMimeTypes []string `protobuf:"bytes,24,rep,name=picture_mime_types,json=pictureMimeTypes,proto3" json:"picture_mime_types,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What requests get that leave it out; unset until the model was loaded once.
+	Defaults      *Defaults `protobuf:"bytes,30,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
@@ -2099,6 +2102,87 @@ func (x *GetServerInfoResponse) GetPictureMimeTypes() []string {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetDefaults() *Defaults {
+	if x != nil {
+		return x.Defaults
+	}
+	return nil
+}
+
+// What a request gets that has a prompt and nothing else. Settings of the
+// operator go before what the model brings along.
+type Defaults struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See `GenerateRequest.guidance_scale`.
+	GuidanceScale float64 `protobuf:"fixed64,1,opt,name=guidance_scale,json=guidanceScale,proto3" json:"guidance_scale,omitempty"`
+	// See `GenerateRequest.step_count`; of the profile of requests that name none.
+	StepCount int32 `protobuf:"varint,2,opt,name=step_count,json=stepCount,proto3" json:"step_count,omitempty"`
+	// See `GenerateRequest.bucket`; with a picture, the one nearest to it.
+	Bucket string `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// See `GenerateRequest.frame_count`; of that bucket.
+	FrameCount    int32 `protobuf:"varint,4,opt,name=frame_count,json=frameCount,proto3" json:"frame_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Defaults) Reset() {
+	*x = Defaults{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Defaults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Defaults) ProtoMessage() {}
+
+func (x *Defaults) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Defaults.ProtoReflect.Descriptor instead.
+func (*Defaults) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Defaults) GetGuidanceScale() float64 {
+	if x != nil {
+		return x.GuidanceScale
+	}
+	return 0
+}
+
+func (x *Defaults) GetStepCount() int32 {
+	if x != nil {
+		return x.StepCount
+	}
+	return 0
+}
+
+func (x *Defaults) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *Defaults) GetFrameCount() int32 {
+	if x != nil {
+		return x.FrameCount
+	}
+	return 0
+}
+
 // Values for what a request leaves out.
 type Profile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2116,7 +2200,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2212,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2225,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Profile) GetName() string {
@@ -2204,7 +2288,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2300,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2313,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Activity) GetJobId() string {
@@ -2330,7 +2414,7 @@ type DeviceStatus struct {
 
 func (x *DeviceStatus) Reset() {
 	*x = DeviceStatus{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2426,7 @@ func (x *DeviceStatus) String() string {
 func (*DeviceStatus) ProtoMessage() {}
 
 func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2439,7 @@ func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceStatus.ProtoReflect.Descriptor instead.
 func (*DeviceStatus) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeviceStatus) GetName() string {
@@ -2421,7 +2505,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2517,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2530,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Model) GetName() string {
@@ -2510,7 +2594,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2606,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2619,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Bucket) GetName() string {
@@ -2615,7 +2699,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2711,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2724,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Plan) GetFrameCount() int32 {
@@ -2767,7 +2851,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[23]
+	mi := &file_easyanim_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +2863,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[23]
+	mi := &file_easyanim_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +2876,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Limits) GetMaxRequestBytes() int64 {
@@ -2988,7 +3072,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xbd\x04\n" +
+	"\x14GetServerInfoRequest\"\xf0\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x05model\x18\x02 \x01(\v2\x12.easyanim.v1.ModelR\x05model\x12-\n" +
@@ -3003,7 +3087,15 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\bactivity\x18\b \x03(\v2\x15.easyanim.v1.ActivityR\bactivity\x12>\n" +
 	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\x120\n" +
 	"\bprofiles\x18\x14 \x03(\v2\x14.easyanim.v1.ProfileR\bprofiles\x12,\n" +
-	"\x12picture_mime_types\x18\x18 \x03(\tR\x10pictureMimeTypes\"\x9a\x01\n" +
+	"\x12picture_mime_types\x18\x18 \x03(\tR\x10pictureMimeTypes\x121\n" +
+	"\bdefaults\x18\x1e \x01(\v2\x15.easyanim.v1.DefaultsR\bdefaults\"\x89\x01\n" +
+	"\bDefaults\x12%\n" +
+	"\x0eguidance_scale\x18\x01 \x01(\x01R\rguidanceScale\x12\x1d\n" +
+	"\n" +
+	"step_count\x18\x02 \x01(\x05R\tstepCount\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\x12\x1f\n" +
+	"\vframe_count\x18\x04 \x01(\x05R\n" +
+	"frameCount\"\x9a\x01\n" +
 	"\aProfile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3118,7 +3210,7 @@ func file_easyanim_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_easyanim_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_easyanim_v1_video_proto_goTypes = []any{
 	(FitPolicy)(0),                // 0: easyanim.v1.FitPolicy
 	(Conditioning)(0),             // 1: easyanim.v1.Conditioning
@@ -3141,15 +3233,16 @@ var file_easyanim_v1_video_proto_goTypes = []any{
 	(*Receipt)(nil),               // 18: easyanim.v1.Receipt
 	(*GetServerInfoRequest)(nil),  // 19: easyanim.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil), // 20: easyanim.v1.GetServerInfoResponse
-	(*Profile)(nil),               // 21: easyanim.v1.Profile
-	(*Activity)(nil),              // 22: easyanim.v1.Activity
-	(*DeviceStatus)(nil),          // 23: easyanim.v1.DeviceStatus
-	(*Model)(nil),                 // 24: easyanim.v1.Model
-	(*Bucket)(nil),                // 25: easyanim.v1.Bucket
-	(*Plan)(nil),                  // 26: easyanim.v1.Plan
-	(*Limits)(nil),                // 27: easyanim.v1.Limits
-	nil,                           // 28: easyanim.v1.Receipt.VersionsEntry
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*Defaults)(nil),              // 21: easyanim.v1.Defaults
+	(*Profile)(nil),               // 22: easyanim.v1.Profile
+	(*Activity)(nil),              // 23: easyanim.v1.Activity
+	(*DeviceStatus)(nil),          // 24: easyanim.v1.DeviceStatus
+	(*Model)(nil),                 // 25: easyanim.v1.Model
+	(*Bucket)(nil),                // 26: easyanim.v1.Bucket
+	(*Plan)(nil),                  // 27: easyanim.v1.Plan
+	(*Limits)(nil),                // 28: easyanim.v1.Limits
+	nil,                           // 29: easyanim.v1.Receipt.VersionsEntry
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
 }
 var file_easyanim_v1_video_proto_depIdxs = []int32{
 	0,  // 0: easyanim.v1.GenerateRequest.fit_policy:type_name -> easyanim.v1.FitPolicy
@@ -3165,47 +3258,48 @@ var file_easyanim_v1_video_proto_depIdxs = []int32{
 	8,  // 10: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
 	0,  // 11: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
 	1,  // 12: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
-	29, // 13: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
+	30, // 13: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
 	2,  // 14: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
-	29, // 15: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
-	29, // 16: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
-	29, // 17: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
+	30, // 15: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
+	30, // 16: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
+	30, // 17: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
 	17, // 18: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
 	18, // 19: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
-	29, // 20: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
-	29, // 21: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
-	29, // 22: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
-	29, // 23: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
-	29, // 24: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
-	29, // 25: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
+	30, // 20: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
+	30, // 21: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
+	30, // 22: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
+	30, // 23: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
+	30, // 24: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
+	30, // 25: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
 	11, // 26: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
-	28, // 27: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
-	24, // 28: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
-	25, // 29: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
-	27, // 30: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
+	29, // 27: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
+	25, // 28: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
+	26, // 29: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
+	28, // 30: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
 	3,  // 31: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
-	22, // 32: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
-	23, // 33: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
-	21, // 34: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
-	5,  // 35: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
-	2,  // 36: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
-	29, // 37: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
-	29, // 38: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
-	29, // 39: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
-	26, // 40: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
-	29, // 41: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
-	29, // 42: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
-	4,  // 43: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
-	9,  // 44: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
-	19, // 45: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
-	6,  // 46: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
-	10, // 47: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
-	20, // 48: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
-	46, // [46:49] is the sub-list for method output_type
-	43, // [43:46] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	23, // 32: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
+	24, // 33: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
+	22, // 34: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
+	21, // 35: easyanim.v1.GetServerInfoResponse.defaults:type_name -> easyanim.v1.Defaults
+	5,  // 36: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
+	2,  // 37: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
+	30, // 38: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
+	30, // 39: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
+	30, // 40: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
+	27, // 41: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
+	30, // 42: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
+	30, // 43: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
+	4,  // 44: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
+	9,  // 45: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
+	19, // 46: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
+	6,  // 47: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
+	10, // 48: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
+	20, // 49: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
+	47, // [47:50] is the sub-list for method output_type
+	44, // [44:47] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_easyanim_v1_video_proto_init() }
@@ -3227,14 +3321,14 @@ func file_easyanim_v1_video_proto_init() {
 		(*GenerateResponse_Restarted)(nil),
 	}
 	file_easyanim_v1_video_proto_msgTypes[5].OneofWrappers = []any{}
-	file_easyanim_v1_video_proto_msgTypes[19].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_easyanim_v1_video_proto_rawDesc), len(file_easyanim_v1_video_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

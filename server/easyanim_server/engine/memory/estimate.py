@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from easyanim_server.domain.cards import REFERENCE, Card
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.families.easyanimate_v51.components import Components
@@ -56,8 +57,8 @@ RATES = {"bf16": (597e12, 670e12), "fp8": (989e12, 661e12)}
 VAE_SECONDS = {Phase.IMAGE_ENCODE: 3.5e-8, Phase.DECODE: 3.0e-8}
 """Of an H200, for each pixel of each frame."""
 
-REFERENCE_CARD = "NVIDIA H200"
-"""The card whose times are predicted where no other was measured."""
+REFERENCE_CARD = REFERENCE.name
+"""The card whose times were measured, and are predicted where no other is asked for."""
 
 LINK_RATE = 25e9
 """Bytes a second from locked host memory to the card: PCIe 4.0 with 16 lanes, which cards of 12 to 24 GB have."""
@@ -143,7 +144,7 @@ class Estimate:
     host: int
     """Bytes of host memory that weights take."""
     seconds: float
-    """Of a generation with guidance and a start picture, on `REFERENCE_CARD`."""
+    """Of a generation with guidance and a start picture, on `REFERENCE_CARD` or, scaled by public rates, on another."""
 
     @property
     def peak(self) -> int:
@@ -157,7 +158,15 @@ class Estimate:
 
 
 def estimate(
-    outline: Outline, bucket: Bucket, placement: str, backend: str, precision: str, *, tiled: bool, steps: int = 35
+    outline: Outline,
+    bucket: Bucket,
+    placement: str,
+    backend: str,
+    precision: str,
+    *,
+    tiled: bool,
+    steps: int = 35,
+    card: Card | None = None,
 ) -> Estimate:
     """Predict what a bucket takes.
 
@@ -169,6 +178,7 @@ def estimate(
         precision: ``bf16``, ``fp8`` or ``fp8-weights``.
         tiled: Whether the VAE works on tiles, if there is more than one.
         steps: Of the generation whose time is predicted.
+        card: Whose time; None for `REFERENCE_CARD` behind a link of `LINK_RATE`.
     """
     tiled = tiled and is_cut(bucket.height, bucket.width)
     if precision == "bf16" and placement.endswith(QFLOAT8):
@@ -201,7 +211,7 @@ def estimate(
         tiled=tiled,
         peaks=peaks,
         host=0 if placement == "full" else outline.text + outline.rest + sum(blocks) + outline.vae,
-        seconds=_seconds(outline, bucket, how, precision, sum(blocks), tiled, steps),
+        seconds=_seconds(outline, bucket, how, precision, sum(blocks), tiled, steps, card),
     )
 
 
@@ -226,21 +236,43 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
     return int(VAE_ACTIVATIONS[phase] * at_once * outline.vae_channels * outline.itemsize) + kept
 
 
-def _seconds(outline: Outline, bucket: Bucket, how: str, precision: str, blocks: int, tiled: bool, steps: int) -> float:
+def _seconds(
+    outline: Outline,
+    bucket: Bucket,
+    how: str,
+    precision: str,
+    blocks: int,
+    tiled: bool,
+    steps: int,
+    card: Card | None,
+) -> float:
+    link, on = (card.link if card else LINK_RATE), card or REFERENCE
+    in_8_bits = precision == "fp8" and on.fp8 > 0
     flops = step_flops(outline.transformer, video_tokens(bucket), MAX_TOKENS, 2)
-    linear, attention = RATES["fp8" if precision == "fp8" else "bf16"]
-    step = flops.linear / linear + flops.attention / attention
+    linear, attention = RATES["fp8" if in_8_bits else "bf16"]
+    peaks = (REFERENCE.fp8, on.fp8) if in_8_bits else (REFERENCE.bf16, on.bf16)
+    step = _scaled(flops.linear, linear, *peaks, on) + _scaled(flops.attention, attention, REFERENCE.bf16, on.bf16, on)
     moved = 0.0
     if how == "group_offload":
-        step = max(step, blocks / LINK_RATE)
-        moved = (outline.text + outline.rest + 2 * outline.vae) / LINK_RATE
+        step = max(step, blocks / link)
+        moved = (outline.text + outline.rest + 2 * outline.vae) / link
     elif how == "sequential_cpu_offload":
         step += 2 * blocks / PAGEABLE_RATE
         moved = (outline.text + outline.rest + 2 * outline.vae) / PAGEABLE_RATE
     elif how == "model_cpu_offload":
-        moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / LINK_RATE
+        moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / link
     pixels = bucket.height * bucket.width * bucket.frames * (1.25 if tiled else 1.0)
-    return steps * step + sum(VAE_SECONDS.values()) * pixels + moved
+    slower = max(REFERENCE.bf16 / on.bf16, REFERENCE.bandwidth / on.bandwidth)
+    return steps * step + sum(VAE_SECONDS.values()) * pixels * slower + moved
+
+
+def _scaled(operations: float, rate: float, peak: float, peak_of_card: float, card: Card) -> float:
+    """Seconds on a card of what the reference does at `rate`, below its `peak`.
+
+    What it would take at its peak changes as peaks do; the rest is waiting for memory, and changes as bandwidth does.
+    """
+    waiting = max(0.0, operations / rate - operations / peak)
+    return operations / peak_of_card + waiting * REFERENCE.bandwidth / card.bandwidth
 
 
 def _saved(block: nn.Module, itemsize: int) -> int:

@@ -20,7 +20,9 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server.config import checks as preflight
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.checks import is_hosted, is_made_here, published_size
+from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
@@ -35,8 +37,6 @@ log = logging.getLogger(__name__)
 
 TINY = "builtin:tiny"
 DEMO = "builtin:demo"
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
-"""Comes with the package; its README.md is the model's card."""
 SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
 # By themselves these libraries write to stderr, past whatever form the program's log has.
@@ -72,6 +72,7 @@ def load(
     home = torch.device("cpu") if on_host else device
     if model == TINY:
         modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
+        modules.defaults = modeldefaults.of(TINY)
     else:
         folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
         modules = read(folder, model, device=home, dtype=dtype, own=on_host)

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
+from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
@@ -32,6 +33,7 @@ CONFIG_NAMES = ["model_index.json", *(f"{component}/{file}" for component, file 
 
 CONFIG_PATTERNS = [
     *CONFIG_NAMES,
+    modeldefaults.FILE,
     "*/*.index.json",
     "tokenizer/*",
 ]
@@ -71,6 +73,7 @@ def outline(folder: Path, model: str) -> Components:
 
     Raises:
         UnsupportedModel: the folder is refused.
+        ConfigurationError: its `easyanim.json` is damaged.
     """
     check(folder, model)
     described = {name: folder / name / file for name, file in CONFIG_FILES.items()}
@@ -92,6 +95,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
+        defaults=modeldefaults.read(folder),
     )
 
 

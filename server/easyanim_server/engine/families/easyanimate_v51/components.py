@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMa
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
 from easyanim_server.engine.families.easyanimate_v51 import positions
 
 
@@ -33,6 +34,8 @@ class Components:
     scheduler: FlowMatchEulerDiscreteScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
+    defaults: ModelDefaults = PUBLISHED
+    """What requests get that leave it out."""
 
     @property
     def device(self) -> torch.device:
