@@ -26,7 +26,7 @@ from easyanim_server.benchmark import record
 
 Row = dict[str, Any]
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
 BUCKETS = ("128x128x25", "128x224x25")
 STEPS = 35

@@ -27,7 +27,7 @@ from easyanim_server.engine.devices import GIB, locked_limit, resolve_device, re
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.weights import checkpoint
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
 CASES = (("full", False), ("full", True), ("model_cpu_offload", True))
 """Placements, and whether the files are in the page cache. From the disk, the disk decides, wherever they go."""

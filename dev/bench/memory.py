@@ -38,7 +38,7 @@ from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.memory.placement import QFLOAT8
 from easyanim_server.engine.weights import checkpoint
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
 Row = dict[str, Any]
 

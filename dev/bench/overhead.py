@@ -28,7 +28,7 @@ from easyanim_server.workers.process import DEFAULT_ENGINE
 from easyanim_server.workers.runner import JobRunner
 from tests.servers import RunningServer, settings
 
-FILE = Path(__file__).parent / "results" / "overhead.json"
+FILE = Path(__file__).resolve().parents[2] / "bench" / "results" / "overhead.json"
 BUCKET = Bucket.parse("96x160x49")
 STEPS = 20
 ROUNDS = 4

@@ -88,7 +88,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--profiles", default="", help="a video by each, and one in diffusers' own pipeline")
     parser.add_argument("--also", help="a precision in which a second server makes them too, in the first bucket")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "bench" / "results")
     parser.add_argument("--what", default="start", help="names the file: GPU-WHAT.json")
     parser.add_argument("--commit", default="")
     return parser.parse_args()

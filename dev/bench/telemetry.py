@@ -33,7 +33,7 @@ from easyanim_server.workers.process import DEFAULT_ENGINE
 from tests.engines import SIMULATED
 from tests.servers import RunningServer, settings
 
-FILE = Path(__file__).parent / "results" / "telemetry.json"
+FILE = Path(__file__).resolve().parents[2] / "bench" / "results" / "telemetry.json"
 CASES = (
     # engine, its settings, the request's steps, rounds
     ("simulated, 20 ms a step", SIMULATED, {"buckets": "64x96x9"}, 100, 20),
