@@ -11,8 +11,9 @@ import pytest
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.batch_jobs import read_jobs
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.defaults import PUBLISHED
 from easyanim_server.domain.errors import InvalidArgument
-from easyanim_server.engine.weights import folder as model_folder
+from easyanim_server.engine.weights.contents import read_object
 from easyanim_server.rpc.from_proto import check_prompts, to_job
 from tests.e2e.processes import ROOT
 from tests.servers import settings
@@ -48,13 +49,13 @@ def test_of_a_models_configuration(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(f'{MARK}{{"patch_size": 2}}', encoding="utf-8")
 
-    assert model_folder._json(file) == {"patch_size": 2}
+    assert read_object(file) == {"patch_size": 2}
 
 
 async def test_of_a_request() -> None:
     request = pb.GenerateRequest(prompt=f"{MARK}steam rises", negative_prompt=f"{MARK}blurry")
 
-    job = await to_job(request, settings())
+    job = await to_job(request, settings(), PUBLISHED)
     assert (job.prompt, job.negative_prompt) == ("steam rises", "blurry")
     with pytest.raises(InvalidArgument, match="prompt: is empty"):
         check_prompts(pb.LintPromptRequest(prompt=MARK), settings())
