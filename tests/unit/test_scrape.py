@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -45,15 +46,21 @@ def test_nothing_is_anywhere_else(port: int, path: str) -> None:
 
 
 def test_those_who_only_connect_take_no_place_from_a_scraper_and_few_threads(port: int) -> None:
-    idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(5 * scrape.MOST_CONNECTIONS)]
-    assert "answer 42.0" in scraped(port)
-    # All but the newest were closed, and their threads have ended.
-    newest = idle[-scrape.MOST_CONNECTIONS :]
-    for connection in idle[: -len(newest)]:
-        assert connection.recv(1) == b""
-    eventually(lambda: sum("process_request" in thread.name for thread in threading.enumerate()) <= len(newest))
-    for connection in idle:
-        connection.close()
+    others = set(threading.enumerate())  # of servers of other tests
+
+    def answering() -> int:
+        return sum("process_request" in thread.name for thread in set(threading.enumerate()) - others)
+
+    with ExitStack() as connections:
+        idle = [
+            connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(5 * scrape.MOST_CONNECTIONS)
+        ]
+        assert "answer 42.0" in scraped(port)
+        # All but the newest were closed, and their threads have ended.
+        for connection in idle[: -scrape.MOST_CONNECTIONS]:
+            assert connection.recv(1) == b""
+        eventually(lambda: answering() <= scrape.MOST_CONNECTIONS)
 
 
 def test_a_connection_that_says_a_little_from_time_to_time_is_closed(
