@@ -15,7 +15,7 @@ PROMETHEUS ?= http://127.0.0.1:9090
 BREAKING_AGAINST ?= .git\#branch=main,subdir=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-client test-gpu examples examples-stubs load soak bench bench-overhead bench-memory bench-loading bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
+.PHONY: help install demo serve test test-long test-client test-gpu examples examples-stubs load soak bench bench-overhead bench-memory bench-loading bench-telemetry bench-report quality lint format proto constraints dashboard showcase image check-image clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -34,8 +34,11 @@ demo: install ## Start a server on builtin:demo, make a video of examples/coffee
 serve: install ## Serve builtin:demo on 127.0.0.1:50051
 	$(BIN)/easyanim-server serve --model builtin:demo
 
-test: install ## All tests that need neither GPU nor network
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not bench"
+test: install ## The tests that need neither GPU nor network; not the long ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not bench and not long"
+
+test-long: install ## The long tests: recorded videos, caches, tune, training, benchmarks of themselves
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not gpu and not bench"
 
 test-client: install ## The client's wheel in a clean environment
 	PYTHON=$(BIN)/python dev/ci/check_client.sh

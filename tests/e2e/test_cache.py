@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.processes import BIN
 
+pytestmark = pytest.mark.long
+
 WARM = ["warm", "--model", "builtin:tiny", "--buckets", "32x48x5", "--backend", "inductor"]
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests import golden
 
+pytestmark = pytest.mark.long
+
 RECORDED: dict[str, Any] = json.loads(golden.FILE.read_text(encoding="utf-8"))
 MACHINE_DEPENDENT = ("latents_sha256",)
 LEVELS = 3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.workers.process import DEFAULT_ENGINE
 from tests.conftest import Stub
 from tests.servers import RunningServer, settings
+
+pytestmark = pytest.mark.long
 
 
 def served(connect: object, placement: str) -> tuple[pb.GetServerInfoResponse, pb.Completed]:

@@ -23,6 +23,8 @@ from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.weights import checkpoint
 from tests.simulated_model import SimulatedModel
 
+pytestmark = pytest.mark.long
+
 BETTER = Setting(24, Acceleration(Solver.DPMPP_2M))
 OPTIONS = Options(
     (Bucket.parse("48x48x9"), Bucket.parse("48x64x9")), cases=10, confirmed=6, compared=4, grid_cases=2, shown=2,

@@ -22,6 +22,8 @@ from tests.conftest import Stub
 from tests.e2e.processes import BIN, ROOT
 from tests.servers import RunningServer, settings
 
+pytestmark = pytest.mark.long
+
 OPTIONS = (
     "--model", "builtin:tiny", "--device", "cpu", "--buckets", "32x48x5,48x32x5", "--steps", "2",
     "--placements", "model_cpu_offload", "--image", str(ROOT / "examples" / "coffee.jpg"),

@@ -10,6 +10,8 @@ import pytest
 
 from dev.bench import loading, placements
 
+pytestmark = pytest.mark.long
+
 Row = dict[str, Any]
 
 

@@ -15,6 +15,8 @@ from easyanim_server.domain.job import DEFAULT_STEPS
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.engine import Engine
 
+pytestmark = pytest.mark.long
+
 Row = dict[str, Any]
 
 ASKED = ("model", "cap_gib", "bucket", "frames", "placement", "precision", "peak_gib", "host_peak_gib", "seconds",

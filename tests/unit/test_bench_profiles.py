@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from dev.bench import placements, stock
 from easyanim_server.domain.job import Bucket
+
+pytestmark = pytest.mark.long
 
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
 

@@ -15,6 +15,8 @@ from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.weights import checkpoint, export
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 MIB = 2**20
 

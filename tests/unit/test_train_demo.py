@@ -22,6 +22,8 @@ from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 
