@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 
 from easyanim_server.engine.attention.select import attend, query_scale
 from easyanim_server.engine.cache import store as cache
-from easyanim_server.engine.families.easyanimate_v51.block import Block, Rope
+from easyanim_server.engine.families.runtime import Block, Rope
 from easyanim_server.engine.kernels import fused as kernels
 
 log = logging.getLogger(__name__)
@@ -99,17 +99,16 @@ def build(blocks: Sequence[Block], example: Example, kernel: str) -> list[Callab
         ValueError: the blocks hold weights in fp8.
         Exception: whatever TensorRT raises.
     """
-    if any(layers.takes_fp8 for block in blocks for layers in (block.video, block.text) if layers is not None):
+    if any(block.takes_fp8 for block in blocks):
         raise ValueError("engines multiply in bf16; fp8 weights run with inductor or eager")
     import torch_tensorrt  # noqa: F401  first of all: without it nothing below is worth a second
 
     halves: dict[tuple[bool, ...], tuple[Half, Half]] = {}
     calls = []
     for block in blocks:
-        kind = (block.text is not None, block.projects_text, block.drops_text)
-        if kind not in halves:
-            halves[kind] = _halves(block, example, kernel)
-        calls.append(_call(block, *halves[kind]))
+        if block.kind not in halves:
+            halves[block.kind] = _halves(block, example, kernel)
+        calls.append(_call(block, *halves[block.kind]))
     return calls
 
 
