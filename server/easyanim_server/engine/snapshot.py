@@ -66,7 +66,8 @@ def load(file: Path, model: Mapping[str, str], device: torch.device) -> Sampling
             header = _header(opened.metadata() or {}, file)
             _require_model(header["model"], model, file)
             for name in opened.keys():  # noqa: SIM118  it is no dictionary
-                tensors[name] = opened.get_tensor(name).to("cpu" if name in ON_HOST else device)
+                # A copy: what safetensors gives is the file itself, which may be written to or be gone later.
+                tensors[name] = opened.get_tensor(name).to("cpu" if name in ON_HOST else device, copy=True)
         return Sampling.of(tensors, header["sampling"])
     except SafetensorError as error:
         raise SnapshotError(f"{file} is no snapshot, or is damaged: {error}") from error
