@@ -13,18 +13,18 @@ from easyanim_server.__main__ import app
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.profiles import Acceleration
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import CACHE_COEFFICIENTS
 from easyanim_server.engine.step_cache.fit import LEAST_POINTS, fit, observe
-from easyanim_server.engine.step_cache.teacache import PUBLISHED
 from tests.models import engine_of, make_job, make_modules, run
 
 
 def test_points_on_a_polynomial_give_it_back() -> None:
     changes = np.linspace(0.02, 0.6, 30)
-    points = [(float(x), float(np.polyval(PUBLISHED[36, 18], x))) for x in changes]
+    points = [(float(x), float(np.polyval(CACHE_COEFFICIENTS[36, 18], x))) for x in changes]
 
     coefficients, error = fit(points)
 
-    assert coefficients == pytest.approx(PUBLISHED[36, 18], rel=1e-6)
+    assert coefficients == pytest.approx(CACHE_COEFFICIENTS[36, 18], rel=1e-6)
     assert error < 1e-12
 
 
