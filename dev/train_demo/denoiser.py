@@ -25,7 +25,7 @@ from easyanim_server.domain.job import NOISE_AUGMENTATION
 from easyanim_server.engine.families.easyanimate_v51.inputs import BLACK
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.schedule import LOG_SHIFT
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, _in_template
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, in_template
 
 """Standard deviation, as the server adds it by default to given pictures in [-1, 1]."""
 
@@ -183,7 +183,7 @@ def given_video(video: Tensor, with_end: Tensor) -> Tensor:
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
     """Token ids in the conversation template, (texts, 256), padded on the right as the server does."""
     whole = tokenizer(
-        text=[_in_template(tokenizer, text) for text in texts],
+        text=[in_template(tokenizer, text) for text in texts],
         padding="max_length",
         max_length=MAX_TOKENS,
         truncation=True,

@@ -12,7 +12,7 @@ from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.backends import Backends
 from easyanim_server.engine.compile.numeric_check import relative_l2
-from easyanim_server.engine.compile.tensorrt import AfterAttention, BeforeAttention, _engine, weights_of
+from easyanim_server.engine.compile.tensorrt import AfterAttention, BeforeAttention, engine_for, weights_of
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import Block
@@ -75,13 +75,13 @@ def test_each_half_of_a_block_computes_what_the_block_does(number: int) -> None:
     expected = before(*inputs)
     weights = list(weights_of(block).values())
 
-    results = _engine(before, inputs)(*inputs, *weights)
+    results = engine_for(before, inputs)(*inputs, *weights)
     for name, got, value in zip(["q", "k", "v", "first", "second"], results, expected, strict=True):
         assert relative_l2(got, value) < 0.02, name
     q, _, _, first, second = expected
     after = AfterAttention(block, example.texts)
     given = [example.x, q, first, second]
-    assert relative_l2(_engine(after, given)(*given, *weights), after(*given)) < 0.02
+    assert relative_l2(engine_for(after, given)(*given, *weights), after(*given)) < 0.02
 
 
 def test_the_published_shape_passes_the_gate_on_engines_that_hold_no_weights(tmp_path: Path) -> None:

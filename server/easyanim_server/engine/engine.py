@@ -20,7 +20,6 @@ It needs no server, protobuf or environment:
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,14 +33,13 @@ from numpy.typing import NDArray
 
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase, Work
-from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine import loop, snapshot
 from easyanim_server.engine.cache import store as cache
-from easyanim_server.engine.compile.planner import DAMAGED, Planner
+from easyanim_server.engine.compile.planner import Planner
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
@@ -50,7 +48,6 @@ from easyanim_server.engine.families.runtime import DENOISER, Condition, Pipelin
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.guidance import StepExecution, eager_execution
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
-from easyanim_server.engine.memory.estimate import TILES_SHARE
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
 from easyanim_server.engine.memory.placement import QFLOAT8, Placement, starts_on_host
 from easyanim_server.engine.pixels import to_uint8
@@ -58,6 +55,7 @@ from easyanim_server.engine.prediction import Predictor
 from easyanim_server.engine.prompt_cache import PromptCache
 from easyanim_server.engine.sampling import NEGATIVE_PROMPT, PROMPT, Sampling
 from easyanim_server.engine.step_cache.teacache import resolve_coefficients
+from easyanim_server.engine.warmup import warm_up
 from easyanim_server.engine.weights import checkpoint
 
 log = logging.getLogger(__name__)
@@ -209,55 +207,12 @@ class Engine:
         self._readiness = {bucket: item.status for bucket, item in prepared.items()}
         report("running every shape once")
         with self._second_try.withheld():  # a bucket that does not fit must not look as if it did
-            self._warm_all()
+            self._readiness = warm_up(self, self._readiness, self._choice)
         found = cache.lookups()
         log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
         served = tuple(self.readiness(bucket) for bucket in dict.fromkeys(buckets))
         cache.remember(self._model.name, [readiness.facts() for readiness in served])
         return served
-
-    def _warm_all(self) -> None:
-        """Run every prepared shape once, and note what that took."""
-        vae_peaks: dict[tuple[int, int], int] = {}
-        for bucket in self._readiness:
-            size = (bucket.height, bucket.width)
-            try:
-                seconds, peak = self._warm(bucket)
-                if size not in vae_peaks:
-                    vae_peaks[size] = self._warm_vae(bucket)
-            except OutOfDeviceMemory as error:
-                raise ConfigurationError(f"bucket {bucket} ran out of memory when it was warmed: {error}") from error
-            except NonFinite as error:
-                raise ConfigurationError(f"bucket {bucket} cannot be served: {error}; {DAMAGED}") from error
-            predicted = self._choice and self._choice.of(bucket)
-            self._readiness[bucket] = replace(
-                self._readiness[bucket],
-                prediction_seconds=seconds,
-                vae_tiled=self.pipeline.tiles(*size),
-                predicted_bytes=predicted.peak if predicted else 0,
-                peak_bytes=max(peak, vae_peaks[size]),
-            )
-
-    def _warm(self, bucket: Bucket) -> tuple[float, int]:
-        """Take a guided step; returns the seconds of a prediction, and the most device memory in bytes."""
-        self.peak_bytes(reset=True)
-        sampling = self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0))
-        began = time.perf_counter()
-        self.step(sampling)
-        seconds = (time.perf_counter() - began) / sampling.predictions
-        require_finite(sampling.latents, "the latents after a step")
-        return seconds, self.peak_bytes()
-
-    def _warm_vae(self, bucket: Bucket) -> int:
-        """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""
-        black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
-        short = replace(bucket, frames=min(bucket.frames, self.pipeline.short_clip))
-        self.peak_bytes(reset=True)
-        for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
-            pass
-        peak = self.peak_bytes()
-        more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self.pipeline.dtype.itemsize
-        return peak and peak + int(TILES_SHARE * more)
 
     def readiness(self, bucket: Bucket) -> BucketStatus:
         """How a bucket is served; one that was not prepared runs eagerly."""

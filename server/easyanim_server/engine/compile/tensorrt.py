@@ -124,12 +124,12 @@ def _halves(block: Block, example: Example, kernel: str) -> tuple[Half, Half]:
     x, texts = example.x, example.texts
     inputs = [x, example.emb, *example.rope]
     before = BeforeAttention(block, texts, query_scale(kernel, example.rope[0].shape[-1]))
-    first_engine = _engine(before, inputs)
+    first_engine = engine_for(before, inputs)
     with torch.no_grad():
         q, _, _, first, second = before(*inputs)
     if block.drops_text:
         x, q, texts = x[:, texts:].contiguous(), q[:, texts:].contiguous(), 0
-    return first_engine, _engine(AfterAttention(block, texts), [x, q, first, second])
+    return first_engine, engine_for(AfterAttention(block, texts), [x, q, first, second])
 
 
 def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
@@ -148,7 +148,7 @@ def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
     return run
 
 
-def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
+def engine_for(half: nn.Module, inputs: list[Tensor]) -> Half:
     """The half's engine for these shapes, from the cache or built now."""
     import torch_tensorrt
 

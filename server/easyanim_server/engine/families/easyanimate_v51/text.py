@@ -36,7 +36,7 @@ class PromptEncoder:
     def tokenize(self, prompt: str) -> Tokens:
         """Put a prompt, which may be empty, into the template and make it `MAX_TOKENS` long; what is beyond is cut."""
         encoded = self._tokenizer(
-            text=[_in_template(self._tokenizer, prompt)],
+            text=[in_template(self._tokenizer, prompt)],
             padding="max_length",
             max_length=MAX_TOKENS,
             truncation=True,
@@ -71,7 +71,7 @@ def prompt_tokenizer(modules: Components) -> PromptTokenizer:
         UnsupportedModel: the chat template does not put the prompt between two fixed texts.
     """
     sentinel = " \N{REPLACEMENT CHARACTER}prompt\N{REPLACEMENT CHARACTER} "  # blanks, which templates may strip
-    parts = _in_template(modules.tokenizer, sentinel).split(sentinel)
+    parts = in_template(modules.tokenizer, sentinel).split(sentinel)
     if len(parts) != 2:
         raise UnsupportedModel(f"{modules.name}: the tokenizer's chat template changes or repeats the prompt")
     prefix, suffix = parts
@@ -81,7 +81,7 @@ def prompt_tokenizer(modules: Components) -> PromptTokenizer:
     return PromptTokenizer(tokenizer.to_str(), prefix, suffix, MAX_TOKENS)
 
 
-def _in_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def in_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The conversation whose hidden states are the prompt's embedding: the user says it, the assistant is next."""
     conversation: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
