@@ -20,7 +20,7 @@ from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline, never_tiled
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.sampling import Sampling
 
@@ -55,12 +55,11 @@ def engine_of(
     modules: Components,
     attention_mode: AttentionMode = "original",
     *,
-    tiled: Callable[[int, int], bool] | None = None,
+    tiled: Callable[[int, int], bool] = never_tiled,
     **options: Any,
 ) -> Engine:
     """An engine of loaded networks."""
-    tiles = {} if tiled is None else {"tiled": tiled}
-    return Engine(EasyAnimatePipeline(modules, attention_mode, **tiles), **options)
+    return Engine(EasyAnimatePipeline(modules, attention_mode, tiled=tiled), **options)
 
 
 def make_job(

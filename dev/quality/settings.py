@@ -55,7 +55,9 @@ class Setting:
         own = {Solver.UNIPC: unipc, Solver.DPMPP_2M: dpmpp_2m}.get(self.acceleration.solver)
         files = [module.__file__ for module in (own, base, multistep, schedule)] if own is not None else []
         files += [stepcache.__file__] if self.acceleration.cache_threshold else []
-        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12] if files else ""
+        return (
+            hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()[:12] if files else ""
+        )
 
     def predictions(self, guidance: float = DEFAULT_GUIDANCE) -> int:
         """Passes through the transformer where none is reused."""

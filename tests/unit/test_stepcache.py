@@ -140,7 +140,7 @@ def test_a_step_that_failed_anywhere_is_taken_as_if_it_had_not_been_tried() -> N
 
 def test_the_ports_batch_of_two_reuses_the_same_steps() -> None:
     given = job(cache_threshold=REUSING)
-    sequential, batched = (run(engine_of(make_modules(), mode), given) for mode in ("original", "diffusers"))  # type: ignore[arg-type]
+    sequential, batched = (run(engine_of(make_modules(), mode), given) for mode in ("original", "diffusers"))
 
     assert batched.reused == sequential.reused > 0
     assert [residual.shape for residual in batched.cache.residuals] == [(1, 12, 128)] * 2  # type: ignore[union-attr]
