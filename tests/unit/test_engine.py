@@ -178,7 +178,9 @@ def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Comp
 
     held, entry = [], caught.value.__cause__ and caught.value.__cause__.__traceback__
     while entry:
-        is_engine = entry.tb_frame.f_code.co_filename.endswith(("prediction.py", "transformer.py"))
+        is_engine = entry.tb_frame.f_code.co_filename.endswith(
+            ("prediction.py", "transformer.py", "transformer_easyanimate.py")
+        )
         held += [value for value in entry.tb_frame.f_locals.values() if is_engine and isinstance(value, torch.Tensor)]
         entry = entry.tb_next
     assert held == []
