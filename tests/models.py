@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import EasyAnimateInpaintPipeline
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline, never_tiled
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.sampling import Sampling
 
@@ -46,6 +49,17 @@ def make_modules(pipeline: EasyAnimateInpaintPipeline | None = None) -> Componen
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler,
     )
+
+
+def engine_of(
+    modules: Components,
+    attention_mode: AttentionMode = "original",
+    *,
+    tiled: Callable[[int, int], bool] = never_tiled,
+    **options: Any,
+) -> Engine:
+    """An engine of loaded networks."""
+    return Engine(EasyAnimatePipeline(modules, attention_mode, tiled=tiled), **options)
 
 
 def make_job(

@@ -18,6 +18,7 @@ from torch._dynamo.utils import counters
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 
 CPU = torch.device("cpu")
@@ -74,7 +75,9 @@ def main() -> None:
 
         def ours(placement: str = placement) -> None:
             modules = checkpoint.load("builtin:tiny", device=CPU, dtype=torch.float32, on_host=placement != "full")
-            Engine(modules, backend="inductor", placement=placement).prepare([Bucket.parse("32x48x5")])
+            Engine(EasyAnimatePipeline(modules), backend="inductor", placement=placement).prepare(
+                [Bucket.parse("32x48x5")]
+            )
 
         found = compiled(ours)
         print(f"{f'our blocks, {placement}':38} {found:24} in one piece: {found}")

@@ -25,6 +25,7 @@ from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.engine.devices import GIB, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -95,7 +96,7 @@ def once(folder: str, placement: str, device: torch.device) -> None:
     host = measure.HostPeak()
     modules = checkpoint.load(folder, device=device, dtype=dtype, on_host=placement != "full")
     loaded = time.perf_counter()
-    engine = Engine(modules, placement=placement, locked_limit=locked_limit(None))
+    engine = Engine(EasyAnimatePipeline(modules), placement=placement, locked_limit=locked_limit(None))
     facts = {
         "load_seconds": loaded - began,
         "place_seconds": time.perf_counter() - loaded,

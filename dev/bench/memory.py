@@ -35,6 +35,7 @@ from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import GIB, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.memory.placement import QFLOAT8
 from easyanim_server.engine.weights import checkpoint
 
@@ -128,6 +129,7 @@ class MemoryBenchmark:
         self._header = measure.machine(device) | ({"commit": commit} if commit else {})
         self._engine: Engine | None = None
         self._in_8_bits = False
+        self._tiled = False
         self._latents: dict[Bucket, Tensor] = {}
 
     def run(self) -> None:
@@ -186,7 +188,7 @@ class MemoryBenchmark:
         engine = self._engine
         engine.placement.use(case.placement)
         engine.placement.need("transformer")  # moves what `full` has left on the device
-        engine._vae.tiled = lambda height, width: case.tiled
+        self._tiled = case.tiled
         if case.placement != "full":
             engine.placement.leave()
         self._limit(case.cap)
@@ -201,13 +203,12 @@ class MemoryBenchmark:
         modules = checkpoint.load(self._model, device=self._device, dtype=dtype, on_host=in_8_bits)
         self._say(f"{self._model} made in {time.monotonic() - began:.0f} s")
         engine = Engine(
-            modules,
+            EasyAnimatePipeline(modules, tiled=lambda height, width: self._tiled),
             backend=self._backend,
             precision=resolve_precision("bf16", in_8_bits, self._device),
             attention="auto",
             placement=placement,
             locked_limit=locked_limit(None),
-            tiling="off",
         )
         buckets = [item.bucket for item in self._cases if item.placement.endswith(QFLOAT8) == in_8_bits]
         ready = engine.prepare(list(dict.fromkeys(buckets)), self._say)

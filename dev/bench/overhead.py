@@ -23,6 +23,7 @@ from easyanim.v1 import video_pb2_grpc
 from easyanim_server.benchmark import record
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.workers.process import DEFAULT_ENGINE
 from easyanim_server.workers.runner import JobRunner
@@ -36,7 +37,9 @@ CALLS = 200
 
 
 def main() -> None:
-    engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
+    engine = Engine(
+        EasyAnimatePipeline(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
+    )
     job = Job("bench", "a cat", "ugly", BUCKET, steps=STEPS, guidance=6.0, seed=1)
     configured = settings(model="builtin:tiny", buckets=str(BUCKET))
     with RunningServer(configured, DEFAULT_ENGINE) as server, grpc.insecure_channel(server.address) as channel:

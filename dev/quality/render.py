@@ -17,6 +17,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.prompts.negative import recommended_negative
 
 
@@ -118,7 +119,9 @@ class EngineRenderer:
     def round_trip(self, frames: Frames) -> Frames:
         """Encode without the noise that given pictures get, and decode."""
         # Jobs encode pictures only, and never alone: the engine has no call for it.
-        vae = self._engine._vae
+        pipeline = self._engine.pipeline
+        assert isinstance(pipeline, EasyAnimatePipeline)
+        vae = pipeline.vae
         dtype = torch.bfloat16 if self._engine.model.dtype == "bfloat16" else torch.float32
         video = torch.from_numpy(frames).to(self._device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         latents = vae.encode(video.to(dtype), lambda done, total: None)

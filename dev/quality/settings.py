@@ -9,7 +9,8 @@ from typing import Any
 
 from easyanim_server.domain.job import DEFAULT_GUIDANCE
 from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration, Solver
-from easyanim_server.engine.solvers import flow as solvers
+from easyanim_server.engine.families.easyanimate_v51 import schedule
+from easyanim_server.engine.solvers import base, dpmpp_2m, multistep, unipc
 from easyanim_server.engine.step_cache import teacache as stepcache
 
 REFERENCE_STEPS = 200
@@ -51,9 +52,12 @@ class Setting:
     @property
     def code(self) -> str:
         """SHA-256 of the code of its accelerators, hex, shortened; empty where there are none."""
-        files = [solvers.__file__] if self.acceleration.solver is not Solver.EULER else []
+        own = {Solver.UNIPC: unipc, Solver.DPMPP_2M: dpmpp_2m}.get(self.acceleration.solver)
+        files = [module.__file__ for module in (own, base, multistep, schedule)] if own is not None else []
         files += [stepcache.__file__] if self.acceleration.cache_threshold else []
-        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12] if files else ""
+        return (
+            hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()[:12] if files else ""
+        )
 
     def predictions(self, guidance: float = DEFAULT_GUIDANCE) -> int:
         """Passes through the transformer where none is reused."""

@@ -21,11 +21,12 @@ from dev.train_demo.motion import draw_scene
 from dev.train_demo.networks import Sizes, make_text_encoder, make_transformer
 from dev.train_demo.optimiser import MuonAdamW
 from dev.train_demo.pictures import Bank, load_photographs
+from easyanim_server.domain.job import NOISE_AUGMENTATION
+from easyanim_server.engine.families.easyanimate_v51.inputs import BLACK
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, _in_template
-from easyanim_server.engine.sampling import BLACK, SHIFT
+from easyanim_server.engine.families.easyanimate_v51.schedule import LOG_SHIFT
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, in_template
 
-NOISE_ON_PICTURES = 0.0563
 """Standard deviation, as the server adds it by default to given pictures in [-1, 1]."""
 
 TEXTS = 4
@@ -173,7 +174,7 @@ def given_video(video: Tensor, with_end: Tensor) -> Tensor:
     """
     given = torch.full_like(video, BLACK)
     pixels = ((video[:, :, (0, -1)].clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    noisy = torch.where(pixels == BLACK, pixels, pixels + NOISE_ON_PICTURES * torch.randn_like(pixels))
+    noisy = torch.where(pixels == BLACK, pixels, pixels + NOISE_AUGMENTATION * torch.randn_like(pixels))
     given[:, :, 0] = noisy[:, :, 0]
     given[:, :, -1] = torch.where(with_end.view(-1, 1, 1, 1), noisy[:, :, 1], given[:, :, -1])
     return given
@@ -182,7 +183,7 @@ def given_video(video: Tensor, with_end: Tensor) -> Tensor:
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
     """Token ids in the conversation template, (texts, 256), padded on the right as the server does."""
     whole = tokenizer(
-        text=[_in_template(tokenizer, text) for text in texts],
+        text=[in_template(tokenizer, text) for text in texts],
         padding="max_length",
         max_length=MAX_TOKENS,
         truncation=True,
@@ -239,7 +240,7 @@ def _is_hidden(name: str) -> bool:
 
 def draw_sigma(count: int, device: torch.device) -> Tensor:
     """Shares of noise as often as the published schedule visits them."""
-    e = math.exp(SHIFT)
+    e = math.exp(LOG_SHIFT)
     u = torch.rand(count, device=device)
     return e * u / (1 + (e - 1) * u)
 

@@ -19,7 +19,7 @@ from dev.train_demo import clips, prompts, vae
 from dev.train_demo.motion import CAMERA, Scene, camera_of, draw_scene
 from dev.train_demo.pictures import SIDE, square
 from easyanim_server.engine.families.easyanimate_v51 import builtin
-from easyanim_server.engine.sampling import SHIFT
+from easyanim_server.engine.families.easyanimate_v51.schedule import LOG_SHIFT
 from easyanim_server.prompts.negative import recommended_negative
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def generate(
     device = cases.video.device
     generator = torch.Generator(device).manual_seed(0)
     scheduler = builtin.scheduler()
-    scheduler.set_timesteps(steps, mu=SHIFT)
+    scheduler.set_timesteps(steps, mu=LOG_SHIFT)
     sigmas = scheduler.sigmas.tolist()
     none = torch.zeros(len(cases.texts), dtype=torch.bool, device=device)
     with (

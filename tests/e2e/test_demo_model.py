@@ -17,6 +17,7 @@ from dev.quality.camera import estimate, vector
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ MIDDLE, SLOW, FAST = 1.2, 0.6, 2.2
 
 @cache
 def engine() -> Engine:
-    return Engine(checkpoint.load("builtin:demo", device=torch.device("cpu"), dtype=torch.float32))
+    return Engine(EasyAnimatePipeline(checkpoint.load("builtin:demo", device=torch.device("cpu"), dtype=torch.float32)))
 
 
 def photograph(bucket: Bucket) -> Image.Image:

@@ -7,6 +7,7 @@ import torch
 
 from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.telemetry.devices import Devices
 
@@ -14,7 +15,9 @@ pytestmark = pytest.mark.gpu
 
 
 def test_the_devices_that_an_engine_names_are_those_that_the_driver_reports() -> None:
-    engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))
+    engine = Engine(
+        EasyAnimatePipeline(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))
+    )
     devices = Devices()
     model = ModelInfo("builtin:tiny", "0", 0, "original", "bfloat16", "cuda")
     devices.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), device_uuids=engine.device_uuids))

@@ -18,6 +18,7 @@ from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.sampling import Sampling
 from easyanim_server.engine.weights import checkpoint
 
@@ -46,14 +47,16 @@ def run(engine: Engine, job: Job = JOB) -> Sampling:
 
 @pytest.fixture(scope="module")
 def eager() -> Engine:
-    return Engine(modules())
+    return Engine(EasyAnimatePipeline(modules()))
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp8"])
 def seven(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The 7B shape on a small bucket, compiled, in either precision."""
     torch._dynamo.reset()
-    engine = Engine(modules("synthetic:7b"), backend="inductor", precision=request.param, attention="auto")
+    engine = Engine(
+        EasyAnimatePipeline(modules("synthetic:7b")), backend="inductor", precision=request.param, attention="auto"
+    )
     engine.prepare([BUCKET])
     yield engine
     torch.cuda.empty_cache()
@@ -78,7 +81,7 @@ def test_compiled_buckets_pass_the_gate_and_never_compile_again(seven: Engine) -
 
 
 def test_the_compiled_video_is_the_eager_one_up_to_rounding(eager: Engine) -> None:
-    compiled = Engine(modules(), backend="inductor", attention="auto")
+    compiled = Engine(EasyAnimatePipeline(modules()), backend="inductor", attention="auto")
     (readiness,) = compiled.prepare([BUCKET])
     assert relative_l2(run(compiled).latents, run(eager).latents) < 20 * readiness.rounding_l2
 
@@ -121,7 +124,7 @@ def test_phases_and_the_first_step_of_every_job_are_reported_when_they_are_done(
 
 
 def test_guidance_in_a_batch_of_two_is_compiled_before_requests() -> None:
-    together = Engine(modules(), backend="inductor", guidance_batch="2")
+    together = Engine(EasyAnimatePipeline(modules()), backend="inductor", guidance_batch="2")
     (readiness,) = together.prepare([BUCKET])
 
     assert (readiness.backend, readiness.guidance_batch, readiness.fallback) == ("inductor", 2, "")
@@ -152,7 +155,7 @@ def test_a_step_that_may_reuse_waits_for_one_number_and_compiles_nothing(seven: 
 @pytest.mark.parametrize("placement", ["model_cpu_offload", "group_offload"])
 def test_a_cache_reuses_the_same_steps_where_weights_come_and_go(eager: Engine, placement: str) -> None:
     job = replace(JOB, steps=8, acceleration=Acceleration(cache_threshold=0.3))
-    resident, moved = run(eager, job), run(Engine(modules(), placement=placement), job)
+    resident, moved = run(eager, job), run(Engine(EasyAnimatePipeline(modules()), placement=placement), job)
 
     assert moved.reused == resident.reused > 0
     assert torch.equal(moved.latents, resident.latents)
@@ -162,10 +165,11 @@ def test_a_probe_tells_a_broken_device_from_a_job_that_failed() -> None:
     # In a process of its own: the fault is for good.
     script = """
 import torch
-from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.weights import checkpoint
 
-engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16))
+engine = Engine(EasyAnimatePipeline(checkpoint.load("builtin:tiny", device=torch.device("cuda"), dtype=torch.bfloat16)))
 try:
     torch.ones(1, device="cuda") @ torch.ones(2, device="cuda")
 except RuntimeError:

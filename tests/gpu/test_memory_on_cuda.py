@@ -19,6 +19,7 @@ from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 
 pytestmark = pytest.mark.gpu
@@ -105,7 +106,7 @@ JOB = Job(
 
 def tiny(placement: str) -> Engine:
     modules = checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16, on_host=placement != "full")
-    return Engine(modules, placement=placement, locked_limit=GIB)
+    return Engine(EasyAnimatePipeline(modules), placement=placement, locked_limit=GIB)
 
 
 def render(engine: Engine, job: Job = JOB) -> list[bytes]:
@@ -127,7 +128,7 @@ def test_every_placement_gives_the_bits_of_full_again_and_again(placement: str) 
 
 def test_locked_memory_is_bounded_and_given_back() -> None:
     modules = checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16, on_host=True)
-    engine = Engine(modules, placement=GROUP, locked_limit=2 * 2**20)
+    engine = Engine(EasyAnimatePipeline(modules), placement=GROUP, locked_limit=2 * 2**20)
     assert 0 < engine.placement.locked_bytes <= 2 * 2**20
     assert engine.placement.host_bytes > engine.placement.locked_bytes
     engine.placement.use(SEQUENTIAL)

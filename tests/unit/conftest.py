@@ -9,7 +9,7 @@ import torch
 
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.engine import Engine
-from tests.models import make_modules
+from tests.models import engine_of, make_modules
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,4 +30,4 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def engine() -> Engine:
     """A fresh engine in the default mode."""
-    return Engine(make_modules())
+    return engine_of(make_modules())

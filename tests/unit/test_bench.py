@@ -29,6 +29,7 @@ from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
 
@@ -286,7 +287,9 @@ def test_the_documents_hold_what_the_results_say() -> None:
 def test_a_model_of_the_demos_kind_with_random_weights_generates(tmp_path: Path) -> None:
     demo_model.write(tmp_path, Sizes.smoke())
 
-    engine = Engine(checkpoint.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32))
+    engine = Engine(
+        EasyAnimatePipeline(checkpoint.load(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32))
+    )
     frames = np.concatenate(list(engine.decode(run(engine, make_job(bucket="32x48x9", steps=2)))))
 
     assert frames.shape == (9, 32, 48, 3)

@@ -13,18 +13,18 @@ from easyanim_server.__main__ import app
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.profiles import Acceleration
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import CACHE_COEFFICIENTS
 from easyanim_server.engine.step_cache.fit import LEAST_POINTS, fit, observe
-from easyanim_server.engine.step_cache.teacache import PUBLISHED
-from tests.models import make_job, make_modules, run
+from tests.models import engine_of, make_job, make_modules, run
 
 
 def test_points_on_a_polynomial_give_it_back() -> None:
     changes = np.linspace(0.02, 0.6, 30)
-    points = [(float(x), float(np.polyval(PUBLISHED[36, 18], x))) for x in changes]
+    points = [(float(x), float(np.polyval(CACHE_COEFFICIENTS[36, 18], x))) for x in changes]
 
     coefficients, error = fit(points)
 
-    assert coefficients == pytest.approx(PUBLISHED[36, 18], rel=1e-6)
+    assert coefficients == pytest.approx(CACHE_COEFFICIENTS[36, 18], rel=1e-6)
     assert error < 1e-12
 
 
@@ -59,7 +59,7 @@ def test_inner_steps_are_observed_with_the_change_that_the_cache_sees(engine: En
 
 def test_observing_leaves_the_video_as_it_is(engine: Engine) -> None:
     job = make_job(bucket="32x48x5", steps=4)
-    expected = run(Engine(make_modules()), job).latents
+    expected = run(engine_of(make_modules()), job).latents
 
     observe(engine, job)
 
@@ -80,7 +80,7 @@ def test_the_command_writes_a_file_that_an_engine_serves_with(
     assert "generation 3 of 3: 32x48x5, 8 steps, 'a cat turns its head'" in said.err
     assert "fitted to 18 steps" in said.out
     assert (fitted["points"], fitted["bucket"], fitted["steps"]) == (18, "32x48x5", 8)
-    engine = Engine(make_modules(), cache_coefficients=file)
+    engine = engine_of(make_modules(), cache_coefficients=file)
     cached = run(engine, replace(make_job(bucket="32x48x5"), acceleration=Acceleration(cache_threshold=0.1)))
     assert cached.work.cache_coefficients == tuple(fitted["coefficients"])
 

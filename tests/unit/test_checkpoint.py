@@ -12,7 +12,7 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.compile.reference_cache import ReferenceCache
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.read import files_of
 
@@ -331,9 +331,9 @@ def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported,
     other = load(folder)
     assert other.fingerprint() != plain.fingerprint()
 
-    assert Denoiser(plain.transformer, "original").positions == "original"
-    assert Denoiser(other.transformer, "original").positions == "diffusers"
-    assert Denoiser(plain.transformer, "diffusers").positions == "diffusers"
+    assert EasyAnimateDenoiser(plain.transformer, "original").positions == "original"
+    assert EasyAnimateDenoiser(other.transformer, "original").positions == "diffusers"
+    assert EasyAnimateDenoiser(plain.transformer, "diffusers").positions == "diffusers"
     kept = ReferenceCache(folder, plain.transformer, "original")
     kept.get("32x48x5", CPU, lambda: torch.zeros(1))
     kept.save()

@@ -41,6 +41,12 @@ def edited(package: Path, file: Path) -> str:
         "attention/hopper",
         "attention/cpu",
         "solvers",
+        "guidance",
+        "prediction",
+        "inputs",
+        "schedule",
+        "pipeline",
+        "planner",
         "teacache",
         "block",
         "vae_fast",
@@ -68,7 +74,7 @@ def test_a_module_in_a_folder_of_the_engine_counts(package: Path) -> None:
     folder = package / "engine" / "deeper" / "still"
     folder.mkdir(parents=True)
     (folder / "kernel.py").write_text("SCALE = 1.0\n")
-    (root,) = files(package, r"engine/.*sampling\.py$")
+    (root,) = files(package, r"engine/loop\.py$")
     root.write_text(root.read_text() + "\nfrom easyanim_server.engine.deeper.still import kernel\n")
     with_module = edited(package, root)
 

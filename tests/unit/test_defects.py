@@ -21,13 +21,16 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from easyanim_server.domain.job import Bucket
-from easyanim_server.engine.engine import Engine
+from easyanim_server.engine import loop
 from easyanim_server.engine.families.easyanimate_v51 import block
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.text import prompt_tokenizer
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
+from easyanim_server.engine.families.runtime import resident
 from tests.models import (
     Broken,
     breaking,
+    engine_of,
     make_job,
     make_modules,
     make_pipeline,
@@ -49,7 +52,7 @@ def test_a_frame_count_that_the_vae_cannot_make() -> None:
         reference(stock, replace(IMAGE_TO_VIDEO, bucket=ten))
     assert len(reference(stock, replace(TEXT_TO_VIDEO, bucket=ten))[1]) == 9
 
-    ours = Engine(make_modules())
+    ours = engine_of(make_modules())
     for job in (IMAGE_TO_VIDEO, TEXT_TO_VIDEO):
         with pytest.raises(ValueError, match="10 frames; must be 4k"):
             ours.begin(replace(job, bucket=ten))
@@ -65,7 +68,7 @@ def test_a_failed_encode_breaks_all_later_pictures() -> None:
             reference(stock, IMAGE_TO_VIDEO)
 
     modules = make_modules()
-    ours, fresh = Engine(modules), Engine(make_modules())
+    ours, fresh = engine_of(modules), engine_of(make_modules())
     with breaking(modules.vae.encoder, after=2), pytest.raises(Broken):
         ours.begin(IMAGE_TO_VIDEO)
     assert torch.equal(run(ours, IMAGE_TO_VIDEO).latents, run(fresh, IMAGE_TO_VIDEO).latents)
@@ -81,7 +84,7 @@ def test_a_failed_encode_breaks_pictures_of_other_sizes() -> None:
         reference(stock, other)
 
     modules = make_modules()
-    ours, fresh = Engine(modules), Engine(make_modules())
+    ours, fresh = engine_of(modules), engine_of(make_modules())
     with breaking(modules.vae.encoder, after=2), pytest.raises(Broken):
         ours.begin(IMAGE_TO_VIDEO)
     assert torch.equal(run(ours, other).latents, run(fresh, other).latents)
@@ -95,7 +98,7 @@ def test_a_failed_decode_leaks_into_the_next_video() -> None:
     assert len(reference(stock, TEXT_TO_VIDEO)[1]) == 16
 
     modules = make_modules()
-    ours, fresh = Engine(modules), Engine(make_modules())
+    ours, fresh = engine_of(modules), engine_of(make_modules())
     with breaking(modules.vae.decoder, after=2), pytest.raises(Broken):
         list(ours.decode(run(ours, TEXT_TO_VIDEO)))
     groups, expected = (list(engine.decode(run(engine, TEXT_TO_VIDEO))) for engine in (ours, fresh))
@@ -115,10 +118,10 @@ def test_seeds_serve_one_call_and_one_device_only() -> None:
     elsewhere = make_modules()
     for network in (elsewhere.transformer, elsewhere.vae):
         network.to("meta")
-    text = torch.empty(1, 256, elsewhere.transformer.config.text_embed_dim, device="meta")
-    sampler = Engine(elsewhere)._sampler
-    assert sampler.begin(IMAGE_TO_VIDEO, text, text, lambda *_: None).inpaint.is_meta
-    ours = Engine(make_modules())
+    pipeline = EasyAnimatePipeline(elsewhere)
+    begun = loop.begin(pipeline, IMAGE_TO_VIDEO, {}, resident, lambda *_: None)
+    assert begun.inputs["inpaint"].is_meta
+    ours = engine_of(make_modules())
     first, second = (ours.begin(make_job(seed=seed)) for seed in range(2))
     assert not torch.equal(first.latents, second.latents)
 
@@ -128,7 +131,7 @@ def test_guidance_needs_a_negative_prompt_that_is_none_by_default() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         reference(shared_pipeline(), TEXT_TO_VIDEO, negative_prompt=None)
 
-    assert run(Engine(make_modules()), replace(TEXT_TO_VIDEO, negative_prompt="")).latents.isfinite().all()
+    assert run(engine_of(make_modules()), replace(TEXT_TO_VIDEO, negative_prompt="")).latents.isfinite().all()
 
 
 def test_the_compute_type_is_the_text_encoders() -> None:
@@ -142,7 +145,7 @@ def test_the_compute_type_is_the_text_encoders() -> None:
     with pytest.raises(RuntimeError, match="type"):
         reference(narrowed(make_pipeline()), IMAGE_TO_VIDEO)  # type: ignore[arg-type]
 
-    ours = Engine(narrowed(make_modules()))  # type: ignore[arg-type]
+    ours = engine_of(narrowed(make_modules()))  # type: ignore[arg-type]
     assert run(ours, IMAGE_TO_VIDEO).latents.dtype == torch.bfloat16
 
 
@@ -159,7 +162,7 @@ def test_pictures_of_other_kinds_break_the_helper() -> None:
     grey = Image.new("L", (48, 32)).tobytes()
     assert IMAGE_TO_VIDEO.start is not None
     with pytest.raises(ValueError, match="1536 bytes for a picture of 32x48 RGB pixels"):
-        Engine(make_modules()).begin(replace(IMAGE_TO_VIDEO, start=replace(IMAGE_TO_VIDEO.start, rgb=grey)))
+        engine_of(make_modules()).begin(replace(IMAGE_TO_VIDEO, start=replace(IMAGE_TO_VIDEO.start, rgb=grey)))
 
 
 def test_the_choice_of_an_attention_kernel_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +188,7 @@ def test_the_choice_of_an_attention_kernel_does_nothing(monkeypatch: pytest.Monk
         stock.transformer.reset_attention_backend()
     assert calls == ["torch"] * 4
 
-    ours = Engine(make_modules())
+    ours = engine_of(make_modules())
     sampling = ours.begin(make_job(guidance=1.0))
     monkeypatch.setattr(block, "attend", another)
     calls.clear()
@@ -201,7 +204,7 @@ def test_angles_are_built_anew_at_every_step() -> None:
         reference(stock, job)
     assert built.calls == 3
 
-    ours = Engine(modules, attention_mode="diffusers")
+    ours = engine_of(modules, attention_mode="diffusers")
     with breaking(modules.transformer.rope_embedding, after=100) as built:
         run(ours, job)
         run(ours, job)
@@ -215,7 +218,7 @@ def test_rows_and_columns_are_not_where_the_network_was_trained_with_them() -> N
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 16, 2, 8, 4, generator=generator)  # portrait: the crop starts at column 15
     stock = make_pipeline().transformer
-    ours = Denoiser(make_pipeline().transformer, "original")
+    ours = EasyAnimateDenoiser(make_pipeline().transformer, "original")
 
     first, last = (stock.rope_embedding(latents)[1].view(2, 4, 2, -1)[:, :, column] for column in (0, -1))
     mine = ours.rope(latents, texts=0)[1].view(2, 4, 2, -1)  # (frames, rows, columns, channels)
@@ -226,7 +229,7 @@ def test_rows_and_columns_are_not_where_the_network_was_trained_with_them() -> N
 
 def test_every_step_reads_its_timestep_back_from_the_device() -> None:
     """Stock: ``torch.tensor([t])`` reads a value of the device, so the host waits until all steps before are done."""
-    stock, ours = shared_pipeline(), Engine(make_modules())
+    stock, ours = shared_pipeline(), engine_of(make_modules())
     with ReadsOfTheHost() as few:
         reference(stock, make_job(steps=2))
     with ReadsOfTheHost() as many:
@@ -261,7 +264,7 @@ def test_prompts_are_encoded_again_in_every_call() -> None:
             reference(stock, make_job(steps=1, seed=seed))
     assert encoded.calls == 4
 
-    ours = Engine(modules)
+    ours = engine_of(modules)
     with breaking(modules.text_encoder, after=100) as encoded:
         for seed in range(2):
             ours.begin(make_job(seed=seed))
@@ -291,7 +294,7 @@ def test_channels_of_a_token_lie_apart_in_memory(monkeypatch: pytest.MonkeyPatch
         return forward(self, x, *rest)
 
     monkeypatch.setattr(block.Block, "forward", noted)
-    ours = Engine(make_modules())
+    ours = engine_of(make_modules())
     ours.step(ours.begin(IMAGE_TO_VIDEO))
     assert contiguous
     assert all(contiguous)
@@ -314,14 +317,14 @@ def test_text_skips_the_output_projection_in_blocks_with_shared_weights() -> Non
 
     job = replace(IMAGE_TO_VIDEO, guidance=1.0)
     for mode, pipeline in (("original", corrected), ("diffusers", stock)):
-        latents = run(Engine(make_modules(), attention_mode=mode), job).latents
+        latents = run(engine_of(make_modules(), attention_mode=mode), job).latents
         torch.testing.assert_close(latents, reference(pipeline, job)[0], rtol=0, atol=1e-5)
 
 
 def test_a_vae_that_was_not_read_from_a_published_folder_lacks_a_key() -> None:
     """Stock: the pipeline reads ``cache_mag_vae``, which the VAE's own class does not know."""
     stock, modules = make_pipeline(), make_modules()
-    expected = run(Engine(make_modules()), IMAGE_TO_VIDEO).latents
+    expected = run(engine_of(make_modules()), IMAGE_TO_VIDEO).latents
     for owner in (stock, modules):
         config = {name: value for name, value in owner.vae.config.items() if name != "cache_mag_vae"}
         bare = AutoencoderKLMagvit.from_config(config)
@@ -330,7 +333,7 @@ def test_a_vae_that_was_not_read_from_a_published_folder_lacks_a_key() -> None:
     with pytest.raises(AttributeError, match="cache_mag_vae"):
         reference(stock, IMAGE_TO_VIDEO)
 
-    assert torch.equal(run(Engine(modules), IMAGE_TO_VIDEO).latents, expected)
+    assert torch.equal(run(engine_of(modules), IMAGE_TO_VIDEO).latents, expected)
 
 
 @torch.no_grad()

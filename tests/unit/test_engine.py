@@ -19,7 +19,7 @@ from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.engine import Engine, resolve_device, resolve_dtype
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.weights import checkpoint
-from tests.models import Broken, breaking, make_job, make_modules, run
+from tests.models import Broken, breaking, engine_of, make_job, make_modules, run
 
 
 def shortage() -> torch.OutOfMemoryError:
@@ -33,7 +33,7 @@ def modules() -> Components:
 
 @pytest.fixture
 def engine(modules: Components) -> Engine:
-    return Engine(modules)
+    return engine_of(modules)
 
 
 def render(engine: Engine, job: Job) -> NDArray[np.uint8]:
@@ -44,7 +44,7 @@ def render(engine: Engine, job: Job) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def fresh() -> NDArray[np.uint8]:
     """What a fresh engine renders of `make_job()`."""
-    return render(Engine(make_modules()), make_job())
+    return render(engine_of(make_modules()), make_job())
 
 
 def test_frames_come_as_pixels_on_the_host_in_groups_of_one_then_four(engine: Engine) -> None:
@@ -178,7 +178,9 @@ def test_a_shortage_lets_go_of_the_tensors_that_its_traceback_held(modules: Comp
 
     held, entry = [], caught.value.__cause__ and caught.value.__cause__.__traceback__
     while entry:
-        is_engine = entry.tb_frame.f_code.co_filename.endswith(("transformer.py", "transformer_easyanimate.py"))
+        is_engine = entry.tb_frame.f_code.co_filename.endswith(
+            ("prediction.py", "transformer.py", "transformer_easyanimate.py")
+        )
         held += [value for value in entry.tb_frame.f_locals.values() if is_engine and isinstance(value, torch.Tensor)]
         entry = entry.tb_next
     assert held == []
@@ -218,7 +220,7 @@ def test_settings_choose_model_device_type_mode_and_noise(monkeypatch: pytest.Mo
     noisy = Engine.load(Settings(**given))
 
     assert (engine.model.dtype, engine.model.attention_mode) == ("bfloat16", "diffusers")
-    assert not torch.equal(engine.begin(make_job()).inpaint, noisy.begin(make_job()).inpaint)
+    assert not torch.equal(engine.begin(make_job()).inputs["inpaint"], noisy.begin(make_job()).inputs["inpaint"])
     assert render(engine, make_job()).shape == (9, 32, 48, 3)
 
 
@@ -266,4 +268,4 @@ assert not foreign & set(sys.modules), foreign & set(sys.modules)
 def test_the_checkpoints_tiny_model_is_the_one_of_these_tests(fresh: NDArray[np.uint8]) -> None:
     modules = checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32)
 
-    assert np.array_equal(render(Engine(modules), replace(make_job(), id="2")), fresh)
+    assert np.array_equal(render(engine_of(modules), replace(make_job(), id="2")), fresh)

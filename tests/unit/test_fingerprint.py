@@ -15,6 +15,7 @@ from easyanim_server.domain.model import BucketStatus, ModelInfo
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.domain.receipt import comment, receipt
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.sampling import Sampling
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.prompts.negative import NEGATIVE_ENGLISH, RECOMMENDED
@@ -40,7 +41,9 @@ def test_the_hash_is_of_type_shape_and_bytes() -> None:
 
 
 def test_a_model_gives_the_same_hash_again_and_another_for_another_seed() -> None:
-    engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.bfloat16))
+    engine = Engine(
+        EasyAnimatePipeline(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.bfloat16))
+    )
 
     def made(seed: int) -> str:
         state = engine.begin(Job("1", "a cat", "", JOB.bucket, steps=1, guidance=1.0, seed=seed))

@@ -23,13 +23,12 @@ from easyanim_server.domain.events import Chunk, Completed
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.compile.numeric_check import NumericCheck
-from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.rpc.status import to_status
 from easyanim_server.workers.main import start
 from easyanim_server.workers.runner import JobRunner
-from tests.models import make_job, make_modules, run
+from tests.models import engine_of, make_job, make_modules, run
 
 BUCKET = Bucket.parse("32x48x5")
 
@@ -67,7 +66,7 @@ def test_a_bucket_is_refused_where_one_weight_is_no_number(place: str, value: fl
     WEIGHTS[place](modules).data.view(-1)[3] = value
 
     with pytest.raises(ConfigurationError, match=r"bucket 32x48x5 cannot be served.* are NaN or infinite"):
-        Engine(modules).prepare([BUCKET])
+        engine_of(modules).prepare([BUCKET])
 
 
 def test_a_compiled_bucket_is_refused_by_what_it_is_compared_with(
@@ -78,7 +77,7 @@ def test_a_compiled_bucket_is_refused_by_what_it_is_compared_with(
     WEIGHTS["transformer"](modules).data.view(-1)[3] = math.nan
 
     with pytest.raises(ConfigurationError, match="of the eager network's prediction are NaN or infinite"):
-        Engine(modules, backend="inductor").prepare([BUCKET])
+        engine_of(modules, backend="inductor").prepare([BUCKET])
 
 
 def test_a_worker_never_says_that_it_is_ready_with_such_a_checkpoint(tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ WAYS = {
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_network_that_gives_no_numbers_in_mid_run_ends_the_job(modules: Components, way: str, value: float) -> None:
-    engine = Engine(modules)
+    engine = engine_of(modules)
     job = replace(make_job(bucket="32x48x5", steps=6), acceleration=WAYS[way])
 
     with spoiling(modules.transformer.proj_out, 4, value) as seen:
@@ -145,7 +144,7 @@ def test_a_compiled_bucket_that_makes_both_predictions_at_once_ends_the_job_too(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
     modules = make_modules()
-    engine = Engine(modules, backend="inductor", guidance_batch="2")
+    engine = engine_of(modules, backend="inductor", guidance_batch="2")
     (readiness,) = engine.prepare([BUCKET])
     assert (readiness.backend, readiness.guidance_batch) == ("inductor", 2)
 
@@ -158,13 +157,13 @@ def test_a_compiled_bucket_that_makes_both_predictions_at_once_ends_the_job_too(
 def test_a_job_without_numbers_leaves_no_file(modules: Components) -> None:
     said: list[object] = []
     with spoiling(modules.transformer.proj_out, 3), pytest.raises(NonFinite):
-        JobRunner(Engine(modules), make_job(steps=3), said.append, lambda: None).run()
+        JobRunner(engine_of(modules), make_job(steps=3), said.append, lambda: None).run()
 
     assert not any(isinstance(event, (Chunk, Completed)) for event in said)
 
 
 def test_frames_without_numbers_are_not_shown(modules: Components) -> None:
-    engine = Engine(modules)
+    engine = engine_of(modules)
     sampling = run(engine, make_job())
     frames = engine.decode(sampling)
     assert len(next(frames)) == 1
@@ -185,11 +184,11 @@ def test_pictures_that_are_encoded_to_no_numbers_end_the_job_before_its_first_st
     modules.vae.quant_conv.bias.data[2] = math.inf
 
     with pytest.raises(NonFinite, match="of the pictures' latents"):
-        Engine(modules).begin(make_job())
+        engine_of(modules).begin(make_job())
 
 
 def test_an_embedding_without_numbers_is_not_remembered(modules: Components) -> None:
-    engine = Engine(modules)
+    engine = engine_of(modules)
     with spoiling(modules.text_encoder, 1), pytest.raises(NonFinite, match="of the prompt's embedding"):
         engine.begin(make_job())
 

@@ -13,7 +13,9 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.builtin import PUBLISHED_TRANSFORMERS
 from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops, video_tokens
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
+from easyanim_server.engine.families.runtime import NetworkInputs
+from easyanim_server.engine.prediction import Predictor
 from tests.models import make_pipeline
 
 SHAPES = [((1, 4, 6), 7), ((3, 8, 4), 256)]
@@ -52,10 +54,12 @@ def given(size: tuple[int, int, int], texts: int, batch: int) -> tuple[torch.Ten
 def test_the_formula_equals_what_our_forward_does(
     mode: AttentionMode, batch: int, size: tuple[int, int, int], texts: int
 ) -> None:
-    denoiser = Denoiser(make_pipeline(3, 1).transformer, mode)
+    denoiser = EasyAnimateDenoiser(make_pipeline(3, 1).transformer, mode)
     latents, inpaint, timestep, text = given(size, texts, batch)
 
-    counted = count(lambda: denoiser(latents, timestep, text, inpaint))
+    counted = count(
+        lambda: Predictor(denoiser).predict(NetworkInputs(latents, timestep, {"inpaint": inpaint}), [{"text": text}])
+    )
 
     tokens = size[0] * size[1] * size[2] // 4
     assert counted == step_flops(denoiser.transformer.config, tokens, texts, batch, mode)

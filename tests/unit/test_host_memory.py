@@ -22,12 +22,14 @@ MIB = 2**20
 
 SCRIPT = """
 import json, sys, torch
-from easyanim_server.engine.weights import checkpoint; from easyanim_server.benchmark import stopwatch as measure
+from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.weights import checkpoint
 checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.bfloat16)  # the libraries, once
 before, host = measure.HostPeak().nbytes, measure.HostPeak()
 modules = checkpoint.load(sys.argv[1], device=torch.device("cpu"), dtype=torch.bfloat16, on_host=sys.argv[2] != "full")
-Engine(modules, placement=sys.argv[2])
+Engine(EasyAnimatePipeline(modules), placement=sys.argv[2])
 print(json.dumps({"peak": host.nbytes - before}))
 """
 

@@ -304,7 +304,7 @@ def interpret() -> None:
     from easyanim_server.engine.kernels import fused_triton as kernels_triton
 
     kernels_triton.E4M3 = torch.float32
-    kernels._scaled = unscaled()
+    kernels.scaled = unscaled()
     for tokens, texts in ((TOKENS, TEXTS), (5, 5), (5, 0), (2, 1)):
         for name, (operator, arguments) in Inputs(tokens=tokens, texts=texts).calls().items():
             if "qk_norm" in name and texts in (0, tokens):
@@ -313,8 +313,8 @@ def interpret() -> None:
 
 
 def unscaled() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """`_scaled` without the rounding."""
-    scaled = kernels._scaled
+    """`scaled` without the rounding."""
+    scaled = kernels.scaled
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         _, scale = scaled(x)

@@ -22,7 +22,7 @@ from easyanim_server.engine.families.easyanimate_v51 import vae_tiling as tiles
 from easyanim_server.engine.memory.choose import capacity
 from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB
 from easyanim_server.workers.runner import JobRunner
-from tests.models import make_job, make_modules, make_pipeline
+from tests.models import engine_of, make_job, make_modules, make_pipeline
 
 
 def plan(*flags: str) -> str:
@@ -126,7 +126,7 @@ def tiled(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine whose VAE works on tiles of 64 pixels."""
     monkeypatch.setattr(tiles, "TILE", 64)
     monkeypatch.setattr(tiles, "STRIDE", 48)
-    return Engine(make_modules(make_pipeline(2, 1)), tiling="on")
+    return engine_of(make_modules(make_pipeline(2, 1)), tiled=tiles.is_cut)
 
 
 def test_a_video_in_tiles_is_complete_and_its_progress_goes_forward(tiled: Engine) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from easyanim_server.domain.job import Job
-from easyanim_server.engine.engine import Engine
-from tests.models import make_job, make_modules, make_pipeline, reference, run, shared_pipeline
+from easyanim_server.engine.families.runtime import resident
+from tests.models import engine_of, make_job, make_modules, make_pipeline, reference, run, shared_pipeline
 
 ALL_MMDIT = (2, 2)
 MIXED = (4, 2)
@@ -43,9 +43,9 @@ class Result(NamedTuple):
 
 
 def ours(job: Job, blocks: tuple[int, int] = MIXED) -> Result:
-    engine = Engine(make_modules(make_pipeline(*blocks)), attention_mode="diffusers")
+    engine = engine_of(make_modules(make_pipeline(*blocks)), attention_mode="diffusers")
     sampling = run(engine, job)
-    video = torch.cat(list(engine._vae.decode(sampling.latents)), dim=2)[0]
+    video = torch.cat(list(engine.pipeline.decode(sampling.latents, resident)), dim=2)[0]
     return Result(sampling.latents, (video * 0.5 + 0.5).clamp(0, 1).transpose(0, 1))
 
 
@@ -79,7 +79,7 @@ def test_prompts_of_every_kind_give_the_stock_pipelines_latents(prompt: str) -> 
 
 def test_pixels_equal_the_stock_pipelines() -> None:
     job = make_job(guidance=UNGUIDED)
-    engine = Engine(make_modules(), attention_mode="diffusers")
+    engine = engine_of(make_modules(), attention_mode="diffusers")
 
     pixels = np.concatenate(list(engine.decode(run(engine, job))))
     stock = reference(shared_pipeline(), job)[1].permute(0, 2, 3, 1).numpy()
@@ -95,6 +95,6 @@ def test_noise_on_pictures_can_be_switched_off_as_the_checkpoint_says() -> None:
     for transformer in (stock.transformer, modules.transformer):
         transformer.register_to_config(add_noise_in_inpaint_model=False)
 
-    latents = run(Engine(modules, attention_mode="diffusers"), job).latents
+    latents = run(engine_of(modules, attention_mode="diffusers"), job).latents
 
     assert error(latents, reference(stock, job)[0]) < 1e-5

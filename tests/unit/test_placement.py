@@ -19,8 +19,9 @@ from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.compile.numeric_check import FACTORS
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from tests import models
-from tests.models import Broken, breaking, make_modules, make_pipeline, run
+from tests.models import Broken, breaking, engine_of, make_modules, make_pipeline, run
 
 EXACT = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload")
 IN_8_BITS = ("full_and_qfloat8", "model_cpu_offload_and_qfloat8")
@@ -30,7 +31,7 @@ BUCKET = Bucket.parse("32x48x5")
 def make_engine(placement: str, modules: Components | None = None, **options: Any) -> Engine:
     precision = "fp8-weights" if placement in IN_8_BITS else "bf16"
     modules = modules or make_modules(make_pipeline(2, 1))
-    return Engine(modules, placement=placement, precision=precision, **options)
+    return engine_of(modules, placement=placement, precision=precision, **options)
 
 
 def render(engine: Engine, job: Job) -> NDArray[np.uint8]:
@@ -40,6 +41,12 @@ def render(engine: Engine, job: Job) -> NDArray[np.uint8]:
 def make_job(**changes: Any) -> Job:
     """A start picture, two steps with guidance."""
     return models.make_job(**{"bucket": str(BUCKET), **changes})
+
+
+def denoiser_of(engine: Engine) -> EasyAnimateDenoiser:
+    denoiser = engine.pipeline.denoiser
+    assert isinstance(denoiser, EasyAnimateDenoiser)
+    return denoiser
 
 
 def on_the_device(engine: Engine) -> int:
@@ -85,7 +92,7 @@ def test_every_placement_gives_the_video_of_full_to_the_bit_and_never_compiles_a
 def test_weights_in_8_bits_take_half_the_room_and_pass_the_gate(
     backend: str, expected: NDArray[np.uint8], placement: str
 ) -> None:
-    engine = make_engine(placement, backend=backend) if placement in IN_8_BITS else Engine(
+    engine = make_engine(placement, backend=backend) if placement in IN_8_BITS else engine_of(
         make_modules(make_pipeline(2, 1)), placement=placement, precision="fp8-weights", backend=backend
     )  # fmt: skip
     blocks = engine.placement._parts["transformer"].units
@@ -104,7 +111,7 @@ def test_weights_in_8_bits_take_half_the_room_and_pass_the_gate(
 def test_modulation_embeddings_and_head_stay_as_they_are_in_8_bits() -> None:
     engine = make_engine("model_cpu_offload_and_qfloat8")
     engine.prepare([BUCKET])
-    types = {name: tensor.dtype for name, tensor in engine._planner._denoiser.state_dict().items() if tensor.numel()}
+    types = {name: tensor.dtype for name, tensor in denoiser_of(engine).state_dict().items() if tensor.numel()}
 
     small = {name for name, dtype in types.items() if dtype is torch.float8_e4m3fn}
     assert {name.rpartition(".")[0].rpartition(".")[2] for name in small} == {"qkv", "out", "ff_in", "ff_out"}
@@ -225,7 +232,7 @@ def test_only_what_is_needed_leaves_the_host_and_all_of_it_comes_back(placement:
     sampling = engine.begin(make_job())
     engine.step(sampling)
     here = on_the_device(engine)
-    blocks = len(list(engine._planner._denoiser.blocks.parameters()))
+    blocks = sum(1 for block in denoiser_of(engine).blocks for _ in block.parameters())
     assert here > blocks if placement == "model_cpu_offload" else 0 < here < blocks
     engine.placement.leave()
     assert on_the_device(engine) == 0

@@ -20,13 +20,13 @@ from easyanim_server.engine.compile.backends import Backends
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.transformer import ExecutionPath
-from tests.models import make_job, make_modules, make_pipeline, run
+from tests.models import engine_of, make_job, make_modules, make_pipeline, run
 
 SMALL, LARGE = Bucket.parse("32x48x5"), Bucket.parse("48x32x9")
 
 
 def engine(backend: str, **options: Any) -> Engine:
-    return Engine(make_modules(make_pipeline(2, 1)), backend=backend, **options)
+    return engine_of(make_modules(make_pipeline(2, 1)), backend=backend, **options)
 
 
 def compilations() -> int:
@@ -224,7 +224,7 @@ def test_bfloat16_rounding_is_measured_against_float32() -> None:
     pipeline = make_pipeline(2, 1)
     for network in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
         network.to(torch.bfloat16)
-    made = Engine(make_modules(pipeline), backend="inductor")
+    made = engine_of(make_modules(pipeline), backend="inductor")
     (readiness,) = made.prepare([SMALL])
 
     assert readiness.backend == "inductor", readiness.fallback

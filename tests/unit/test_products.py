@@ -7,11 +7,11 @@ from torch import nn
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.compile import planner as plans
 from easyanim_server.engine.compile.numeric_check import relative_l2
-from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.block import Block
+from easyanim_server.engine.families.easyanimate_v51.transformer import PRODUCTS
 from easyanim_server.engine.kernels import conv_linear as products
 from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear
-from tests.models import make_job, make_modules, run
+from tests.models import engine_of, make_job, make_modules, run
 
 BUCKET = Bucket.parse("32x48x9")
 
@@ -45,15 +45,15 @@ def test_weights_are_shared() -> None:
 def test_prepared_buckets_multiply_in_the_faster_way(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
     monkeypatch.setattr(plans, "convolving_is_faster", lambda dtype: faster)
     job = make_job(bucket=str(BUCKET), steps=3, guidance=6.0)
-    expected = run(Engine(make_modules()), job).latents
-    engine = Engine(make_modules())
+    expected = run(engine_of(make_modules()), job).latents
+    engine = engine_of(make_modules())
     engine.prepare([BUCKET])
 
     latents = run(engine, job).latents
 
-    blocks = [block for block in engine._sampler._denoiser.blocks if isinstance(block, Block)]
+    blocks = [block for block in engine.pipeline.denoiser.blocks if isinstance(block, Block)]
     assert blocks
-    kinds = {type(getattr(block.video, name)) for block in blocks for name in plans.PRODUCTS}
+    kinds = {type(getattr(block.video, name)) for block in blocks for name in PRODUCTS}
     assert kinds == {ConvolvedLinear if faster else nn.Linear}
     assert relative_l2(latents, expected) < 1e-5
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +17,12 @@ from easyanim_server.domain.events import Work
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v51.transformer import ExecutionPath
+from easyanim_server.engine.families.easyanimate_v51.pipeline import published_coefficients
+from easyanim_server.engine.families.runtime import ExecutionPath, NetworkInputs
+from easyanim_server.engine.guidance import SEQUENTIAL, StepExecution
 from easyanim_server.engine.sampling import Sampling
-from easyanim_server.engine.step_cache.teacache import PUBLISHED, UNFITTED, StepCache, resolve_coefficients
-from tests.models import Broken, breaking, make_job, make_modules, run
+from easyanim_server.engine.step_cache.teacache import UNFITTED, StepCache, relative_change, resolve_coefficients
+from tests.models import Broken, breaking, engine_of, make_job, make_modules, run
 
 REUSING = 0.3
 """A threshold below which some steps of the tiny model stay and others do not."""
@@ -30,14 +31,6 @@ REUSING = 0.3
 def job(steps: int = 8, **changes: object) -> Job:
     acceleration = Acceleration(**changes)  # type: ignore[arg-type]
     return replace(make_job(bucket="32x48x5", steps=steps), acceleration=acceleration)
-
-
-def stored(sampling: Sampling) -> Sampling:
-    """A sampling as a file gives it back."""
-    file = io.BytesIO()
-    torch.save(sampling.state(), file)
-    file.seek(0)
-    return Sampling.of(torch.load(file, weights_only=True))
 
 
 def finish(engine: Engine, sampling: Sampling) -> Sampling:
@@ -105,14 +98,15 @@ def test_samplings_that_take_turns_reuse_as_each_does_alone(engine: Engine, solv
 
 
 @pytest.mark.parametrize("solver", Solver, ids=lambda solver: solver.value)
-def test_a_sampling_that_was_saved_after_any_step_goes_on_as_if_it_had_not_been(solver: Solver) -> None:
+def test_a_sampling_that_was_saved_after_any_step_goes_on_as_if_it_had_not_been(solver: Solver, tmp_path: Path) -> None:
     given = job(6, solver=solver, cache_threshold=REUSING, guidance_end=0.7)
-    undisturbed = run(Engine(make_modules()), given)
+    undisturbed = run(engine_of(make_modules()), given)
     assert undisturbed.reused
 
-    sampling, engine = Engine(make_modules()).begin(given), Engine(make_modules())
+    sampling, engine = engine_of(make_modules()).begin(given), engine_of(make_modules())
     for _ in range(given.steps):
-        sampling = stored(sampling)
+        engine.save(sampling, tmp_path / "sampling")
+        sampling = engine.resume(tmp_path / "sampling")
         engine.step(sampling)
 
     assert torch.equal(sampling.latents, undisturbed.latents)
@@ -121,7 +115,7 @@ def test_a_sampling_that_was_saved_after_any_step_goes_on_as_if_it_had_not_been(
 
 def test_a_step_that_failed_anywhere_is_taken_as_if_it_had_not_been_tried() -> None:
     modules = make_modules()
-    engine = Engine(modules)
+    engine = engine_of(modules)
     given = job(6, solver=Solver.UNIPC, cache_threshold=REUSING)
     expected = run(engine, given)
 
@@ -146,7 +140,7 @@ def test_a_step_that_failed_anywhere_is_taken_as_if_it_had_not_been_tried() -> N
 
 def test_the_ports_batch_of_two_reuses_the_same_steps() -> None:
     given = job(cache_threshold=REUSING)
-    sequential, batched = (run(Engine(make_modules(), mode), given) for mode in ("original", "diffusers"))  # type: ignore[arg-type]
+    sequential, batched = (run(engine_of(make_modules(), mode), given) for mode in ("original", "diffusers"))
 
     assert batched.reused == sequential.reused > 0
     assert [residual.shape for residual in batched.cache.residuals] == [(1, 12, 128)] * 2  # type: ignore[union-attr]
@@ -155,7 +149,7 @@ def test_the_ports_batch_of_two_reuses_the_same_steps() -> None:
 @pytest.mark.parametrize("placement", ["model_cpu_offload", "group_offload", "sequential_cpu_offload"])
 def test_weights_that_come_and_go_change_nothing(engine: Engine, placement: str) -> None:
     given = job(4, cache_threshold=1.0)
-    offloaded = run(Engine(make_modules(), placement=placement), given)
+    offloaded = run(engine_of(make_modules(), placement=placement), given)
 
     assert offloaded.reused == 2
     assert torch.equal(offloaded.latents, run(engine, given).latents)
@@ -178,11 +172,10 @@ def test_compiled_blocks_stand_still_in_steps_that_reuse(engine: Engine) -> None
 
         return call
 
-    denoiser = engine._sampler._denoiser
-    path = ExecutionPath([counted(block) for block in denoiser.eager.blocks])
+    path = ExecutionPath([counted(block) for block in engine.pipeline.denoiser.eager.blocks])
     with torch.no_grad():
-        denoiser(sampling.latents, sampling.timesteps[:1], sampling.text, sampling.inpaint, path)
-    engine._sampler.paths[given.bucket], calls = path, 0
+        engine.predictor.predict(sampling.network_inputs(), sampling.prompts[:1], path)
+    engine._executions[given.bucket], calls = StepExecution(path, SEQUENTIAL), 0
 
     result = finish(engine, sampling)
 
@@ -224,7 +217,7 @@ def test_where_guidance_begins_it_is_computed_and_where_it_ends_it_is_forgotten(
 
 
 def test_where_a_polynomial_leaves_its_range_the_change_itself_counts() -> None:
-    cache = StepCache(0.1, PUBLISHED[48, 48], drift=0.05)
+    cache = StepCache(0.1, published_coefficients(48, 48), drift=0.05)
 
     assert cache.drift_after(0.0) == pytest.approx(0.05 + 0.0136149)
     assert cache.drift_after(0.1) == pytest.approx(0.05 + 0.0818563464)
@@ -234,19 +227,19 @@ def test_where_a_polynomial_leaves_its_range_the_change_itself_counts() -> None:
 
 def test_the_measure_is_that_of_the_first_blocks_stock_norm(engine: Engine) -> None:
     modules = make_modules()
-    denoiser = Engine(modules)._sampler._denoiser
+    predictor = engine_of(modules).predictor
     sampling = engine.begin(job(4))
     engine.step(sampling)
     later, t, before, t_before = (
         sampling.latents,
-        sampling.timesteps[1:2],
+        sampling.schedule.timesteps[1:2],
         torch.randn(1, 16, 2, 4, 6),
         torch.tensor([900.0]),
     )
 
     def modulated(latents: Tensor, time: Tensor) -> Tensor:
         net = modules.transformer
-        x = torch.cat((latents, sampling.inpaint), 1).transpose(1, 2).flatten(0, 1)
+        x = torch.cat((latents, sampling.inputs["inpaint"]), 1).transpose(1, 2).flatten(0, 1)
         video = net.proj(x).unflatten(0, (1, -1)).permute(0, 2, 1, 3, 4).flatten(2).transpose(1, 2)
         emb = net.time_embedding(net.time_proj(time))
         first: Tensor = net.transformer_blocks[0].norm1(video, video, emb)[0]
@@ -255,13 +248,18 @@ def test_the_measure_is_that_of_the_first_blocks_stock_norm(engine: Engine) -> N
     with torch.no_grad():
         was = modulated(before, t_before)
         expected = (modulated(later, t) - was).abs().mean() / was.abs().mean()
-        torch.testing.assert_close(denoiser.change(later, t, before, t_before, sampling.inpaint), expected)
+        now, then = (
+            predictor.first_input(NetworkInputs(latents, time, sampling.inputs))
+            for latents, time in ((later, t), (before, t_before))
+        )
+        torch.testing.assert_close(relative_change(now, then), expected)
 
 
 def test_published_models_have_upstreams_coefficients_and_others_none() -> None:
-    assert resolve_coefficients(None, (36, 18), "") == PUBLISHED[36, 18]
-    assert resolve_coefficients(None, (48, 48), "")[0] == -10.47857366
-    assert resolve_coefficients(None, (4, 2), "") == UNFITTED
+    assert published_coefficients(36, 18) == (1.07862322, -4.19362456, 3.06725828, 0.33161686, 0.02374758)
+    assert published_coefficients(48, 48)[0] == -10.47857366
+    assert published_coefficients(4, 2) == UNFITTED
+    assert resolve_coefficients(None, (1.0, 2.0), "") == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +280,11 @@ def test_a_file_of_coefficients_that_cannot_be_used_is_refused(
         file.write_text(text)
 
     with pytest.raises(ConfigurationError, match=complaint):
-        resolve_coefficients(file, (4, 2), "ab")
+        resolve_coefficients(file, UNFITTED, "ab")
 
 
 def test_a_file_of_coefficients_goes_before_the_published_ones(tmp_path: Path) -> None:
     file = tmp_path / "cache.json"
     file.write_text(json.dumps({"coefficients": [1, 2, 3, 4, 5], "model_fingerprint": "ab"}))
 
-    assert resolve_coefficients(file, (36, 18), "ab") == (1.0, 2.0, 3.0, 4.0, 5.0)
+    assert resolve_coefficients(file, UNFITTED, "ab") == (1.0, 2.0, 3.0, 4.0, 5.0)

@@ -12,9 +12,8 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.attention.select import attend
 from easyanim_server.engine.compile import tensorrt
 from easyanim_server.engine.compile.tensorrt import AfterAttention, BeforeAttention
-from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.block import Block
-from tests.models import make_modules, make_pipeline
+from tests.models import engine_of, make_modules, make_pipeline
 
 TEXTS, TOKENS = 5, 17
 
@@ -112,7 +111,7 @@ def test_an_engine_that_cannot_be_kept_serves_all_the_same(
 
 def test_where_tensorrt_cannot_run_the_next_backend_serves_and_says_why() -> None:
     torch._dynamo.reset()
-    engine = Engine(make_modules(make_pipeline(2, 1)), backend="tensorrt")
+    engine = engine_of(make_modules(make_pipeline(2, 1)), backend="tensorrt")
 
     (readiness,) = engine.prepare([Bucket.parse("32x48x5")])
 

@@ -11,6 +11,7 @@ from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
+from easyanim_server.engine.prompt_cache import PromptCache
 from tests.models import breaking, make_modules, shared_pipeline
 
 PROMPTS = {
@@ -36,6 +37,11 @@ def encodings(modules: Components) -> Iterator[SimpleNamespace]:
         yield seen
 
 
+def remembering(modules: Components, **options: int) -> PromptCache:
+    encode = PromptEncoder(modules)
+    return PromptCache(lambda prompt: {"text": encode(prompt)}, **options)
+
+
 @pytest.fixture(scope="module")
 def front(modules: Components) -> PromptTokenizer:
     return prompt_tokenizer(modules)
@@ -53,19 +59,19 @@ def test_embeddings_equal_the_stock_pipelines(modules: Components, prompt: str) 
 
 
 def test_a_prompt_is_encoded_once(modules: Components, encodings: SimpleNamespace) -> None:
-    encode = PromptEncoder(modules)
+    encode = remembering(modules)
 
     first, other, again = encode("a cat"), encode("ugly"), encode("a cat")
 
     assert encodings.calls == 2
     assert again is first
-    assert not torch.equal(other, first)
+    assert not torch.equal(other["text"], first["text"])
 
 
 def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(
     modules: Components, encodings: SimpleNamespace
 ) -> None:
-    encode = PromptEncoder(modules, capacity=2)
+    encode = remembering(modules, capacity=2)
     for prompt in ("ugly", "first", "ugly", "second"):
         encode(prompt)
     assert encodings.calls == 3
@@ -77,11 +83,11 @@ def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(
 
 
 def test_a_failed_encoding_is_not_remembered(modules: Components) -> None:
-    encode = PromptEncoder(modules)
+    encode = remembering(modules)
     with breaking(modules.text_encoder.model.layers[1], error=RuntimeError("broken")), pytest.raises(RuntimeError):
         encode("a cat")
 
-    assert torch.equal(encode("a cat"), PromptEncoder(modules)("a cat"))
+    assert torch.equal(encode("a cat")["text"], PromptEncoder(modules)("a cat"))
 
 
 def test_embeddings_take_the_transformers_dtype() -> None:

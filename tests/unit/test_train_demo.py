@@ -17,7 +17,8 @@ from dev.train_demo.networks import Sizes, make_transformer, make_vae
 from dev.train_demo.optimiser import Muon, MuonAdamW
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.weights import checkpoint
 from tests.models import make_job, run
@@ -79,7 +80,7 @@ def test_the_transformer_gets_better(trained):
 
 def test_the_exported_folder_generates_in_the_engine(trained):
     modules = checkpoint.load(str(trained / "model"), device=CPU, dtype=torch.float32)
-    engine = Engine(modules)
+    engine = Engine(EasyAnimatePipeline(modules))
     sampling = run(engine, make_job(prompt="镜头向左平移", bucket="32x48x9", steps=2))
     frames = np.concatenate(list(engine.decode(sampling)))
 
@@ -94,7 +95,7 @@ def test_tokens_are_served_where_they_were_in_training(trained, model):
     latents = torch.zeros(1, 16, 2, 8, 4)  # portrait, where formulas differ
     in_training = make_transformer(Sizes.smoke() if model == "exported" else Sizes()).rope_embedding(latents)
 
-    served = Denoiser(transformer, "original").rope(latents, texts=0)
+    served = EasyAnimateDenoiser(transformer, "original").rope(latents, texts=0)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(served, in_training, strict=True))
 
 

@@ -8,7 +8,9 @@ from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAtt
 from torch import Tensor
 
 from easyanim_server.engine.families.easyanimate_v51.block import Block
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
+from easyanim_server.engine.families.runtime import NetworkInputs
+from easyanim_server.engine.prediction import Predictor
 from tests.models import make_pipeline, shared_pipeline
 
 SIZES = [(1, 4, 6), (2, 6, 4), (4, 4, 4)]
@@ -33,34 +35,42 @@ def stock_velocity(latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Ten
     return velocity
 
 
+def velocity(denoiser: EasyAnimateDenoiser, latents: Tensor, timestep: Tensor, text: Tensor, inpaint: Tensor) -> Tensor:
+    inputs = NetworkInputs(latents, timestep, {"inpaint": inpaint})
+    return Predictor(denoiser).predict(inputs, [{"text": text}])[0]
+
+
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
-    return Denoiser(make_pipeline().transformer, "diffusers")
+def denoiser() -> EasyAnimateDenoiser:
+    return EasyAnimateDenoiser(make_pipeline().transformer, "diffusers")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_velocity_equals_the_stock_forward(denoiser: Denoiser, size: tuple[int, int, int], batch: int) -> None:
+def test_the_velocity_equals_the_stock_forward(
+    denoiser: EasyAnimateDenoiser, size: tuple[int, int, int], batch: int
+) -> None:
     given = inputs(size, batch)
 
-    torch.testing.assert_close(denoiser(**given), stock_velocity(**given), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(velocity(denoiser, **given), stock_velocity(**given), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_original_mode_gives_another_velocity() -> None:
     given = inputs(SIZES[0])
 
-    velocity = Denoiser(make_pipeline().transformer, "original")(**given)
+    made = velocity(EasyAnimateDenoiser(make_pipeline().transformer, "original"), **given)
 
-    assert (velocity - stock_velocity(**given)).abs().max() > 0.1
+    assert (made - stock_velocity(**given)).abs().max() > 0.1
 
 
 @torch.no_grad()
 def test_where_every_block_has_weights_for_text_the_modes_are_one() -> None:
     given = inputs(SIZES[0])
     original, diffusers = (
-        Denoiser(make_pipeline(2, 2).transformer, mode)(**given) for mode in ("original", "diffusers")
+        velocity(EasyAnimateDenoiser(make_pipeline(2, 2).transformer, mode), **given)
+        for mode in ("original", "diffusers")
     )
 
     assert torch.equal(original, diffusers)
@@ -68,7 +78,7 @@ def test_where_every_block_has_weights_for_text_the_modes_are_one() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", SIZES)
-def test_tables_of_angles_equal_the_stock_ones(denoiser: Denoiser, size: tuple[int, int, int]) -> None:
+def test_tables_of_angles_equal_the_stock_ones(denoiser: EasyAnimateDenoiser, size: tuple[int, int, int]) -> None:
     latents = torch.empty(1, 16, *size)
     cos, sin = denoiser.rope(latents, texts=7)
     expected_cos, expected_sin = shared_pipeline().transformer.rope_embedding(latents)
@@ -90,14 +100,14 @@ def test_tokens_lie_contiguous_in_every_block(monkeypatch: pytest.MonkeyPatch, s
         return forward(block, x, *rest)
 
     monkeypatch.setattr(Block, "forward", noted)
-    Denoiser(make_pipeline().transformer, "original")(**inputs(size))
+    velocity(EasyAnimateDenoiser(make_pipeline().transformer, "original"), **inputs(size))
 
     assert contiguous == [True] * 4
 
 
 def test_other_transformers_stay_stock() -> None:
     other = make_pipeline().transformer
-    Denoiser(make_pipeline().transformer, "original")
+    EasyAnimateDenoiser(make_pipeline().transformer, "original")
 
     assert all(type(block.attn1.processor) is EasyAnimateAttnProcessor2_0 for block in other.transformer_blocks)
     with torch.no_grad():

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.engine import loop
 from easyanim_server.engine.engine import Engine, unobserved
 from easyanim_server.engine.families.easyanimate_v51 import positions
-from easyanim_server.engine.noise import Noise
+from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
+from easyanim_server.engine.families.runtime import resident
 from easyanim_server.engine.sampling import Sampling
 
 CASE = Path(__file__).parents[1] / "fixtures" / "v51-inp-i2v"
@@ -54,8 +56,12 @@ class Case:
         self.texts = [self.engine._prompts(text) for text in (self.job.prompt, self.job.negative_prompt)]
 
     def begin(self) -> Sampling:
-        noise = Noise(self.expected["noise.latents"].float(), self.expected["noise.picture"][0].float())
-        return self.engine._sampler.begin(self.job, *self.texts, unobserved, noise)
+        noise = {
+            "latents": self.expected["noise.latents"].float(),
+            "pictures": self.expected["noise.picture"][0].float(),
+        }
+        conditions = dict(zip(("prompt", "negative_prompt"), self.texts, strict=True))
+        return loop.begin(self.engine.pipeline, self.job, conditions, resident, unobserved, noise=noise)
 
     def error(self, result: Tensor, name: str) -> float:
         """Largest difference from what is expected under that name."""
@@ -67,10 +73,14 @@ class Case:
         """The negative half first."""
         given = self.begin()
         with torch.no_grad():
-            made = self.engine._sampler._denoiser.each(
-                given.latents, given.timesteps[:1], self.texts[::-1], given.inpaint
-            )
+            made = self.engine.predictor.predict(given.network_inputs(), self.texts[::-1])
         return torch.cat(made)
+
+
+def denoiser_of(case: Case) -> EasyAnimateDenoiser:
+    denoiser = case.engine.pipeline.denoiser
+    assert isinstance(denoiser, EasyAnimateDenoiser)
+    return denoiser
 
 
 def picture(file: Path) -> Picture:
@@ -105,21 +115,21 @@ def case(folder: Path) -> Case:
 
 def test_prompts_are_read_as_the_authors_read_them(case: Case) -> None:
     for text, name in zip(case.texts, ("prompt", "negative"), strict=True):
-        assert case.error(text, f"text.{name}_embeds") < 2e-4
+        assert case.error(text["text"], f"text.{name}_embeds") < 2e-4
 
 
 def test_pictures_and_schedule_are_the_authors(case: Case) -> None:
     given = case.begin()
 
-    assert case.error(given.inpaint, "forward.inpaint_latents") < 1e-4
-    assert case.error(given.timesteps, "schedule.timesteps") < 1e-3
-    assert case.error(given.sigmas, "schedule.sigmas") < 1e-6
+    assert case.error(given.inputs["inpaint"], "forward.inpaint_latents") < 1e-4
+    assert case.error(given.schedule.timesteps, "schedule.timesteps") < 1e-3
+    assert case.error(given.schedule.sigmas, "schedule.sigmas") < 1e-6
 
 
 def test_angles_are_those_that_the_network_was_trained_with(case: Case) -> None:
     given = case.begin()
-    texts = given.text.shape[1]
-    cos, sin = case.engine._sampler._denoiser.rope(given.latents, texts)
+    texts = case.texts[0]["text"].shape[1]
+    cos, sin = denoiser_of(case).rope(given.latents, texts)
 
     assert case.error(cos[texts:], "forward.rope_cos") < 1e-5
     assert case.error(sin[texts:], "forward.rope_sin") < 1e-5
@@ -143,7 +153,7 @@ def test_every_step_and_the_frames_are_the_authors(case: Case, folder: Path, bat
             compared += 1
     assert compared == 3
 
-    frames = torch.cat(list(case.engine._vae.decode(sampling.latents)), dim=2)
+    frames = torch.cat(list(case.engine.pipeline.decode(sampling.latents, resident)), dim=2)
     expected = case.expected["video_u16"].to(torch.int32) / 65535
     assert ((frames * 0.5 + 0.5).clamp(0, 1) - expected).abs().max() < 1e-3
     pixels = np.concatenate(list(case.engine.decode(sampling)))
@@ -160,8 +170,8 @@ def test_the_ports_positions_are_kept_where_they_are_asked_for(folder: Path, tmp
         config.write_text(json.dumps({**json.loads(config.read_text()), positions.KEY: "diffusers"}))
         case = Case(tmp_path / "model")
     latents = case.begin().latents
-    stock = case.engine._sampler._denoiser.transformer.rope_embedding(latents)
+    stock = denoiser_of(case).transformer.rope_embedding(latents)
 
-    assert torch.equal(case.engine._sampler._denoiser.rope(latents, 0)[0], stock[0])
+    assert torch.equal(denoiser_of(case).rope(latents, 0)[0], stock[0])
     assert case.error(stock[0], "forward.rope_cos") > 0.05
     assert case.error(case.first_velocities(), "forward.output") > 0.05

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKLMagvit
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
+from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.pixels import to_uint8
 from tests.models import Broken, breaking, make_pipeline, shared_pipeline
 
 FRAME_COUNTS = [1, 5, 9, 13]

@@ -17,8 +17,9 @@ from torch._inductor.utils import clear_caches, fresh_cache
 from easyanim_server.benchmark.stopwatch import Stopwatch, Timing
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, Bucket, Job, Picture
+from easyanim_server.engine import loop
 from easyanim_server.engine.attention import select as attention
-from easyanim_server.engine.compile.backends import MAX_SHAPES, TIMESTEP, Backends
+from easyanim_server.engine.compile.backends import MAX_SHAPES, Backends
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.compile.planner import to_fp8
 from easyanim_server.engine.compile.precision import require_fp8
@@ -27,16 +28,17 @@ from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, PromptEncoder
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
-from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
-from easyanim_server.engine.sampling import Sampler, Sampling
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.easyanimate_v51.transformer import EXAMPLE_TIMESTEP, INPAINT, TEXT
+from easyanim_server.engine.families.runtime import Condition, ExecutionPath, NetworkInputs, resident
+from easyanim_server.engine.guidance import BATCHED, SEQUENTIAL, StepExecution, eager_execution
+from easyanim_server.engine.pixels import to_uint8
+from easyanim_server.engine.prediction import Predictor
+from easyanim_server.engine.sampling import NEGATIVE_PROMPT, PROMPT, Sampling
 from easyanim_server.engine.weights import checkpoint
 
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
-
-NOISE_AUGMENTATION = 0.0563
-"""On the start picture, as the server does by default."""
 
 Run = Callable[[], Tensor]
 """One guided step less its sum: both velocities, (2, 16, frames', height/8, width/8)."""
@@ -126,7 +128,7 @@ class SpeedTest:
         self._device = device
         self._repeats = repeats
         self._stopwatch = Stopwatch(device)
-        self._vae = VideoAutoencoder(self._modules.vae)
+        self._execution: StepExecution | None = None
         self._references: dict[tuple[bool, Bucket], Tensor] = {}
         self._kernels: dict[Bucket, str] = {}
         self._precision = "bf16"
@@ -187,15 +189,13 @@ class SpeedTest:
         grey = Picture(bucket.width, bucket.height, b"\x80" * (3 * bucket.width * bucket.height))
         job = Job("bench", "a cat", "ugly", bucket, max(counts, default=1), DEFAULT_GUIDANCE, seed=0, start=grey)
         short = replace(job, bucket=replace(bucket, frames=min(bucket.frames, 5)))
-        self._decode(self._sampler.begin(short, *self._texts(job), _unobserved).latents)  # shows the VAE every shape
+        self._decode(self._begin(short, self._texts(job)).latents)  # shows the VAE every shape
 
         around = {}
         seconds, texts = self._stopwatch.once(lambda: self._texts(job))
         if self._reads_text:
             around[Phase.TEXT_ENCODE] = seconds
-        around[Phase.IMAGE_ENCODE], sampling = self._stopwatch.once(
-            lambda: self._sampler.begin(job, *texts, _unobserved)
-        )
+        around[Phase.IMAGE_ENCODE], sampling = self._stopwatch.once(lambda: self._begin(job, texts))
         denoise, total = {}, 0.0
         for count in sorted(set(counts)):
             total += self._stopwatch.once(lambda count=count: self._advance(sampling, count))[0]  # type: ignore[misc]
@@ -212,12 +212,12 @@ class SpeedTest:
             torch.cuda.empty_cache()
 
     @cached_property
-    def _denoiser(self) -> Denoiser:
-        return Denoiser(self._modules.transformer, "original")
+    def _pipeline(self) -> EasyAnimatePipeline:
+        return EasyAnimatePipeline(self._modules)
 
     @cached_property
-    def _sampler(self) -> Sampler:
-        return Sampler(self._modules, self._denoiser, self._vae, NOISE_AUGMENTATION)
+    def _predictor(self) -> Predictor:
+        return Predictor(self._pipeline.denoiser)
 
     @cached_property
     def _other_bytes(self) -> int:
@@ -231,7 +231,7 @@ class SpeedTest:
         if precision != "fp8":
             raise ValueError(f"{precision} must be measured before {self._precision}, which gives its weights up")
         require_fp8(self._device)
-        to_fp8(self._denoiser)
+        to_fp8(self._pipeline.denoiser)
         self._precision = precision
 
     def _run(self, variant: Variant, bucket: Bucket) -> Run:
@@ -246,14 +246,15 @@ class SpeedTest:
         latents = draw(1, config.out_channels, *size)
         inpaint = draw(1, config.in_channels - config.out_channels, *size)
         texts = draw(2, MAX_TOKENS, config.text_embed_dim)
-        times = torch.full((2,), TIMESTEP, device=self._device, dtype=torch.bfloat16)
+        times = torch.full((2,), EXAMPLE_TIMESTEP, device=self._device, dtype=torch.bfloat16)
         if not variant.stock:
-            denoiser, kernel = self._denoiser, self._kernel(bucket)
-            path = ExecutionPath(Backends(denoiser).build(variant.backend, bucket, kernel), kernel, pairs=variant.pairs)
-            self._sampler.paths = {bucket: path}
-            if variant.pairs:
-                return lambda: denoiser(torch.cat([latents] * 2), times, texts, torch.cat([inpaint] * 2), path)
-            return lambda: torch.cat([denoiser(latents, times[:1], text[None], inpaint, path) for text in texts])
+            predictor, kernel = self._predictor, self._kernel(bucket)
+            blocks = Backends(predictor, self._device).build(variant.backend, bucket, kernel)
+            path, guidance = ExecutionPath(blocks, kernel), BATCHED if variant.pairs else SEQUENTIAL
+            self._execution = StepExecution(path, guidance)
+            inputs = NetworkInputs(latents, times[:1], {INPAINT: inpaint})
+            negative, prompt = ({TEXT: text[None]} for text in texts)
+            return lambda: torch.cat(guidance.predict(predictor, inputs, [prompt, negative], path)[::-1])
 
         transformer = self._modules.transformer
         if variant.compiled:
@@ -265,10 +266,8 @@ class SpeedTest:
     def _kernel(self, bucket: Bucket) -> str:
         """The fastest attention kernel for our batches of one."""
         if bucket not in self._kernels:
-            config = self._modules.transformer.config
-            tokens = MAX_TOKENS + video_tokens(bucket)
-            shape = torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
-            largest = self._denoiser.largest_product()
+            shape = self._pipeline.denoiser.attention_shape(bucket)
+            largest = self._pipeline.denoiser.largest_product()
             offered = attention.candidates(self._device, torch.bfloat16, largest)
             times = attention.measure(shape, self._device, torch.bfloat16, offered)
             self._kernels[bucket] = attention.fastest(times)
@@ -279,16 +278,20 @@ class SpeedTest:
         mode: AttentionMode = "diffusers" if variant.stock else "original"
         return step_flops(config, video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
 
-    def _texts(self, job: Job) -> tuple[Tensor, Tensor]:
-        encode = PromptEncoder(self._modules)  # a new one has no memory
-        return encode(job.prompt), encode(job.negative_prompt)
+    def _texts(self, job: Job) -> dict[str, Condition]:
+        prompts = {PROMPT: job.prompt, NEGATIVE_PROMPT: job.negative_prompt}
+        return {name: self._pipeline.encode_text(prompt, resident) for name, prompt in prompts.items()}
+
+    def _begin(self, job: Job, texts: dict[str, Condition]) -> Sampling:
+        return loop.begin(self._pipeline, job, texts, resident, _unobserved)
 
     def _advance(self, sampling: Sampling, count: int) -> None:
+        execution = self._execution or eager_execution(self._pipeline.denoiser)
         while sampling.index < count:
-            self._sampler.step(sampling)
+            loop.step(self._predictor, sampling, execution)
 
     def _decode(self, latents: Tensor) -> None:
-        for video in self._vae.decode(latents):
+        for video in self._pipeline.decode(latents, resident):
             to_uint8(video[0]).cpu()
 
 

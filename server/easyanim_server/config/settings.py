@@ -30,7 +30,7 @@ from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import ConfigurationError
-from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.job import NOISE_AUGMENTATION, Bucket
 
 ENV_PREFIX = "EASYANIM_"
 CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
     buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
     """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
-    noise_augmentation: float = Field(default=0.0563, ge=0.0, le=1.0)
+    noise_augmentation: float = Field(default=NOISE_AUGMENTATION, ge=0.0, le=1.0)
     """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
     default_profile: Literal["exact", "balanced", "fast", "draft"] = "exact"
     """What requests get that name no profile; all but exact trade quality for time."""

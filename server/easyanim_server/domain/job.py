@@ -16,6 +16,8 @@ from easyanim_server.domain.wording import counted
 DEFAULT_STEPS = PROFILES[DEFAULT_PROFILE].steps
 DEFAULT_GUIDANCE = 6.0
 DEFAULT_FPS = 8
+NOISE_AUGMENTATION = 0.0563
+"""Standard deviation of the noise on given pictures, whose range is [-1, 1]; the model was trained with it."""
 MAX_STEPS = 200
 GUIDANCE_RANGE = (1.0, 20.0)
 FPS_RANGE = (1, 60)

@@ -6,8 +6,10 @@ It needs no server, protobuf or environment:
 >>> from easyanim_server.engine.cache import store as cache
 >>> from easyanim_server.engine.weights import checkpoint
 >>> from easyanim_server.engine.engine import Engine
+>>> from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 >>> from easyanim_server.domain.job import Bucket, Job
->>> engine = Engine(checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32))
+>>> modules = checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32)
+>>> engine = Engine(EasyAnimatePipeline(modules))
 >>> sampling = engine.begin(Job("1", "a cat", "ugly", Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1))
 >>> while not sampling.done:
 ...     engine.step(sampling)
@@ -18,9 +20,9 @@ It needs no server, protobuf or environment:
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -31,28 +33,29 @@ from numpy.typing import NDArray
 
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase, Work
-from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.engine import loop, snapshot
 from easyanim_server.engine.cache import store as cache
-from easyanim_server.engine.compile.planner import DAMAGED, Planner
+from easyanim_server.engine.compile.planner import Planner
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
-from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
-from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
+from easyanim_server.engine.families.runtime import DENOISER, Condition, Pipeline
 from easyanim_server.engine.finite import require_finite
+from easyanim_server.engine.guidance import StepExecution, eager_execution
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
-from easyanim_server.engine.memory.estimate import TILES_SHARE
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
 from easyanim_server.engine.memory.placement import QFLOAT8, Placement, starts_on_host
-from easyanim_server.engine.sampling import Sampler, Sampling
+from easyanim_server.engine.pixels import to_uint8
+from easyanim_server.engine.prediction import Predictor
+from easyanim_server.engine.prompt_cache import PromptCache
+from easyanim_server.engine.sampling import NEGATIVE_PROMPT, PROMPT, Sampling
 from easyanim_server.engine.step_cache.teacache import resolve_coefficients
+from easyanim_server.engine.warmup import warm_up
 from easyanim_server.engine.weights import checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,15 +65,18 @@ def unobserved(phase: Phase, completed: int, total: int) -> None:
     """Observe nothing."""
 
 
+def _tiles(tiling: str, choice: PlacementChoice, height: int, width: int) -> bool:
+    """Whether the VAE works on tiles: where it can, if that is asked for or needed."""
+    return is_cut(height, width) and (tiling == "on" or (tiling == "auto" and choice.tiles(height, width)))
+
+
 class Engine:
     """Implements `protocols.Engine`. Several samplings may be under way; calls come from one thread at a time.
 
     A call that fails or is left through its observer leaves no trace: the next one gives what a fresh engine would.
 
     Args:
-        modules: The model.
-        attention_mode: `original` runs the network as it was trained.
-        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
+        pipeline: The model.
         backend: How prepared buckets run: `eager`, `inductor`, `tensorrt` or `auto`.
         precision: Of the large products of prepared buckets: `bf16` (as loaded), `fp8` or `fp8-weights`.
         attention: The kernel of prepared buckets; `auto` measures.
@@ -78,16 +84,12 @@ class Engine:
         placement: Where the weights are; see `Placement`.
         choice: Why they are there, and what buckets were predicted to take.
         locked_limit: Most bytes of host memory to lock into place for copies to the device.
-        tiling: Of the VAE: `on`, `off`, or `auto` for where `choice` says that it is needed.
-        slicing: Whether the VAE takes videos of a batch one by one.
-        cache_coefficients: A file of `cachefit.Fit`; by default the published numbers of the model's shape.
+        cache_coefficients: A file of `step_cache.fit.Fit`; by default the published numbers of the model's shape.
     """
 
     def __init__(
         self,
-        modules: Components,
-        attention_mode: AttentionMode = "original",
-        noise_augmentation: float = 0.0563,
+        pipeline: Pipeline,
         *,
         backend: str = "eager",
         precision: str = "bf16",
@@ -96,51 +98,35 @@ class Engine:
         placement: str = "full",
         choice: PlacementChoice | None = None,
         locked_limit: int = 0,
-        tiling: str = "auto",
-        slicing: bool = False,
         cache_coefficients: Path | None = None,
     ) -> None:
-        self._device = modules.device
-        self._itemsize = modules.dtype.itemsize
-        self._prompts = PromptEncoder(modules, ready=lambda: self.placement.need("text"))
-        self._vae = VideoAutoencoder(
-            modules.vae,
-            device=self._device,
-            ready=lambda: self.placement.need("vae"),
-            exact=attention_mode == "diffusers",  # which is there to be compared with
-        )
-        self._vae.sliced = slicing
-        self._vae.tiled = lambda height, width: (
-            is_cut(height, width)
-            and (tiling == "on" or (tiling == "auto" and choice is not None and choice.tiles(height, width)))
-        )
-        self._choice = choice
-        denoiser = Denoiser(modules.transformer, attention_mode)
-        denoiser.ready = lambda: self.placement.need("transformer")
-        self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
-        self._tokenizer = prompt_tokenizer(modules)
-        self.placement = Placement(placement, modules, denoiser, locked_limit)
+        self.pipeline = pipeline
+        self.placement = Placement(placement, pipeline.components, pipeline.device, locked_limit)
         """Where the weights are."""
-        self._second_try = OomRetry(self.placement, modules.device)
-        self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
+        self.predictor = Predictor(pipeline.denoiser, self.placement.offload(DENOISER))
+        self._device = pipeline.device
+        self._choice = choice
+        self._second_try = OomRetry(self.placement, pipeline.device)
+        self._prompts = PromptCache(partial(pipeline.encode_text, need=self.placement.need))
+        self._planner = Planner(self.predictor, self.placement, backend, precision, attention, guidance_batch)
+        self._executions: dict[Bucket, StepExecution] = {}
         self._readiness: dict[Bucket, BucketStatus] = {}
         self._told: torch.cuda.Event | None = None
         """After the last step that the device was told."""
         self._model = ModelInfo(
-            name=modules.name,
-            fingerprint=modules.fingerprint(),
-            parameters=sum(parameter.numel() for parameter in modules.transformer.parameters()),
-            attention_mode=attention_mode,
-            dtype=str(modules.dtype).removeprefix("torch."),
-            device=device_name(modules.device),
+            name=pipeline.name,
+            fingerprint=pipeline.fingerprint(),
+            parameters=pipeline.parameters,
+            attention_mode=pipeline.attention_mode,
+            dtype=str(pipeline.dtype).removeprefix("torch."),
+            device=device_name(pipeline.device),
             versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
-            defaults=modules.defaults,
+            defaults=pipeline.defaults,
         )
-        config = modules.transformer.config
-        self._sampler.cache_coefficients = resolve_coefficients(
-            cache_coefficients, (config.num_layers, config.mmdit_layers), self._model.fingerprint
+        self._cache_coefficients = resolve_coefficients(
+            cache_coefficients, pipeline.cache_coefficients, self._model.fingerprint
         )
 
     @classmethod
@@ -175,9 +161,13 @@ class Engine:
             on_host=starts_on_host(choice.placement),
         )
         return cls(
-            modules,
-            settings.attention_mode,
-            settings.noise_augmentation,
+            EasyAnimatePipeline(
+                modules,
+                settings.attention_mode,
+                settings.noise_augmentation,
+                tiled=partial(_tiles, settings.vae_tiling, choice),
+                sliced=settings.vae_slicing == "on",
+            ),
             backend=settings.backend,
             precision=precision,
             attention=settings.attention,
@@ -185,8 +175,6 @@ class Engine:
             placement=choice.placement,
             choice=choice,
             locked_limit=locked_limit(settings.pinned_memory_gib),
-            tiling=settings.vae_tiling,
-            slicing=settings.vae_slicing == "on",
             cache_coefficients=settings.cache_coefficients,
         )
 
@@ -198,14 +186,14 @@ class Engine:
     @property
     def tokenizer(self) -> PromptTokenizer:
         """How prompts are counted."""
-        return self._tokenizer
+        return self.pipeline.tokenizer
 
     def prepare(
         self, buckets: Sequence[Bucket], report: Callable[[str], None] = lambda detail: None
     ) -> tuple[BucketStatus, ...]:
         """Make buckets ready: build and check how their steps run, then run each shape once.
 
-        The VAE works on one frame and then on four at a time, however long the video is, so five frames show it all.
+        The VAE works on a few frames at a time, however long the video is, so a short clip shows it all.
 
         Args:
             buckets: What will be asked for. Others still work, eagerly.
@@ -215,57 +203,17 @@ class Engine:
             ConfigurationError: they cannot be served as this engine was configured, or the model gives no finite
                 numbers.
         """
-        plans = self._planner.prepare(buckets, report)
-        self._sampler.paths = {bucket: path for bucket, (path, _) in plans.items()}
-        self._readiness = {bucket: readiness for bucket, (_, readiness) in plans.items()}
+        prepared = self._planner.prepare(buckets, report)
+        self._executions = {bucket: item.execution for bucket, item in prepared.items()}
+        self._readiness = {bucket: item.status for bucket, item in prepared.items()}
         report("running every shape once")
-        self._second_try.granted = False  # a bucket that does not fit must not look as if it did
-        vae_peaks: dict[tuple[int, int], int] = {}
-        for bucket in self._readiness:
-            size = (bucket.height, bucket.width)
-            try:
-                seconds, peak = self._warm(bucket)
-                if size not in vae_peaks:
-                    vae_peaks[size] = self._warm_vae(bucket)
-            except OutOfDeviceMemory as error:
-                raise ConfigurationError(f"bucket {bucket} ran out of memory when it was warmed: {error}") from error
-            except NonFinite as error:
-                raise ConfigurationError(f"bucket {bucket} cannot be served: {error}; {DAMAGED}") from error
-            predicted = self._choice and self._choice.of(bucket)
-            self._readiness[bucket] = replace(
-                self._readiness[bucket],
-                prediction_seconds=seconds,
-                vae_tiled=self._vae.tiled(*size),
-                predicted_bytes=predicted.peak if predicted else 0,
-                peak_bytes=max(peak, vae_peaks[size]),
-            )
-        self._second_try.granted = True
+        with self._second_try.withheld():  # a bucket that does not fit must not look as if it did
+            self._readiness = warm_up(self, self._readiness, self._choice)
         found = cache.lookups()
         log.info("compiled code: %d graphs found in the cache, %d made", found.hits, found.misses)
         served = tuple(self.readiness(bucket) for bucket in dict.fromkeys(buckets))
         cache.remember(self._model.name, [readiness.facts() for readiness in served])
         return served
-
-    def _warm(self, bucket: Bucket) -> tuple[float, int]:
-        """Take a guided step; returns the seconds of a prediction, and the most device memory in bytes."""
-        self.peak_bytes(reset=True)
-        sampling = self.begin(Job("warm", "", "", bucket, steps=1, guidance=2.0, seed=0))
-        began = time.perf_counter()
-        self.step(sampling)
-        seconds = (time.perf_counter() - began) / sampling.predictions
-        require_finite(sampling.latents, "the latents after a step")
-        return seconds, self.peak_bytes()
-
-    def _warm_vae(self, bucket: Bucket) -> int:
-        """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""
-        black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
-        short = replace(bucket, frames=min(bucket.frames, 5))
-        self.peak_bytes(reset=True)
-        for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
-            pass
-        peak = self.peak_bytes()
-        more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * self._itemsize
-        return peak and peak + int(TILES_SHARE * more)
 
     def readiness(self, bucket: Bucket) -> BucketStatus:
         """How a bucket is served; one that was not prepared runs eagerly."""
@@ -294,18 +242,21 @@ class Engine:
                 torch.cuda.synchronize(self._device)
             observe(phase, completed, total)
 
-        prompts = [job.prompt, job.negative_prompt] if job.guidance > 1 else [job.prompt]
+        prompts = {PROMPT: job.prompt} | ({NEGATIVE_PROMPT: job.negative_prompt} if job.guidance > 1 else {})
         self.placement.restore()
         self._told = None
-        texts = []
+        conditions: dict[str, Condition] = {}
         finished(Phase.TEXT_ENCODE, 0, len(prompts))
-        for prompt in prompts:
-            texts.append(self._second_try(lambda prompt=prompt: self._prompts(prompt)))  # type: ignore[misc]
-            finished(Phase.TEXT_ENCODE, len(texts), len(prompts))
-        text, negative_text = texts if len(texts) == 2 else (texts[0], None)
-        sampling = self._second_try(lambda: self._sampler.begin(job, text, negative_text, finished))
+        for name, prompt in prompts.items():
+            conditions[name] = self._second_try(partial(self._prompts, prompt))
+            finished(Phase.TEXT_ENCODE, len(conditions), len(prompts))
+        pipeline, coefficients = self.pipeline, self._cache_coefficients
+        sampling = self._second_try(
+            lambda: loop.begin(pipeline, job, conditions, self.placement.need, finished, coefficients)
+        )
         if job.start is not None:
-            require_finite(sampling.inpaint, "the pictures' latents")
+            for tensor in sampling.inputs.values():
+                require_finite(tensor, "the pictures' latents")
         return sampling
 
     def step(self, sampling: Sampling) -> None:
@@ -318,7 +269,8 @@ class Engine:
             ValueError: all steps are taken.
             OutOfDeviceMemory: the device cannot hold it.
         """
-        self._second_try(lambda: self._sampler.step(sampling))
+        execution = self._executions.get(sampling.bucket) or eager_execution(self.pipeline.denoiser)
+        self._second_try(lambda: loop.step(self.predictor, sampling, execution))
         with shortage_named(self._device):
             if self._device.type == "cuda":
                 told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -326,8 +278,32 @@ class Engine:
                 (self._told if sampling.done else told or self._told).synchronize()
 
     def change(self, sampling: Sampling) -> float:
-        """How much the input of the next step has changed; see `Sampler.change`."""
-        return self._second_try(lambda: self._sampler.change(sampling))
+        """How much the input of the next step has changed; see `loop.change`."""
+        return self._second_try(lambda: loop.change(self.predictor, sampling))
+
+    def save(self, sampling: Sampling, file: Path) -> None:
+        """Write a sampling between two steps, for `resume`; waits for the device.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        snapshot.save(sampling, file, self._identity)
+
+    def resume(self, file: Path) -> Sampling:
+        """Read a sampling that goes on to the bits that it would have had.
+
+        Raises:
+            SnapshotError: the file is none of `save`, or of another model.
+            OSError: the file cannot be read.
+        """
+        self._told = None
+        return snapshot.load(file, self._identity, self._device)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What samplings depend on."""
+        model = self._model
+        return {"fingerprint": model.fingerprint, "attention_mode": model.attention_mode, "dtype": model.dtype}
 
     def work(self, sampling: Sampling) -> Work:
         """What its steps took so far."""
@@ -353,7 +329,7 @@ class Engine:
     def _decode(self, sampling: Sampling) -> Iterator[NDArray[np.uint8]]:
         # Once for all steps, which thus wait for nothing: a value that is no number is never one again.
         require_finite(sampling.latents, "the latents")
-        for video in self._vae.decode(sampling.latents):
+        for video in self.pipeline.decode(sampling.latents, self.placement.need):
             finite = video.isfinite().all()  # on the device, which the next line waits for anyway
             frames = to_uint8(video[0]).cpu().numpy()
             if not finite:

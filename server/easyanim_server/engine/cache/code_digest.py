@@ -15,12 +15,11 @@ ENGINE = "easyanim_server.engine"
 FAMILIES = f"{ENGINE}.families"
 
 ROOTS = (
-    f"{ENGINE}.sampling",
-    f"{ENGINE}.compile.backends",
-    f"{FAMILIES}.easyanimate_v51.text",
-    f"{FAMILIES}.easyanimate_v51.vae",
+    f"{ENGINE}.loop",
+    f"{ENGINE}.compile.planner",
+    f"{FAMILIES}.easyanimate_v51.pipeline",
 )
-"""What a prediction enters the engine through: the loop, the compiled paths, the text encoder and the VAE."""
+"""What a prediction enters the engine through: the loop, the compiled paths, and each family's pipeline."""
 
 
 @cache
@@ -66,7 +65,7 @@ def _file(package: Path, name: str) -> Path | None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Names below the engine that a module imports; of ``from a import b`` both ``a`` and ``a.b``.
+    """Names below the engine that a module imports, with the packages above them; of ``from a import b`` also ``a.b``.
 
     A string that is such a name counts as an import: kernels are loaded by `import_module` where their libraries are.
     """
@@ -78,4 +77,7 @@ def _imports(file: Path) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names = [node.value]
-        yield from (name for name in names if name.startswith(f"{ENGINE}."))
+        for name in names:
+            if name.startswith(f"{ENGINE}."):
+                parts = name.split(".")
+                yield from (".".join(parts[:end]) for end in range(len(ENGINE.split(".")) + 1, len(parts) + 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,51 +10,28 @@ from torch import Tensor
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.compile import tensorrt
-from easyanim_server.engine.families.easyanimate_v51.block import Block, Rope
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
+from easyanim_server.engine.families.runtime import ExecutionPath, Rope
+from easyanim_server.engine.prediction import Predictor
 
 BACKENDS = ("eager", "inductor", "tensorrt")
 
 MAX_SHAPES = 256
 """Compiled variants of a block that dynamo keeps; its default of 8 would silently run the fifth bucket eagerly."""
 
-TIMESTEP = 500.0
-"""Of predictions that are made to build, compare and measure: any will do."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One prediction's inputs, the same on every run."""
-
-    latents: Tensor
-    """(batch, 16, frames', height/8, width/8)."""
-    timestep: Tensor
-    """(batch,)."""
-    text: Tensor
-    """(batch, 256, hidden)."""
-    inpaint: Tensor
-    """(batch, 17, frames', height/8, width/8)."""
-
 
 class Backends:
     """Builds paths through a denoiser's blocks, and runs them on random inputs.
 
     Args:
-        denoiser: Whose blocks.
-        device: Where they compute; by default where their weights are.
+        predictor: Runs the denoiser whose blocks these are.
+        device: Where they compute.
     """
 
-    def __init__(self, denoiser: Denoiser, device: torch.device | None = None) -> None:
-        self._denoiser = denoiser
-        weight = next(denoiser.transformer.parameters())
-        self.device, self.dtype = device or weight.device, weight.dtype
+    def __init__(self, predictor: Predictor, device: torch.device) -> None:
+        self._predictor = predictor
+        self._denoiser = predictor.denoiser
+        self.device, self.dtype = device, next(self._denoiser.network.parameters()).dtype
         self._compiled: list[Callable[..., Tensor]] | None = None
-
-    @property
-    def blocks(self) -> list[Block]:
-        """The denoiser's."""
-        return [block for block in self._denoiser.blocks if isinstance(block, Block)]
 
     def build(self, backend: str, bucket: Bucket, kernel: str) -> Sequence[Callable[..., Tensor]]:
         """What runs in the blocks' place; compilers compile when it is called for the first time with a shape.
@@ -72,43 +48,21 @@ class Backends:
         if backend == "eager":
             return self._denoiser.eager.blocks
         if backend == "tensorrt":
-            return tensorrt.build(self.blocks, self._example(bucket), kernel)
+            return tensorrt.build(self._denoiser.blocks, self._example(bucket), kernel)
         if self._compiled is None:  # once for all shapes: another wrapper would compile all of them again
-            self._compiled = [torch.compile(block.forward, fullgraph=True, dynamic=False) for block in self.blocks]
+            self._compiled = [
+                torch.compile(block.forward, fullgraph=True, dynamic=False) for block in self._denoiser.blocks
+            ]
         return self._compiled
 
     def predict(self, bucket: Bucket, path: ExecutionPath, batch: int = 1) -> Tensor:
-        """Velocities for inputs that are the same every time; waits until they are there."""
-        given = self.inputs(bucket, batch)
+        """A prediction for inputs that are the same every time; waits until it is there."""
+        inputs, condition = self._denoiser.example(bucket, self.device, batch)
         with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES, accumulated_recompile_limit=4 * MAX_SHAPES):
-            velocity: Tensor = self._denoiser(given.latents, given.timestep, given.text, given.inpaint, path)
+            (predicted,) = self._predictor.predict(inputs, [condition], path)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return velocity
-
-    def inputs(self, bucket: Bucket, batch: int = 1) -> Inputs:
-        """Random inputs of a bucket's shape; all samples of a batch are the same."""
-        config = self._denoiser.transformer.config
-        generator = torch.Generator().manual_seed(0)
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
-
-        def draw(*shape: int) -> Tensor:
-            drawn = torch.randn(shape, generator=generator).to(self.device, self.dtype)
-            return torch.stack([drawn] * batch)
-
-        channels = config.out_channels
-        return Inputs(
-            latents=draw(channels, *size),
-            timestep=torch.full((batch,), TIMESTEP, device=self.device, dtype=self.dtype),
-            text=draw(MAX_TOKENS, config.text_embed_dim),
-            inpaint=draw(config.in_channels - channels, *size),
-        )
-
-    def attention_shape(self, bucket: Bucket) -> torch.Size:
-        """Of queries, keys and values of one prediction: (1, tokens, heads, channels)."""
-        config = self._denoiser.transformer.config
-        video = ((bucket.frames - 1) // 4 + 1) * (bucket.height // 16) * (bucket.width // 16)
-        return torch.Size((1, MAX_TOKENS + video, config.num_attention_heads, config.attention_head_dim))
+        return predicted
 
     def _example(self, bucket: Bucket) -> tensorrt.Example:
         """What the first block is called with."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
@@ -24,11 +23,12 @@ from easyanim_server.engine.compile.backends import Backends
 from easyanim_server.engine.compile.numeric_check import FACTORS, ROUNDING, NumericCheck, relative_l2
 from easyanim_server.engine.compile.precision import CastLinear, Fp8Linear, require_fp8
 from easyanim_server.engine.compile.reference_cache import ReferenceCache
-from easyanim_server.engine.families.easyanimate_v51.block import Block
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
+from easyanim_server.engine.families.runtime import Block, Denoiser, ExecutionPath
 from easyanim_server.engine.finite import is_finite, missing
+from easyanim_server.engine.guidance import BATCHED, SEQUENTIAL, StepExecution, eager_guidance
 from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear, convolving_is_faster
 from easyanim_server.engine.memory.placement import Placement
+from easyanim_server.engine.prediction import Predictor
 
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
@@ -51,21 +51,25 @@ DAMAGED = "the model's weights are damaged, or overflow in this type"
 """What is wrong where a model gives no numbers whatever it is given."""
 
 
-PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
-"""The large ones of a block, by their names in `TokenLayers`."""
+@dataclass(frozen=True, eq=False)
+class PreparedBucket:
+    """A shape that is built, checked and warmed."""
+
+    execution: StepExecution
+    status: BucketStatus
 
 
 class Planner:
     """Prepares a denoiser for its buckets.
 
     Args:
-        denoiser: Whose blocks run; converted in place where the precision asks for it.
+        predictor: Runs the denoiser, whose blocks are converted in place where the precision asks for it.
+        placement: Where the weights are.
         backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
         precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones;
             ``fp8-weights`` stores them in 8 bits and casts them before every product.
         kernel: An attention kernel by name, or ``auto`` to measure.
         batch: Whether the two predictions of guidance are made one by one or in a batch of two; ``auto`` measures.
-        placement: Brings the weights; None where they are on the device.
 
     Raises:
         ConfigurationError: the device lacks what was asked for.
@@ -73,22 +77,22 @@ class Planner:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        predictor: Predictor,
+        placement: Placement,
         backend: str,
         precision: str,
         kernel: str,
         batch: Literal["auto", "1", "2"] = "1",
-        placement: Placement | None = None,
     ) -> None:
-        self._denoiser = denoiser
+        self._denoiser = predictor.denoiser
         self._placement = placement
-        self._backends = Backends(denoiser, placement.device if placement else None)
+        self._backends = Backends(predictor, placement.device)
         self._device, self._dtype = self._backends.device, self._backends.dtype
         self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
         self._precision = precision
         if precision == "fp8":
             require_fp8(self._device)
-        self._largest = denoiser.largest_product()
+        self._largest = self._denoiser.largest_product()
         offered = attention.available(self._device, self._dtype, self._largest)
         if kernel not in ("auto", *offered):
             raise ConfigurationError(
@@ -103,7 +107,7 @@ class Planner:
         self,
         buckets: Sequence[Bucket],
         report: Callable[[str], None],
-    ) -> dict[Bucket, tuple[ExecutionPath, BucketStatus]]:
+    ) -> dict[Bucket, PreparedBucket]:
         """Build and check a path for every bucket, those with the fewest tokens first. To be called once.
 
         Args:
@@ -128,10 +132,7 @@ class Planner:
         if quantised:
             report("converting weights to fp8")
             layer = Fp8Linear if self._precision == "fp8" else CastLinear
-            if self._placement:
-                self._placement.rebuild(lambda number: block_to_fp8(self._denoiser, number, layer))
-            else:
-                to_fp8(self._denoiser, layer)
+            self._placement.rebuild(lambda number: self._denoiser.replace_products(number, layer, give_up=True))
         elif self._may_convolve() and cache.once(
             f"products in {self._dtype}", partial(convolving_is_faster, self._dtype)
         ):
@@ -144,7 +145,7 @@ class Planner:
         return plans
 
     def _may_convolve(self) -> bool:
-        return self._device.type == "cpu" and self._denoiser.mode == "original"
+        return self._device.type == "cpu" and not self._denoiser.exact
 
     def _references(
         self, buckets: Sequence[Bucket], quantised: bool, report: Callable[[str], None]
@@ -154,16 +155,16 @@ class Planner:
         other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
         clip = replace(buckets[0], frames=min(buckets[0].frames, UNIT_FRAMES))
         rounding = f"rounding of {clip} to {other}"
-        kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.transformer, self._denoiser.mode)
+        kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.network, self._denoiser.mode)
         if kept.missing(rounding, *map(str, buckets)):
             report("computing what faster paths are compared with")
 
         def distance() -> Tensor:
-            wide = ExecutionPath([in_type(block, other) for block in self._backends.blocks])
+            wide = ExecutionPath([in_type(block, other) for block in self._denoiser.blocks])
             narrow = self._backends.predict(clip, self._denoiser.eager)
             return torch.tensor(relative_l2(narrow, self._backends.predict(clip, wide)), dtype=torch.float64)
 
-        with self._placement.streamed() if self._placement else nullcontext():
+        with self._placement.streamed():
             references = {
                 bucket: kept.get(
                     str(bucket), self._device, partial(self._backends.predict, bucket, self._denoiser.eager)
@@ -180,8 +181,8 @@ class Planner:
         kept.save()
         return references, max(unit, ROUNDING)
 
-    def _plan(self, bucket: Bucket, gate: NumericCheck) -> tuple[ExecutionPath, BucketStatus]:
-        kernel, times = self._choose_kernel(self._backends.attention_shape(bucket))
+    def _plan(self, bucket: Bucket, gate: NumericCheck) -> PreparedBucket:
+        kernel, times = self._choose_kernel(self._denoiser.attention_shape(bucket))
         backend: str | None = self._backend
         reasons = []
         while backend is not None:
@@ -196,6 +197,7 @@ class Planner:
                 continue
             built = time.perf_counter()
             pairs, reason = self._pairs(bucket, path, backend, gate)
+            unpaired = eager_guidance(self._denoiser) if backend == "eager" else SEQUENTIAL
             readiness = BucketStatus(
                 bucket=bucket,
                 backend=backend,
@@ -209,7 +211,7 @@ class Planner:
                 fallback="; ".join([*reasons, *reason]),
                 attention_milliseconds=times,
             )
-            return replace(path, pairs=pairs), readiness
+            return PreparedBucket(StepExecution(path, BATCHED if pairs else unpaired), readiness)
         raise ConfigurationError(
             f"bucket {bucket} cannot be served in precision {self._precision}: {'; '.join(reasons)}"
         )
@@ -239,7 +241,7 @@ class Planner:
             if backend == "tensorrt":
                 raise ValueError("engines are built for one sample")
             placed = f"{backend} in {self._served_precision} by {path.kernel}"
-            blocks = f"{len(self._backends.blocks)} blocks of {tuple(self._backends.attention_shape(bucket))}"
+            blocks = f"{len(self._denoiser.blocks)} blocks of {tuple(self._denoiser.attention_shape(bucket))}"
             won = self._batch == "2" or cache.once(
                 f"guidance of {blocks}, {placed}", partial(self._pairing_is_faster, bucket, path)
             )
@@ -252,8 +254,7 @@ class Planner:
 
     def _may_pair(self, backend: str) -> bool:
         """Whether it is worth measuring: where weights make room for activations, these are not doubled."""
-        full = self._placement is None or self._placement.name == "full"
-        return self._device.type == "cuda" and backend != "tensorrt" and full
+        return self._device.type == "cuda" and backend != "tensorrt" and self._placement.name == "full"
 
     def _pairing_is_faster(self, bucket: Bucket, path: ExecutionPath) -> bool:
         if self._seconds(bucket, path, batch=1, times=1) > SATURATED:
@@ -276,13 +277,6 @@ class Planner:
         return self._precision if converted else str(self._dtype).removeprefix("torch.")
 
 
-@contextmanager
-def no_compilation() -> Iterator[None]:
-    """Make a recompilation an error: everything that requests need was compiled before the first one came."""
-    with torch.compiler.set_stance("fail_on_recompile"):
-        yield
-
-
 def _reason(what: str, failure: Exception) -> str:
     """Why something is not used, in one line."""
     return f"{what}: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
@@ -292,38 +286,22 @@ def in_type(block: Block, dtype: torch.dtype) -> Callable[..., Tensor]:
     """A block that computes in another type, with a copy of its weights that lives as long as one call."""
 
     def run(x: Tensor, emb: Tensor, rope: tuple[Tensor, Tensor], texts: int, kernel: str) -> Tensor:
-        result: Tensor = copy.deepcopy(block).to(dtype)(x.to(dtype), emb.to(dtype), rope, texts, kernel)
+        result: Tensor = copy.deepcopy(block).to(dtype).forward(x.to(dtype), emb.to(dtype), rope, texts, kernel)
         return result.to(x.dtype)
 
     return run
 
 
 def convolve(denoiser: Denoiser) -> None:
-    """Let the large products of all blocks be convolutions, of the same weights; see `products`."""
-    for block in denoiser.blocks:
-        for layers in (block.video, block.text):
-            if layers is not None:
-                for name in PRODUCTS:
-                    setattr(layers, name, ConvolvedLinear(getattr(layers, name)))
+    """Let the large products of all blocks be convolutions, of the same weights; see `kernels.conv_linear`."""
+    for number in range(len(denoiser.blocks)):
+        denoiser.replace_products(number, ConvolvedLinear)
 
 
 def to_fp8(denoiser: Denoiser, layer: type[Fp8Linear | CastLinear] = Fp8Linear) -> None:
     """Convert the large products of all blocks in place; modulation, embeddings and the head stay as they are.
 
-    The stock transformer's layers, which share these weights, lose them and cannot run any more.
+    Modules that share these weights lose them and cannot run any more.
     """
     for number in range(len(denoiser.blocks)):
-        block_to_fp8(denoiser, number, layer)
-
-
-def block_to_fp8(denoiser: Denoiser, number: int, layer: type[Fp8Linear | CastLinear]) -> None:
-    """Convert the large products of one block in place; see `to_fp8`."""
-    block, stock = denoiser.blocks[number], denoiser.transformer.transformer_blocks[number]
-    for layers in (block.video, block.text):
-        if layers is not None:
-            for name in PRODUCTS:
-                setattr(layers, name, layer(getattr(layers, name)))
-    for branch in (stock.attn1, stock.ff, stock.txt_ff):
-        for linear in branch.modules() if branch is not None else ():
-            if isinstance(linear, nn.Linear):
-                linear.weight.data = linear.weight.data.new_empty(0)
+        denoiser.replace_products(number, layer, give_up=True)

@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 
 from easyanim_server.engine.attention.select import attend, query_scale
 from easyanim_server.engine.cache import store as cache
-from easyanim_server.engine.families.easyanimate_v51.block import Block, Rope
+from easyanim_server.engine.families.runtime import Block, Rope
 from easyanim_server.engine.kernels import fused as kernels
 
 log = logging.getLogger(__name__)
@@ -99,17 +99,16 @@ def build(blocks: Sequence[Block], example: Example, kernel: str) -> list[Callab
         ValueError: the blocks hold weights in fp8.
         Exception: whatever TensorRT raises.
     """
-    if any(layers.takes_fp8 for block in blocks for layers in (block.video, block.text) if layers is not None):
+    if any(block.takes_fp8 for block in blocks):
         raise ValueError("engines multiply in bf16; fp8 weights run with inductor or eager")
     import torch_tensorrt  # noqa: F401  first of all: without it nothing below is worth a second
 
     halves: dict[tuple[bool, ...], tuple[Half, Half]] = {}
     calls = []
     for block in blocks:
-        kind = (block.text is not None, block.projects_text, block.drops_text)
-        if kind not in halves:
-            halves[kind] = _halves(block, example, kernel)
-        calls.append(_call(block, *halves[kind]))
+        if block.kind not in halves:
+            halves[block.kind] = _halves(block, example, kernel)
+        calls.append(_call(block, *halves[block.kind]))
     return calls
 
 
@@ -125,12 +124,12 @@ def _halves(block: Block, example: Example, kernel: str) -> tuple[Half, Half]:
     x, texts = example.x, example.texts
     inputs = [x, example.emb, *example.rope]
     before = BeforeAttention(block, texts, query_scale(kernel, example.rope[0].shape[-1]))
-    first_engine = _engine(before, inputs)
+    first_engine = engine_for(before, inputs)
     with torch.no_grad():
         q, _, _, first, second = before(*inputs)
     if block.drops_text:
         x, q, texts = x[:, texts:].contiguous(), q[:, texts:].contiguous(), 0
-    return first_engine, _engine(AfterAttention(block, texts), [x, q, first, second])
+    return first_engine, engine_for(AfterAttention(block, texts), [x, q, first, second])
 
 
 def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
@@ -149,7 +148,7 @@ def _call(block: Block, before: Half, after: Half) -> Callable[..., Tensor]:
     return run
 
 
-def _engine(half: nn.Module, inputs: list[Tensor]) -> Half:
+def engine_for(half: nn.Module, inputs: list[Tensor]) -> Half:
     """The half's engine for these shapes, from the cache or built now."""
     import torch_tensorrt
 

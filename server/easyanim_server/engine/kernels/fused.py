@@ -204,7 +204,7 @@ def _add_gate_norm_modulate(
 def _qk_norm_rotate(
     qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float
 ) -> list[Tensor]:
-    products = [_by_heads(product, heads) for product in qkv]
+    products = [by_heads(product, heads) for product in qkv]
     joint = []
     for part, factor in ((0, scale), (1, 1.0)):  # queries, keys
         y = torch.cat(
@@ -229,12 +229,12 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @torch.library.custom_op("easyanim::gelu_quantise", mutates_args=())
 def _gelu_quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _scaled(F.gelu(x.float(), approximate="tanh"))
+    return scaled(F.gelu(x.float(), approximate="tanh"))
 
 
 @torch.library.custom_op("easyanim::quantise_rows", mutates_args=())
 def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _scaled(x.float())
+    return scaled(x.float())
 
 
 @_norm_modulate.register_fake
@@ -325,7 +325,7 @@ def _normed(
         for kind, span in _kinds(x.shape[1], texts).items()
     ]
     y = torch.cat(modulated, dim=1)
-    return list(_scaled(y)) if quantise else [y.to(x.dtype)]
+    return list(scaled(y)) if quantise else [y.to(x.dtype)]
 
 
 def _kinds(tokens: int, texts: int) -> dict[int, slice]:
@@ -343,13 +343,13 @@ def _row(table: Tensor, kind: int, part: int) -> Tensor:
     return table.flatten(1, 2)[:, number : number + 1].float()
 
 
-def _by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of a product: queries, keys and values, (batch, tokens, heads, channels) each."""
     q, k, v = torch.unflatten(qkv, -1, (3, heads, -1)).unbind(-3)
     return q, k, v
 
 
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     """Values and scale of `Quantised`, of float32 rows."""
     scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=LEAST_MAGNITUDE) / E4M3_MAX
     return (x / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), scale

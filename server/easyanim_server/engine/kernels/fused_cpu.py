@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyanim_server.engine.kernels.fused import GATE, SCALE, SHIFT, TEXT, VIDEO, _by_heads, _scaled
+from easyanim_server.engine.kernels.fused import GATE, SCALE, SHIFT, TEXT, VIDEO, by_heads, scaled
 
 
 def norm_modulate(
@@ -21,7 +21,7 @@ def norm_modulate(
     for kind, tokens in _kinds(texts):
         table = modulation[:, kind, :, None].float()
         y[:, tokens].mul_(1 + table[:, SCALE]).add_(table[:, SHIFT])
-    return list(_scaled(y)) if quantise else [y.to(x.dtype)]
+    return list(scaled(y)) if quantise else [y.to(x.dtype)]
 
 
 def add_gate(x: Tensor, branch: list[Tensor], gates: Tensor, texts: int) -> Tensor:
@@ -53,7 +53,7 @@ def qk_norm_rotate(
     qkv: list[Tensor], norms: list[Tensor], eps: float, cos: Tensor, sin: Tensor, heads: int, scale: float
 ) -> list[Tensor]:
     """See `kernels.qk_norm_rotate`."""
-    products = [_by_heads(product, heads) for product in qkv]
+    products = [by_heads(product, heads) for product in qkv]
     turn = torch.complex(cos[:, ::2], sin[:, ::2]).unsqueeze(1)  # (tokens, 1, channels / 2)
     joint = []
     for part, factor in ((0, scale), (1, 1.0)):  # queries, keys

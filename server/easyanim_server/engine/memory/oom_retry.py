@@ -31,10 +31,18 @@ class OomRetry:
     """
 
     def __init__(self, placement: Placement, device: torch.device) -> None:
-        self.granted = True
-        """Whether there is one at all."""
+        self._granted = True
         self._placement = placement
         self._device = device
+
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Let the first shortage be final meanwhile."""
+        before, self._granted = self._granted, False
+        try:
+            yield
+        finally:
+            self._granted = before
 
     def __call__(self, work: Callable[[], Result]) -> Result:
         """Do it.
@@ -78,7 +86,7 @@ class OomRetry:
 
     def _made_leaner(self, error: OutOfDeviceMemory) -> bool:
         before = self._placement.name
-        if not self.granted or not self._placement.make_leaner():
+        if not self._granted or not self._placement.make_leaner():
             return False
         log.warning("%s; in %s once more, instead of %s", error, self._placement.name, before)
         return True

@@ -6,24 +6,20 @@ Every placement gives the same bits: the same kernels read the same numbers, fro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import psutil
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
+from easyanim_server.engine.families.runtime import DENOISER, Component, Unit
 from easyanim_server.engine.memory.host_buffer import HostBuffer, PageLocks
 from easyanim_server.engine.memory.prefetch import AHEAD, Prefetch
 
 log = logging.getLogger(__name__)
 
-Part = Literal["text", "transformer", "vae"]
-"""What is needed at a time."""
+_ALL = "all components"
 
 QFLOAT8 = "_and_qfloat8"
 """Ends the names of placements whose weights are stored in 8 bits."""
@@ -55,22 +51,23 @@ class Placement:
     compiled again. Latents, embeddings and whatever else belongs to a generation stay on the device all along.
 
     Args:
-        name: One of `settings.PLACEMENTS`; for all but ``full``, `modules` are best on the host.
-        modules: All networks. Their weights are to be moved by this object alone.
-        denoiser: Shares the transformer's weights, and makes its blocks wait for theirs.
+        name: One of `settings.PLACEMENTS`; for all but ``full``, components are best on the host.
+        components: All networks. Their weights are to be moved by this object alone.
+        device: Where they are needed.
         locked_limit: Most bytes of host memory to lock into place; beyond it, copies are slower.
     """
 
-    def __init__(self, name: str, modules: Components, denoiser: Denoiser, locked_limit: int = 0) -> None:
-        self.device = modules.device
+    def __init__(
+        self, name: str, components: Mapping[str, Component], device: torch.device, locked_limit: int = 0
+    ) -> None:
+        self.device = device
         self.name = name
         """The placement in use."""
         self._configured = name
-        self._modules = modules
-        self._denoiser = denoiser
+        self._components = components
         self._locks = PageLocks(locked_limit)
-        self._parts: dict[Part, _Network] = {}
-        self._here: Part | Literal["all"] | None = "all"
+        self._parts: dict[str, _Network] = {}
+        self._here: str | None = _ALL
         if starts_on_host(name):
             self._pack()
 
@@ -84,13 +81,13 @@ class Placement:
         """Bytes of it that are locked into place."""
         return self._locks.locked
 
-    def need(self, part: Part) -> None:
-        """Have a network's weights on the device, or streaming through it, for what comes next.
+    def need(self, part: str) -> None:
+        """Have a component's weights on the device, or streaming through it, for what comes next.
 
         Raises:
             torch.OutOfMemoryError: there is no room for them; nothing of them stays there.
         """
-        if self._here in (part, "all"):
+        if self._here in (part, _ALL):
             return
         self.leave()
         how = movement(self.name)
@@ -100,12 +97,11 @@ class Placement:
                 if everything:
                     network.bring(how)
                 elif name == part:
-                    # Read once for a prompt, the text encoder takes as long in one piece as it takes layer by layer.
-                    network.bring(LEANEST if part == "text" and how == "model_cpu_offload" else how)
+                    network.bring(LEANEST if network.calls_units and how == "model_cpu_offload" else how)
         except torch.OutOfMemoryError:
             self.leave()
             raise
-        self._here = "all" if everything else part
+        self._here = _ALL if everything else part
 
     def leave(self) -> None:
         """Give back all the device's memory that weights with a copy on the host take."""
@@ -158,166 +154,165 @@ class Placement:
             self._change(before)
 
     def rebuild(self, convert: Callable[[int], None]) -> None:
-        """Let `convert` replace weights of the transformer's blocks, by number, each while it is on the device."""
+        """Let `convert` replace weights of the denoiser's blocks, by number, each while it is on the device."""
         if not self._parts:
-            for number in range(len(self._denoiser.blocks)):
+            for number in range(len(self._components[DENOISER].units)):
                 convert(number)
             return
         self.leave()
-        network = self._parts["transformer"]
-        for number in range(len(self._denoiser.blocks)):
-            network.units[number].bring(self.device)
-            convert(number)
-            network.units[number] = HostBuffer(self._block_tensors(number))
-        self._parts["transformer"] = self._transformer(network.rest, network.units)
+        self._parts[DENOISER].rebuild(convert)
         self._lock()
+
+    def offload(self, part: str) -> BlockOffload:
+        """What brings the units of a component that are not called by itself."""
+        return BlockOffload(self, part)
+
+    def stream(self, part: str) -> Prefetch | None:
+        """What a component's units come through now; None where all of them are there."""
+        network = self._parts.get(part)
+        return network.stream if network else None
 
     @property
     def _networks(self) -> list[nn.Module]:
-        return [self._modules.text_encoder, self._modules.transformer, self._modules.vae, self._denoiser.blocks]
+        """All that hold weights."""
+        found = []
+        for component in self._components.values():
+            inside = set(component.network.modules())
+            found += [component.network, *(item for unit in component.units for item in unit if item not in inside)]
+        return found
 
     def _pack(self) -> None:
-        """Move all weights into parcels on the host."""
-        modules, denoiser = self._modules, self._denoiser
-        units = [HostBuffer(self._block_tensors(number)) for number in range(len(denoiser.blocks))]
-        of_blocks = {id(tensor) for block in modules.transformer.transformer_blocks for tensor in _tensors(block)}
-        rest = HostBuffer(tensor for tensor in _tensors(modules.transformer) if id(tensor) not in of_blocks)
-        text = modules.text_encoder
-        assert isinstance(text, TrimmedTextEncoder)
-        self._parts = {
-            "text": _TextEncoder(text, self.device),
-            "transformer": self._transformer(rest, units),
-            "vae": _whole(modules.vae, self.device),
-        }
+        """Move all weights into buffers on the host."""
+        self._parts = {name: _Network(component, self.device) for name, component in self._components.items()}
         self._here = None
         self._lock()
 
-    def _transformer(self, rest: HostBuffer, units: list[HostBuffer]) -> _Network:
-        def connect(stream: Prefetch) -> Callable[[], None]:
-            self._denoiser.arrange, self._denoiser.joint = stream.over, stream.joint
-
-            def disconnect() -> None:
-                self._denoiser.arrange = None
-
-            return disconnect
-
-        return _Network(rest, units, self.device, connect)
-
-    def _block_tensors(self, number: int) -> list[Tensor]:
-        """Of the block and of the stock one, whose layers are views of it."""
-        return [
-            *_tensors(self._denoiser.blocks[number]),
-            *_tensors(self._modules.transformer.transformer_blocks[number]),
-        ]
-
     def _lock(self) -> None:
         """Lock what is copied most often first; nothing where little is copied, or as slowly as accelerate does."""
-        order: tuple[Part, ...] = ("transformer", "text", "vae")
-        for part in order:
-            for parcel in self._parts[part].parcels:
+        for part in self._parts.values():  # in the order of the components
+            for parcel in part.parcels:
                 if movement(self.name) in ("full", "sequential_cpu_offload"):
                     self._locks.release(parcel.host)
                 else:
                     self._locks.lock(parcel.host)
 
 
-class _Network:
-    """A network in parcels: units that may come one after the other, and the rest, which comes as a whole.
+class BlockOffload:
+    """Implements `families.runtime.OffloadSchedule` for one component, whatever the placement is at the time.
 
     Args:
-        rest: What is needed all the time.
-        units: In the order in which they are needed.
-        device: Where they are needed.
-        connect: Lets a stream serve the units, and returns what ends that.
+        placement: Moves the weights.
+        part: The component's name.
     """
 
-    def __init__(
-        self,
-        rest: HostBuffer,
-        units: list[HostBuffer],
-        device: torch.device,
-        connect: Callable[[Prefetch], Callable[[], None]] | None = None,
-    ) -> None:
-        self.rest = rest
-        self.units = units
+    def __init__(self, placement: Placement, part: str) -> None:
+        self._placement = placement
+        self._part = part
+
+    @property
+    def joint(self) -> bool:
+        """See `OffloadSchedule.joint`."""
+        stream = self._placement.stream(self._part)
+        return stream is not None and stream.joint
+
+    def ready(self) -> None:
+        """See `OffloadSchedule.ready`."""
+        self._placement.need(self._part)
+
+    def over(self, units: Sequence[Unit]) -> Iterable[Unit]:
+        """See `OffloadSchedule.over`."""
+        stream = self._placement.stream(self._part)
+        return units if stream is None else stream.over(units)
+
+
+class _Network:
+    """A component in buffers: units that may come one after the other, and the rest, which comes as a whole.
+
+    Args:
+        component: Its weights are moved to the host.
+        device: Where they are needed.
+    """
+
+    def __init__(self, component: Component, device: torch.device) -> None:
+        self.calls_units = component.calls_units
+        self.units = [HostBuffer(_tensors(*modules)) for modules in component.units]
+        """In the order in which they are needed."""
+        self.stream: Prefetch | None = None
+        """What the units come through now."""
+        self._component = component
         self._device = device
-        self._connect = connect
-        self._streams: dict[str, Prefetch] = {}
-        if connect is not None:
-            self._streams["group_offload"] = Prefetch(units, device, AHEAD)
-            self._streams["sequential_cpu_offload"] = Prefetch(units, device, None)
-        self._stream: Prefetch | None = None
+        self._table = HostBuffer(_tensors(component.table) if component.table is not None else ())
+        apart = [module for modules in component.units for module in modules]
+        apart += [] if component.table is None else [component.table]
+        of_parts = {id(tensor) for tensor in _tensors(*apart)}
+        self._rest = HostBuffer(tensor for tensor in _tensors(component.network) if id(tensor) not in of_parts)
+        self._streams = self._make_streams()
         self._disconnect: Callable[[], None] = lambda: None
+
+    def _make_streams(self) -> dict[str, Prefetch]:
+        if not self.units:
+            return {}
+        return {
+            "group_offload": Prefetch(self.units, self._device, AHEAD),
+            "sequential_cpu_offload": Prefetch(self.units, self._device, None),
+        }
 
     @property
     def parcels(self) -> Sequence[HostBuffer]:
-        return [self.rest, *self.units]
+        return [self._rest, *self.units, self._table]
 
     @property
     def nbytes(self) -> int:
         return sum(parcel.nbytes for parcel in self.parcels)
 
     def bring(self, how: str) -> None:
-        self.rest.bring(self._device)
+        self._rest.bring(self._device)
         stream = self._streams.get(how)
-        if stream is None or self._connect is None:
-            for unit in self.units:
-                unit.bring(self._device)
+        if stream is None:
+            for parcel in (*self.units, self._table):
+                parcel.bring(self._device)
             return
         stream.open()
-        self._stream, self._disconnect = stream, self._connect(stream)
+        self.stream = stream
+        if self.calls_units:
+            self._disconnect = self._attach(stream)
 
     def leave(self) -> None:
         self._disconnect()
-        if self._stream is not None:
-            self._stream.close()
-        self._stream, self._disconnect = None, lambda: None
+        if self.stream is not None:
+            self.stream.close()
+        self.stream, self._disconnect = None, lambda: None
         for parcel in self.parcels:
             parcel.go_home()
 
+    def rebuild(self, convert: Callable[[int], None]) -> None:
+        for number, modules in enumerate(self._component.units):
+            self.units[number].bring(self._device)
+            convert(number)
+            self.units[number] = HostBuffer(_tensors(*modules))
+        self._streams = self._make_streams()
 
-class _TextEncoder(_Network):
-    """Qwen2's layers one after the other; while they stream, the table of embeddings stays on the host, a gigabyte."""
+    def _attach(self, stream: Prefetch) -> Callable[[], None]:
+        """Let the units be brought when the network calls them; while they stream, the table stays on the host."""
+        detach = stream.attach([module for (module,) in self._component.units])
+        table, handles = self._component.table, []
+        if table is not None:
+            weight = next(table.parameters())
+            handles = [
+                table.register_forward_pre_hook(lambda _, given: (given[0].to(weight.device),)),
+                table.register_forward_hook(lambda _, given, embedded: embedded.to(self._device)),
+            ]
 
-    def __init__(self, encoder: TrimmedTextEncoder, device: torch.device) -> None:
-        model = encoder.model
-        self._table = HostBuffer(_tensors(model.embed_tokens))
-        apart = {id(tensor) for module in (model.embed_tokens, model.layers) for tensor in _tensors(module)}
-        rest = HostBuffer(tensor for tensor in _tensors(encoder) if id(tensor) not in apart)
+        def disconnect() -> None:
+            detach()
+            for handle in handles:
+                handle.remove()
 
-        def connect(stream: Prefetch) -> Callable[[], None]:
-            detach = stream.attach(list(model.layers))
-            table = model.embed_tokens
-            handles = (
-                table.register_forward_pre_hook(lambda _, given: (given[0].to(table.weight.device),)),
-                table.register_forward_hook(lambda _, given, embedded: embedded.to(device)),
-            )
-
-            def disconnect() -> None:
-                detach()
-                for handle in handles:
-                    handle.remove()
-
-            return disconnect
-
-        super().__init__(rest, [HostBuffer(_tensors(layer)) for layer in model.layers], device, connect)
-
-    @property
-    def parcels(self) -> Sequence[HostBuffer]:
-        return [self.rest, *self.units, self._table]
-
-    def bring(self, how: str) -> None:
-        super().bring(how)
-        if how not in self._streams:
-            self._table.bring(self._device)
+        return disconnect
 
 
-def _whole(network: nn.Module, device: torch.device) -> _Network:
-    return _Network(HostBuffer(_tensors(network)), [], device)
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+def _tensors(*modules: nn.Module) -> list[Tensor]:
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
 def _bytes_of(networks: Sequence[nn.Module]) -> Iterator[int]:

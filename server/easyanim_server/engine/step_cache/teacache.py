@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from easyanim_server.domain.errors import ConfigurationError
-
-PUBLISHED: dict[tuple[int, int], tuple[float, ...]] = {
-    (36, 18): (1.07862322, -4.19362456, 3.06725828, 0.33161686, 0.02374758),
-    (48, 48): (-10.47857366, 8.33844143, -0.78477557, 0.68798618, 0.0136149),
-}
-"""Upstream's fits by count of layers and of MMDiT layers: EasyAnimate V5.1 7B and 12B, InP."""
 
 UNFITTED = (0.0, 0.0, 0.0, 1.0, 0.0)
 """For models that nobody has fitted: the measure itself."""
@@ -64,35 +60,51 @@ class StepCache:
             estimate = estimate * change + coefficient
         return self.drift + (estimate if estimate > 0 else change)
 
-    def state(self) -> dict[str, Any]:
-        """All fields as tensors, numbers and lists of them."""
-        return {
-            "threshold": self.threshold,
-            "coefficients": list(self.coefficients),
-            "before": self.before,
-            "drift": self.drift,
-            "residuals": [residual.clone() for residual in self.residuals],  # not the batch that they are views of
-        }
+    def keep(self, before: Tensor, drift: float | None, residuals: list[Tensor]) -> None:
+        """Note a step that is done.
+
+        Args:
+            before: Latents that it began with.
+            drift: Added-up change with it; None where it was computed.
+            residuals: What its predictions were made with.
+        """
+        self.before, self.drift, self.residuals = before, drift or 0.0, residuals
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        found = {f"residual_{number}": residual for number, residual in enumerate(self.residuals)}
+        return found if self.before is None else {"before": self.before, **found}
+
+    def facts(self) -> dict[str, Any]:
+        """All other fields, of JSON's types."""
+        return {"threshold": self.threshold, "coefficients": list(self.coefficients), "drift": self.drift}
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> StepCache:
-        """The reverse of `state`."""
-        return cls(**{**state, "coefficients": tuple(state["coefficients"]), "residuals": list(state["residuals"])})
+    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> StepCache:
+        """The reverse of `tensors` and `facts`."""
+        residuals = [tensors[name] for name in sorted(tensors) if name.startswith("residual_")]
+        coefficients = tuple(facts["coefficients"])
+        return cls(facts["threshold"], coefficients, tensors.get("before"), facts["drift"], residuals)
 
 
-def resolve_coefficients(given: Path | None, layers: tuple[int, int], fingerprint: str) -> tuple[float, ...]:
-    """The coefficients to use: those of a file that `fit-cache` wrote, else the published ones of the model's shape.
+def relative_change(now: Tensor, before: Tensor) -> Tensor:
+    """Relative L1 distance of the first block's inputs in two steps; one float32 on their device."""
+    return (now - before).abs().sum(dtype=torch.float32) / before.abs().sum(dtype=torch.float32)
+
+
+def resolve_coefficients(given: Path | None, published: tuple[float, ...], fingerprint: str) -> tuple[float, ...]:
+    """The coefficients to use: those of a file that `fit-cache` wrote, else the published ones.
 
     Args:
         given: The file, if there is one.
-        layers: Count of the model's layers and of its MMDiT layers.
+        published: What to use without a file.
         fingerprint: The model's.
 
     Raises:
         ConfigurationError: the file cannot be read, has another form, or is of another model.
     """
     if given is None:
-        return PUBLISHED.get(layers, UNFITTED)
+        return published
     try:
         document = json.loads(given.read_text(encoding="utf-8-sig"))
         coefficients = tuple(float(value) for value in document["coefficients"])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from easyanim_server.engine.attention.select import attend, query_scale
 from easyanim_server.engine.compile.precision import CastLinear, Fp8Linear
+from easyanim_server.engine.families.runtime import Rope
 from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear
 from easyanim_server.engine.kernels.fused import (
     Quantised,
@@ -26,10 +27,6 @@ from easyanim_server.engine.kernels.fused import (
 
 AttentionMode = Literal["original", "diffusers"]
 """`original` is the network as it was trained; `diffusers` repeats its port, which differs, for comparison."""
-
-Rope = tuple[Tensor, Tensor]
-"""Cosines and sines of the angles of all tokens, (text + video tokens, head channels) float32; text is not turned."""
-
 
 Layer = nn.Linear | Fp8Linear | CastLinear | ConvolvedLinear
 """One of a block's large products."""
@@ -113,6 +110,13 @@ class Block(nn.Module):
             self.text = TokenLayers(projections, norms, attn.to_add_out, stock.txt_ff)
         self.projects_text = self.text is not None or mode == "original"
         self.drops_text = drops_text
+        self.kind = (self.text is not None, self.projects_text, drops_text)
+        """Blocks of one kind compute the same function of inputs and weights."""
+
+    @property
+    def takes_fp8(self) -> bool:
+        """Whether a large product takes quantised inputs."""
+        return any(layers.takes_fp8 for layers in (self.video, self.text) if layers is not None)
 
     def forward(self, x: Tensor, emb: Tensor, rope: Rope, texts: int, kernel: str) -> Tensor:
         """Attend, then feed forward, each on modulated tokens and added through a gate.

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Rope
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
+from easyanim_server.engine.families.runtime import Rope
 
 KEY = "rope_positions"
 """In ``transformer/config.json``: `original`, also where it is absent, or `diffusers`, for a network that was trained

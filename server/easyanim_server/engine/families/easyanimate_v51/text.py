@@ -1,9 +1,7 @@
-"""Prompts to embeddings, remembered by their text; and what the front needs to count their tokens."""
+"""Prompts to embeddings, and what the front needs to count their tokens."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,60 +12,31 @@ from transformers import PreTrainedTokenizerBase
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.finite import require_finite
 
 MAX_TOKENS = 256
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
 
+Tokens = tuple[Tensor, Tensor]
+"""Ids and attention mask, (1, 256) int64 each, on the host."""
+
 
 class PromptEncoder:
-    """Qwen2-VL's embeddings of prompts; the negative prompt, which seldom changes, is computed once.
+    """Qwen2-VL's embeddings of prompts.
 
     Args:
         modules: Tokenizer and text encoder are used.
-        capacity: Prompts that are remembered, the most recently used ones; each takes 1.8 MB in bfloat16.
-        ready: Called before the text encoder is used, to have its weights there.
     """
 
-    def __init__(self, modules: Components, capacity: int = 64, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, modules: Components) -> None:
         self._tokenizer = modules.tokenizer
         self._text_encoder = modules.text_encoder
         self._device = modules.device
         self._dtype = modules.dtype
-        self._capacity = capacity
-        self._ready = ready
-        self._remembered: OrderedDict[str, Tensor] = OrderedDict()
-        self.hits = self.misses = 0
-        """How often a prompt was remembered, and was not."""
 
-    def __call__(self, prompt: str) -> Tensor:
-        """Embed one prompt; what is beyond `MAX_TOKENS` is cut.
-
-        Args:
-            prompt: May be empty, as a negative prompt can be.
-
-        Returns:
-            (1, 256, hidden) in the transformer's dtype, on its device; shared between callers, so not to be written to.
-
-        Raises:
-            NonFinite: the text encoder gives no numbers for it.
-        """
-        if prompt in self._remembered:
-            self.hits += 1
-        else:
-            self.misses += 1
-            embedding = self._encode(prompt)
-            require_finite(embedding, "the prompt's embedding")  # before it is remembered
-            self._remembered[prompt] = embedding
-            if len(self._remembered) > self._capacity:
-                self._remembered.popitem(last=False)
-        self._remembered.move_to_end(prompt)
-        return self._remembered[prompt]
-
-    @torch.no_grad()
-    def _encode(self, prompt: str) -> Tensor:
-        tokens = self._tokenizer(
-            text=[_in_template(self._tokenizer, prompt)],
+    def tokenize(self, prompt: str) -> Tokens:
+        """Put a prompt, which may be empty, into the template and make it `MAX_TOKENS` long; what is beyond is cut."""
+        encoded = self._tokenizer(
+            text=[in_template(self._tokenizer, prompt)],
             padding="max_length",
             max_length=MAX_TOKENS,
             truncation=True,
@@ -75,9 +44,22 @@ class PromptEncoder:
             padding_side="right",
             return_tensors="pt",
         )
-        self._ready()
-        hidden: Tensor = self._text_encoder(tokens.input_ids.to(self._device), tokens.attention_mask.to(self._device))
+        return encoded.input_ids, encoded.attention_mask
+
+    @torch.no_grad()
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Embed a prompt whose text encoder is on the device.
+
+        Returns:
+            (1, 256, hidden) in the transformer's dtype, on its device.
+        """
+        ids, mask = tokens
+        hidden: Tensor = self._text_encoder(ids.to(self._device), mask.to(self._device))
         return hidden.to(self._device, self._dtype)
+
+    def __call__(self, prompt: str) -> Tensor:
+        """Tokenize and embed one prompt."""
+        return self.embed(self.tokenize(prompt))
 
 
 def prompt_tokenizer(modules: Components) -> PromptTokenizer:
@@ -89,7 +71,7 @@ def prompt_tokenizer(modules: Components) -> PromptTokenizer:
         UnsupportedModel: the chat template does not put the prompt between two fixed texts.
     """
     sentinel = " \N{REPLACEMENT CHARACTER}prompt\N{REPLACEMENT CHARACTER} "  # blanks, which templates may strip
-    parts = _in_template(modules.tokenizer, sentinel).split(sentinel)
+    parts = in_template(modules.tokenizer, sentinel).split(sentinel)
     if len(parts) != 2:
         raise UnsupportedModel(f"{modules.name}: the tokenizer's chat template changes or repeats the prompt")
     prefix, suffix = parts
@@ -99,7 +81,7 @@ def prompt_tokenizer(modules: Components) -> PromptTokenizer:
     return PromptTokenizer(tokenizer.to_str(), prefix, suffix, MAX_TOKENS)
 
 
-def _in_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def in_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The conversation whose hidden states are the prompt's embedding: the user says it, the assistant is next."""
     conversation: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))

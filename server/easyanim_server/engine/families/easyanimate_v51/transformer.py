@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 
+from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.attention.select import largest_product
 from easyanim_server.engine.families.easyanimate_v51 import positions
-from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block, Rope
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
+from easyanim_server.engine.families.easyanimate_v51.cost import video_tokens
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.runtime import BlockContext, Condition, ExecutionPath, NetworkInputs, Rope
+
+TEXT, INPAINT = "text", "inpaint"
+"""Names of the condition, (batch, 256, hidden), and of what is given of the video, (batch, 17, frames', height/8,
+width/8): mask, then latents."""
+
+PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
+"""The large ones of a block, by their names in `TokenLayers`."""
+
+EXAMPLE_TIMESTEP = 500.0
+"""Of predictions that are made to build, compare and measure: any will do."""
 
 
-@dataclass(frozen=True, eq=False)
-class ExecutionPath:
-    """How the blocks run for one shape."""
-
-    blocks: Sequence[Callable[[Tensor, Tensor, Rope, int, str], Tensor]]
-    """The blocks in order: modules, or what a compiler made of them."""
-    kernel: str = "torch"
-    """The attention kernel."""
-    pairs: bool = False
-    """Whether the two predictions of guidance are made in a batch of two."""
-
-
-class Denoiser(nn.Module):
-    """Runs the network in a forward of its own, which never makes the device wait for the host.
+class EasyAnimateDenoiser(nn.Module):
+    """Implements `families.runtime.Denoiser` with a forward of its own, which never makes the device wait for the host.
 
     Against the stock forward, rotary angles are computed once per shape and stay on the device, where the stock
     one builds them on the CPU at every step and copies them in every block; and tokens lie contiguous in memory,
@@ -43,6 +44,8 @@ class Denoiser(nn.Module):
         ValueError: the transformer's configuration names unknown positions.
     """
 
+    blocks: Sequence[Block]
+
     def __init__(self, transformer: EasyAnimateTransformer3DModel, mode: AttentionMode) -> None:
         super().__init__()
         self.transformer = transformer
@@ -50,125 +53,93 @@ class Denoiser(nn.Module):
         self.positions = positions.formula(transformer.config, mode)
         """How tokens' rows and columns are computed; one of `positions.FORMULAS`."""
         last = len(transformer.transformer_blocks) - 1
-        self.blocks = nn.ModuleList(
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
             Block(stock, mode, drops_text=number == last) for number, stock in enumerate(transformer.transformer_blocks)
         )
         self.eager = ExecutionPath(
             [block.forward for block in self.blocks]
         )  # not __call__: that may have been compiled
-        self.ready: Callable[[], None] = lambda: None
-        """Called before a prediction, to have the weights there."""
-        self.arrange: Callable[[Sequence[Callable[..., Tensor]]], Iterator[Callable[..., Tensor]]] | None = None
-        """Set while blocks' weights come one after the other: yields each block when it can run."""
-        self.joint = False
-        """Whether then a block should run for all prompts before the next one comes."""
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
         self._first_norm: tuple[nn.Module, ...] = ()  # in a tuple, for a network's own modules are moved about
 
-    def forward(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        inpaint: Tensor,
-        path: ExecutionPath | None = None,
-        residuals: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Predict the velocity from data to noise.
+    @property
+    def network(self) -> EasyAnimateTransformer3DModel:
+        """The stock network, whose layers are views of the blocks'."""
+        return self.transformer
 
-        Args:
-            latents: Noisy video, (batch, 16, frames', height/8, width/8), in the weights' dtype.
-            timestep: (batch,), in [0, 1000], in the dtype of `latents`.
-            text: Prompt embeddings, (batch, 256, hidden).
-            inpaint: What is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents.
-            path: How the blocks run; by default eagerly, with torch's choice of attention.
-            residuals: As in `each`.
+    @property
+    def exact(self) -> bool:
+        """Whether it repeats diffusers' port, to be compared with it."""
+        return self.mode == "diffusers"
 
-        Returns:
-            Of the shape and dtype of `latents`.
-        """
-        return self.each(latents, timestep, [text], inpaint, path, residuals)[0]
+    def context(self, inputs: NetworkInputs, condition: Condition) -> BlockContext:
+        """See `Denoiser.context`; `timestep` is in [0, 1000]."""
+        texts = condition[TEXT].shape[1]
+        rope = self.rope(inputs.latents, texts)
+        return BlockContext(self._embed_time(inputs), rope, texts)
 
-    def each(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        prompts: Sequence[Tensor],
-        inpaint: Tensor,
-        path: ExecutionPath | None = None,
-        residuals: list[Tensor] | None = None,
-    ) -> list[Tensor]:
-        """Predict for several prompts what `forward` does for each.
+    def embed(self, inputs: NetworkInputs) -> Tensor:
+        """See `Denoiser.embed`."""
+        return self._patchify(torch.cat((inputs.latents, inputs.given[INPAINT]), dim=1))
 
-        Where blocks' weights are on their way while others run, each block runs for all prompts before the next one:
-        one journey instead of several, for the memory of another sequence of tokens. Otherwise prompts take turns.
+    def join(self, video: Tensor, condition: Condition) -> Tensor:
+        """See `Denoiser.join`."""
+        return torch.cat((self.transformer.text_proj(condition[TEXT]), video), dim=1)
 
-        Args:
-            latents: As in `forward`, like the others.
-            timestep: (batch,).
-            prompts: Embeddings, (batch, 256, hidden) each.
-            inpaint: What is given of the video.
-            path: How the blocks run.
-            residuals: Where it is given, gets what the blocks added to the video's tokens, (batch, video tokens, dim)
-                for each prompt.
-        """
-        self.ready()
-        if len(prompts) > 1 and (self.arrange is None or not self.joint):
-            return [self.each(latents, timestep, [text], inpaint, path, residuals)[0] for text in prompts]
-        net, path = self.transformer, path or self.eager
-        texts = prompts[0].shape[1]
-        rope = self.rope(latents, texts)
-        emb = self._embed_time(timestep, latents.dtype)
-        video = self._embed(latents, inpaint)
-        xs = [torch.cat((net.text_proj(text), video), dim=1) for text in prompts]  # (batch, text + video tokens, dim)
-        del video
+    def head(self, video: Tensor, context: BlockContext, shape: torch.Size) -> Tensor:
+        """See `Denoiser.head`."""
+        net = self.transformer
+        return self._unpatchify(net.proj_out(net.norm_out(net.norm_final(video), temb=context.time)), shape)
 
-        for block in path.blocks if self.arrange is None else self.arrange(path.blocks):
-            for number, x in enumerate(xs):
-                xs[number] = block(x, emb, rope, texts, path.kernel)
+    def first_input(self, inputs: NetworkInputs) -> Tensor:
+        """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""
+        norm: Any = self.transformer.transformer_blocks[0].norm1
+        if norm.linear.weight.device != inputs.latents.device:  # its block's weights are there while it runs, no longer
+            self._first_norm = self._first_norm or (copy.deepcopy(norm).to(inputs.latents.device),)
+            norm = self._first_norm[0]
+        emb = self._embed_time(inputs)
+        shift, scale = norm.linear(norm.silu(emb))[:, None].chunk(6, dim=-1)[:2]
+        modulated: Tensor = norm.norm(self.embed(inputs)) * (1 + scale) + shift
+        return modulated
 
-        # The last block leaves the text behind.
-        if residuals is not None:
-            video = self._embed(latents, inpaint)  # again: as large as a sequence, it is not kept through all blocks
-            residuals.extend(x - video for x in xs)
-        return [self._head(x, emb, latents.shape) for x in xs]
+    def example(self, bucket: Bucket, device: torch.device, batch: int = 1) -> tuple[NetworkInputs, Condition]:
+        """See `Denoiser.example`."""
+        config, dtype = self.transformer.config, next(self.transformer.parameters()).dtype
+        generator = torch.Generator().manual_seed(0)
+        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
 
-    def again(self, latents: Tensor, timestep: Tensor, residuals: Sequence[Tensor], inpaint: Tensor) -> list[Tensor]:
-        """Predict without the blocks: they are taken to add what they added before.
+        def draw(*shape: int) -> Tensor:
+            drawn = torch.randn(shape, generator=generator).to(device, dtype)
+            return torch.stack([drawn] * batch)
 
-        Args:
-            latents: As in `forward`, like the others.
-            timestep: (batch,).
-            residuals: As `each` gave them.
-            inpaint: What is given of the video.
-        """
-        self.ready()
-        emb, video = self._embed_time(timestep, latents.dtype), self._embed(latents, inpaint)
-        return [self._head(video + residual, emb, latents.shape) for residual in residuals]
+        channels = config.out_channels
+        latents, text = draw(channels, *size), draw(MAX_TOKENS, config.text_embed_dim)
+        inpaint = draw(config.in_channels - channels, *size)
+        timestep = torch.full((batch,), EXAMPLE_TIMESTEP, device=device, dtype=dtype)
+        return NetworkInputs(latents, timestep, {INPAINT: inpaint}), {TEXT: text}
 
-    def change(
-        self, latents: Tensor, timestep: Tensor, before: Tensor, timestep_before: Tensor, inpaint: Tensor
-    ) -> Tensor:
-        """Relative L1 distance between what the first block's attention gets of the video in two steps.
+    def attention_shape(self, bucket: Bucket) -> torch.Size:
+        """See `Denoiser.attention_shape`."""
+        config = self.transformer.config
+        tokens = MAX_TOKENS + video_tokens(bucket)
+        return torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
 
-        Args:
-            latents: Of the later step; as in `forward`, like the others.
-            timestep: (batch,).
-            before: Latents of the earlier step.
-            timestep_before: (batch,).
-            inpaint: What is given of the video.
-
-        Returns:
-            One float32 on the device.
-        """
-        self.ready()
-        was = self._first_input(before, timestep_before, inpaint)
-        difference = self._first_input(latents, timestep, inpaint) - was
-        return difference.abs().sum(dtype=torch.float32) / was.abs().sum(dtype=torch.float32)
+    def replace_products(self, number: int, make: Callable[[nn.Linear], nn.Module], give_up: bool = False) -> None:
+        """See `Denoiser.replace_products`; it is the stock transformer's layers that share the weights."""
+        block, stock = self.blocks[number], self.transformer.transformer_blocks[number]
+        for layers in (block.video, block.text):
+            if layers is not None:
+                for name in PRODUCTS:
+                    setattr(layers, name, make(getattr(layers, name)))
+        if give_up:
+            for branch in (stock.attn1, stock.ff, stock.txt_ff):
+                for linear in branch.modules() if branch is not None else ():
+                    if isinstance(linear, nn.Linear):
+                        linear.weight.data = linear.weight.data.new_empty(0)
 
     def largest_product(self) -> float:
         """The most that a query times a key can be in any block; see `attention.largest_product`."""
-        return max(largest_product(block.qk_norms) for block in self.blocks if isinstance(block, Block))
+        return max(largest_product(block.qk_norms) for block in self.blocks)
 
     def rope(self, latents: Tensor, texts: int) -> Rope:
         """Angles of all tokens for latents of this shape, on their device; computed when the shape is seen first."""
@@ -189,28 +160,10 @@ class Denoiser(nn.Module):
         frames, height, width = shape
         return positions.angles(frames, height, width, config.attention_head_dim, config.patch_size)
 
-    def _first_input(self, latents: Tensor, timestep: Tensor, inpaint: Tensor) -> Tensor:
-        """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""
-        norm: Any = self.transformer.transformer_blocks[0].norm1
-        if norm.linear.weight.device != latents.device:  # its block's weights are there while it runs, no longer
-            self._first_norm = self._first_norm or (copy.deepcopy(norm).to(latents.device),)
-            norm = self._first_norm[0]
-        emb = self._embed_time(timestep, latents.dtype)
-        shift, scale = norm.linear(norm.silu(emb))[:, None].chunk(6, dim=-1)[:2]
-        modulated: Tensor = norm.norm(self._embed(latents, inpaint)) * (1 + scale) + shift
-        return modulated
-
-    def _embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+    def _embed_time(self, inputs: NetworkInputs) -> Tensor:
         net = self.transformer
-        emb: Tensor = net.time_embedding(net.time_proj(timestep).to(dtype))  # (batch, time_embed_dim)
-        return emb
-
-    def _embed(self, latents: Tensor, inpaint: Tensor) -> Tensor:
-        return self._patchify(torch.cat((latents, inpaint), dim=1))  # (batch, video tokens, dim)
-
-    def _head(self, video: Tensor, emb: Tensor, shape: torch.Size) -> Tensor:
-        net = self.transformer
-        return self._unpatchify(net.proj_out(net.norm_out(net.norm_final(video), temb=emb)), shape)
+        emb: Tensor = net.time_embedding(net.time_proj(inputs.timestep).to(inputs.latents.dtype))
+        return emb  # (batch, time_embed_dim)
 
     def _patchify(self, x: Tensor) -> Tensor:
         batch = x.shape[0]

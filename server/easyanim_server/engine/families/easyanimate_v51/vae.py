@@ -27,7 +27,7 @@ class VideoAutoencoder:
     from several threads.
 
     Args:
-        vae: The stock network. Its own tiling is not used; see `tiled`.
+        vae: The stock network. Its own tiling is not used.
         path: ``fast`` runs the forward pass of `StreamingVAE`, ``stock`` the network's own, to compare with; their
             results are equal but for rounding.
         sample_frames: Frames that are encoded at a time after the first, a multiple of 4. More are faster and need
@@ -35,8 +35,10 @@ class VideoAutoencoder:
         latent_frames: Latent frames that are decoded at a time after the first; each makes four frames.
         way: How the fast path computes what lies between convolutions; by default the fastest for the device.
         device: Where it computes; by default where the weights are.
-        ready: Called before each chunk, to have the weights there.
         exact: Whether the fast path gives the stock network's bits on a CPU, which takes several times as long.
+        tiled: Whether a video of that height and width, in pixels, is done in tiles: less memory, other pixels, all
+            frames at once.
+        sliced: Whether videos of a batch are done one by one: less memory, more time, the same pixels.
 
     Raises:
         ValueError: there are no such chunks, or the fast path cannot run this network.
@@ -50,8 +52,9 @@ class VideoAutoencoder:
         latent_frames: int = 1,
         way: Way | None = None,
         device: torch.device | None = None,
-        ready: Callable[[], None] = lambda: None,
         exact: bool = False,
+        tiled: Callable[[int, int], bool] = lambda height, width: False,
+        sliced: bool = False,
     ) -> None:
         if sample_frames < 1 or sample_frames % vae.temporal_compression_ratio:
             raise ValueError(f"sample_frames is {sample_frames}; must be a multiple of 4")
@@ -62,22 +65,22 @@ class VideoAutoencoder:
         device = device or weight.device
         convolves = fastest_on_cpu(weight.dtype) if device.type == "cpu" and not exact else {}
         self._network = StreamingVAE(vae, way, device=device, **convolves) if path == "fast" else _StockVAE(vae)
-        self._ready = ready
-        self.tiled: Callable[[int, int], bool] = lambda height, width: False
-        """Whether a video of that height and width is done in tiles: less memory, other pixels, all frames at once."""
-        self.sliced = False
-        """Whether videos of a batch are done one by one: less memory, more time, the same pixels."""
+        self._tiled = tiled
+        self._sliced = sliced
         self._sample_frames = sample_frames
         self._latent_frames = latent_frames
 
     @torch.no_grad()
-    def encode(self, video: Tensor, observe: Callable[[int, int], None]) -> Tensor:
+    def encode(
+        self, video: Tensor, observe: Callable[[int, int], None], ready: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """Compress a video to the most likely latents.
 
         Args:
             video: (batch, 3, frames, height, width) in [-1, 1], in the weights' dtype; frames of the form 4k+1,
                 height and width multiples of 8.
             observe: Called with (frames done, frames) before the first chunk and after each; may raise to leave.
+            ready: Called before each chunk, to have the weights there.
 
         Returns:
             (batch, 16, (frames - 1) / 4 + 1, height / 8, width / 8), scaled to the transformer's range.
@@ -90,8 +93,8 @@ class VideoAutoencoder:
             raise ValueError(f"{counted(frames, 'frame')} cannot be encoded; must be 4k+1")
         height, width = video.shape[-2:]
         observe(0, frames)
-        if not self.tiled(height, width):
-            mean = self._encode(video, lambda done: observe(done, frames))
+        if not self._tiled(height, width):
+            mean = self._encode(video, lambda done: observe(done, frames), ready)
         else:
             tiles, means = list(cut(video, 1)), list[Tensor]()
             for tile in tiles:
@@ -100,33 +103,34 @@ class VideoAutoencoder:
                 def observe_tile(done: int, before: int = before) -> None:
                     observe((before + done) // len(tiles), frames)
 
-                means.append(self._encode(tile, observe_tile))
+                means.append(self._encode(tile, observe_tile, ready))
             scale = self._vae.spatial_compression_ratio
             mean = join(means, height // scale, width // scale, scale)
         latents: Tensor = mean * self._vae.config.scaling_factor
         return latents
 
-    def _encode(self, video: Tensor, observe: Callable[[int], None]) -> Tensor:
+    def _encode(self, video: Tensor, observe: Callable[[int], None], ready: Callable[[], None]) -> Tensor:
         """Most likely latents, not scaled."""
-        if self.sliced and len(video) > 1:
-            return torch.cat([self._encode(one, observe) for one in torch.split(video, 1)])
+        if self._sliced and len(video) > 1:
+            return torch.cat([self._encode(one, observe, ready) for one in torch.split(video, 1)])
         features: Features = {}
         moments = []
         for chunk in _chunks(video.shape[2], self._sample_frames):
-            self._ready()
+            ready()
             moments.append(self._network.encode_chunk(video[:, :, chunk], features))
             observe(chunk.stop)
         mean: Tensor = self._vae.quant_conv(torch.cat(moments, dim=2)).chunk(2, dim=1)[0]
         return mean
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, ready: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
         """Decompress latents, yielding frames as soon as they are there.
 
         Their concatenation is the stock network's full decode. The generator may be left at any point.
 
         Args:
             latents: (batch, 16, frames', height / 8, width / 8), in the transformer's range.
+            ready: Called before each chunk, to have the weights there.
 
         Yields:
             (batch, 3, n, height, width), about [-1, 1] with overshoot, where n is 1, then 4, 4, ... In tiles n is 0
@@ -134,14 +138,14 @@ class VideoAutoencoder:
         """
         scale = self._vae.spatial_compression_ratio
         height, width = (scale * size for size in latents.shape[-2:])
-        if not self.tiled(height, width):
-            for frames in self._decode(latents):
+        if not self._tiled(height, width):
+            for frames in self._decode(latents, ready):
                 yield from torch.split(frames, self._vae.temporal_compression_ratio, dim=2)
             return
         tiles = []
         for tile in cut(latents, scale):
             parts = []
-            for frames in self._decode(tile):
+            for frames in self._decode(tile, ready):
                 parts.append(frames)
                 yield frames.new_empty(*frames.shape[:2], 0, height, width)
             tiles.append(torch.cat(parts, dim=2))
@@ -149,17 +153,17 @@ class VideoAutoencoder:
         yield video[:, :, :1]
         yield from torch.split(video[:, :, 1:], self._vae.temporal_compression_ratio, dim=2)
 
-    def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+    def _decode(self, latents: Tensor, ready: Callable[[], None]) -> Iterator[Tensor]:
         """Chunks of frames."""
-        if self.sliced and len(latents) > 1:
-            for chunks in zip(*(self._decode(one) for one in torch.split(latents, 1)), strict=True):
+        if self._sliced and len(latents) > 1:
+            for chunks in zip(*(self._decode(one, ready) for one in torch.split(latents, 1)), strict=True):
                 yield torch.cat(chunks)
             return
-        self._ready()
+        ready()
         z = self._vae.post_quant_conv(1 / self._vae.config.scaling_factor * latents)
         features: Features = {}
         for chunk in _chunks(z.shape[2], self._latent_frames):
-            self._ready()
+            ready()
             yield self._network.decode_chunk(z[:, :, chunk], features)
 
 
@@ -190,19 +194,6 @@ class _StockVAE:
             finally:
                 for module in self._causal:
                     module.prev_features = None
-
-
-def to_uint8(video: Tensor) -> Tensor:
-    """Turn decoded frames into pixels, rounding half to even as diffusers' `VideoProcessor` does.
-
-    Args:
-        video: (3, n, height, width); [-1, 1] is the visible range, the rest is clipped.
-
-    Returns:
-        (n, height, width, 3) uint8, on the same device.
-    """
-    unit = (video * 0.5 + 0.5).clamp(0, 1).float()
-    return (unit * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
 def _chunks(frames: int, size: int) -> Iterator[slice]:

@@ -9,10 +9,15 @@ from torch import Tensor
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.protocols import Observer
+from easyanim_server.engine import loop
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
-from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
-from easyanim_server.engine.sampling import Sampler, Sampling, given_frames, to_pixels
+from easyanim_server.engine.families.easyanimate_v51.inputs import given_frames, given_video, to_pixels
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
+from easyanim_server.engine.families.runtime import resident
+from easyanim_server.engine.guidance import eager_execution
+from easyanim_server.engine.prediction import Predictor
+from easyanim_server.engine.sampling import Sampling
 from tests.models import Broken, breaking, make_job, make_modules, make_picture
 
 TEXT = torch.zeros(1, 256, 64)
@@ -22,10 +27,15 @@ def unobserved(phase: Phase, completed: int, total: int) -> None:
     pass
 
 
-def make_sampler(modules: Components, noise_augmentation: float = 0.0563) -> Sampler:
-    return Sampler(
-        modules, Denoiser(modules.transformer, "original"), VideoAutoencoder(modules.vae), noise_augmentation
-    )
+def begun(
+    pipeline: EasyAnimatePipeline, job: Job, text: Tensor, negative: Tensor | None, observe: Observer = unobserved
+) -> Sampling:
+    conditions = {"prompt": {"text": text}} | ({} if negative is None else {"negative_prompt": {"text": negative}})
+    return loop.begin(pipeline, job, conditions, resident, observe)
+
+
+def step(pipeline: EasyAnimatePipeline, sampling: Sampling) -> None:
+    loop.step(Predictor(pipeline.denoiser), sampling, eager_execution(pipeline.denoiser))
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +44,22 @@ def modules() -> Components:
 
 
 @pytest.fixture
-def sampler(modules: Components) -> Sampler:
-    return make_sampler(modules)
+def sampler(modules: Components) -> EasyAnimatePipeline:
+    return EasyAnimatePipeline(modules)
 
 
-def begin(sampler: Sampler, job: Job) -> Sampling:
-    return sampler.begin(job, TEXT, TEXT if job.guidance > 1 else None, unobserved)
+def begin(pipeline: EasyAnimatePipeline, job: Job) -> Sampling:
+    return begun(pipeline, job, TEXT, TEXT if job.guidance > 1 else None)
 
 
-def test_the_first_draw_of_the_seed_is_the_latents_noise(sampler: Sampler) -> None:
+def test_the_first_draw_of_the_seed_is_the_latents_noise(sampler: EasyAnimatePipeline) -> None:
     expected = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(7))
 
     assert torch.equal(begin(sampler, make_job(seed=7)).latents, expected)
     assert torch.equal(begin(sampler, make_job(seed=7, pictures=0)).latents, expected)
 
 
-def test_the_largest_seed_is_accepted(sampler: Sampler) -> None:
+def test_the_largest_seed_is_accepted(sampler: EasyAnimatePipeline) -> None:
     assert begin(sampler, make_job(seed=2**63 - 1)).latents.isfinite().all()
 
 
@@ -60,34 +70,33 @@ def test_in_bfloat16_a_seed_starts_from_the_same_noise_rounded() -> None:
     job = make_job(pictures=0, bucket="384x672x49")
     expected = torch.randn(1, 16, 13, 48, 84, generator=torch.Generator().manual_seed(0))
 
-    latents = begin(make_sampler(modules), job).latents
+    latents = begin(EasyAnimatePipeline(modules), job).latents
 
     assert torch.equal(latents, expected.bfloat16())
     assert latents.abs().max() > 4  # torch's own draws in bfloat16 end at 3.33
 
 
-def test_a_text_to_video_sampling_is_given_nothing(sampler: Sampler) -> None:
-    assert torch.equal(begin(sampler, make_job(pictures=0)).inpaint, torch.zeros(1, 17, 3, 4, 6))
+def test_a_text_to_video_sampling_is_given_nothing(sampler: EasyAnimatePipeline) -> None:
+    assert torch.equal(begin(sampler, make_job(pictures=0)).inputs["inpaint"], torch.zeros(1, 17, 3, 4, 6))
 
 
-def test_the_mask_marks_the_first_latent_frame(sampler: Sampler, modules: Components) -> None:
+def test_the_mask_marks_the_first_latent_frame(sampler: EasyAnimatePipeline, modules: Components) -> None:
     expected = torch.zeros(1, 1, 3, 4, 6)
     expected[:, :, 0] = modules.vae.config.scaling_factor
 
     for pictures in (1, 2):
-        assert torch.equal(begin(sampler, make_job(pictures=pictures)).inpaint[:, :1], expected)
+        assert torch.equal(begin(sampler, make_job(pictures=pictures)).inputs["inpaint"][:, :1], expected)
 
 
-def test_an_end_picture_changes_the_last_latent_frame_alone(sampler: Sampler) -> None:
-    without, with_end = (begin(sampler, make_job(pictures=pictures)).inpaint for pictures in (1, 2))
+def test_an_end_picture_changes_the_last_latent_frame_alone(sampler: EasyAnimatePipeline) -> None:
+    without, with_end = (begin(sampler, make_job(pictures=pictures)).inputs["inpaint"] for pictures in (1, 2))
 
     assert [not torch.equal(without[:, :, k], with_end[:, :, k]) for k in range(3)] == [False, False, True]
 
 
-def test_noise_is_added_to_pictures_but_not_to_their_black_pixels(modules: Components) -> None:
+def test_noise_is_added_to_pictures_but_not_to_their_black_pixels() -> None:
     def video(noise_augmentation: float, picture: Picture) -> Tensor:
-        sampler = make_sampler(modules, noise_augmentation)
-        return sampler._given_video({0: picture}, noise)
+        return given_video({0: picture}, noise, noise_augmentation, torch.device("cpu"), torch.float32)
 
     bucket = Bucket.parse("32x48x5")
     picture = make_picture(bucket)
@@ -114,10 +123,10 @@ def test_in_a_single_frame_the_end_picture_wins() -> None:
     assert given_frames(job) == {0: job.end}
 
 
-def test_the_observer_counts_frames_of_pictures(sampler: Sampler) -> None:
+def test_the_observer_counts_frames_of_pictures(sampler: EasyAnimatePipeline) -> None:
     seen: list[tuple[Phase, int, int]] = []
 
-    sampler.begin(make_job(), TEXT, None, lambda *event: seen.append(event))
+    begun(sampler, make_job(), TEXT, None, lambda *event: seen.append(event))
 
     assert seen == [(Phase.IMAGE_ENCODE, done, 9) for done in (0, 1, 5, 9)]
 
@@ -132,28 +141,30 @@ def test_the_observer_counts_frames_of_pictures(sampler: Sampler) -> None:
         ({"bucket": Bucket(32, 48, 53)}, "53 frames; must be 4k"),
     ],
 )
-def test_a_job_that_cannot_be_done_is_refused(sampler: Sampler, changes: dict[str, object], complaint: str) -> None:
+def test_a_job_that_cannot_be_done_is_refused(
+    sampler: EasyAnimatePipeline, changes: dict[str, object], complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
         begin(sampler, replace(make_job(pictures=2), **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 35, 200])
-def test_the_schedule_is_the_stock_schedulers(sampler: Sampler, modules: Components, steps: int) -> None:
+def test_the_schedule_is_the_stock_schedulers(sampler: EasyAnimatePipeline, modules: Components, steps: int) -> None:
     stock = copy.deepcopy(modules.scheduler)
     stock.set_timesteps(steps, mu=1)
 
     sampling = begin(sampler, make_job(pictures=0, steps=steps))
 
-    assert torch.equal(sampling.sigmas, stock.sigmas)
-    assert torch.equal(sampling.timesteps, stock.timesteps)
-    assert sampling.sigmas[0] == 1
-    assert sampling.sigmas[-1] == 0
+    assert torch.equal(sampling.schedule.sigmas, stock.sigmas)
+    assert torch.equal(sampling.schedule.timesteps, stock.timesteps)
+    assert sampling.schedule.sigmas[0] == 1
+    assert sampling.schedule.sigmas[-1] == 0
 
 
-def test_the_models_scheduler_is_left_as_it_was(sampler: Sampler, modules: Components) -> None:
+def test_the_models_scheduler_is_left_as_it_was(sampler: EasyAnimatePipeline, modules: Components) -> None:
     before = {name: copy.copy(value) for name, value in vars(modules.scheduler).items()}
     sampling = begin(sampler, make_job())
-    sampler.step(sampling)
+    step(sampler, sampling)
 
     after = vars(modules.scheduler)
     assert after.keys() == before.keys()
@@ -168,27 +179,27 @@ def test_a_step_equals_the_stock_schedulers(dtype: torch.dtype) -> None:
     modules = make_modules()
     for network in (modules.transformer, modules.vae):
         network.to(dtype)
-    sampler = make_sampler(modules)
-    sampling = sampler.begin(make_job(guidance=1.0), TEXT.to(dtype), None, unobserved)
-    x, t = sampling.latents, sampling.timesteps[:1]
-    velocity = sampler._denoiser(x, t, sampling.text, sampling.inpaint)
+    sampler = EasyAnimatePipeline(modules)
+    sampling = begun(sampler, make_job(guidance=1.0), TEXT.to(dtype), None)
+    x = sampling.latents
+    (velocity,) = Predictor(sampler.denoiser).predict(sampling.network_inputs(), sampling.prompts)
     stock = copy.deepcopy(modules.scheduler)
     stock.set_timesteps(2, mu=1)
 
-    sampler.step(sampling)
+    step(sampler, sampling)
 
     assert sampling.latents.dtype == dtype
     assert torch.equal(sampling.latents, stock.step(velocity, stock.timesteps[0], x, return_dict=False)[0])
 
 
-def test_guidance_weighs_the_prompt_against_the_negative_prompt(sampler: Sampler) -> None:
+def test_guidance_weighs_the_prompt_against_the_negative_prompt(sampler: EasyAnimatePipeline) -> None:
     generator = torch.Generator().manual_seed(0)
     wanted, unwanted = (torch.randn(1, 256, 64, generator=generator) for _ in range(2))
     start = begin(sampler, make_job(steps=1)).latents
 
     def change(text: Tensor, negative: Tensor | None) -> Tensor:
-        sampling = sampler.begin(make_job(steps=1, guidance=3.0), text, negative, unobserved)
-        sampler.step(sampling)
+        sampling = begun(sampler, make_job(steps=1, guidance=3.0), text, negative)
+        step(sampler, sampling)
         return sampling.latents - start
 
     expected = change(unwanted, None) + 3.0 * (change(wanted, None) - change(unwanted, None))
@@ -196,24 +207,24 @@ def test_guidance_weighs_the_prompt_against_the_negative_prompt(sampler: Sampler
     torch.testing.assert_close(change(wanted, unwanted), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_failed_step_can_be_taken_again(sampler: Sampler, modules: Components) -> None:
+def test_a_failed_step_can_be_taken_again(sampler: EasyAnimatePipeline, modules: Components) -> None:
     job = make_job()
     expected, sampling = begin(sampler, job), begin(sampler, job)
-    sampler.step(expected)
+    step(sampler, expected)
 
     with breaking(modules.transformer.proj_out, after=1), pytest.raises(Broken):
-        sampler.step(sampling)
+        step(sampler, sampling)
     assert sampling.index == 0
-    sampler.step(sampling)
+    step(sampler, sampling)
 
     assert torch.equal(sampling.latents, expected.latents)
 
 
-def test_no_step_is_taken_after_the_last(sampler: Sampler) -> None:
+def test_no_step_is_taken_after_the_last(sampler: EasyAnimatePipeline) -> None:
     sampling = begin(sampler, make_job(steps=1))
     assert not sampling.done
-    sampler.step(sampling)
+    step(sampler, sampling)
     assert sampling.done
 
     with pytest.raises(ValueError, match="no step of 1 is left"):
-        sampler.step(sampling)
+        step(sampler, sampling)
