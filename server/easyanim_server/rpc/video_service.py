@@ -43,6 +43,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._scheduler = scheduler
         self._telemetry = telemetry
         self._decoders = decoders
+        self._info: asyncio.Task[pb.GetServerInfoResponse] | None = None
+        """The answer that callers wait for now."""
 
     @property
     def _defaults(self) -> ModelDefaults:
@@ -92,6 +94,17 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             raise  # for type checkers: abort never returns
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        """Return what this server serves."""
-        devices = await asyncio.to_thread(self._telemetry.devices.read)
+        """Return what this server serves; callers who ask while devices are read share one answer.
+
+        It is made after the last of them has asked, and with a long queue takes milliseconds of the event loop.
+        """
+        if self._info is None:
+            self._info = asyncio.create_task(self._read_info())
+        return await asyncio.shield(self._info)  # one caller who leaves does not end it for the others
+
+    async def _read_info(self) -> pb.GetServerInfoResponse:
+        try:
+            devices = await asyncio.to_thread(self._telemetry.devices.read)
+        finally:
+            self._info = None
         return to_server_info(self._settings, self._scheduler, devices)
