@@ -154,8 +154,13 @@ class CorruptVideo(EasyAnimError):
 
 _BY_REASON: dict[str, type[EasyAnimError]] = {
     "QUEUE_FULL": QueueFull,
-    "OUT_OF_DEVICE_MEMORY": OutOfDeviceMemory,
+    "PICTURES_BUSY": RetryLater,
+    "INTAKE_FULL": RetryLater,
+    "DISK_FULL": RetryLater,
+    "RESULT_QUOTA": RetryLater,
     "RESULT_EXPIRED": RetryLater,
+    "OUT_OF_DEVICE_MEMORY": OutOfDeviceMemory,
+    "NON_FINITE": ServerFailed,
 }
 _BY_CODE: dict[grpc.StatusCode, type[EasyAnimError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,

@@ -1,4 +1,4 @@
-"""Honest callers in one process: `python -m load.honest HOST:PORT SECONDS CALLERS`, on this machine alone.
+"""Honest callers in one process: `python -m dev.load.honest HOST:PORT SECONDS CALLERS`, on this machine alone.
 
 Each asks for one video after another, reads all of it, compares it with its SHA-256, and comes back when it is told to.
 Prints as JSON what they met with.

@@ -1,4 +1,4 @@
-"""A hundred hostile callers in one process: `python -m load.hostile HOST:PORT SECONDS`, on this machine alone.
+"""A hundred hostile callers in one process: `python -m dev.load.hostile HOST:PORT SECONDS`, on this machine alone.
 
 Prints as JSON how their calls ended, by kind. All bytes are made before the first call and every kind has a pause, so
 that it is the server that works.

@@ -117,10 +117,10 @@ class LoadedServer:
 
 
 class LargeResultServer(LoadedServer):
-    """The same front with a worker that is simulated, see `load.large_result_server`."""
+    """The same front with a worker that is simulated, see `dev.load.large_result_server`."""
 
     def __init__(self, megabytes: int) -> None:
-        self._start([sys.executable, "-m", "load.large_result_server", str(megabytes)])
+        self._start([sys.executable, "-m", "dev.load.large_result_server", str(megabytes)])
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

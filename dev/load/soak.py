@@ -25,6 +25,8 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from dev.load import honest as honest_callers
+from dev.load import hostile as hostile_callers
 from dev.load.honest import BUCKET, FINISHING
 from dev.load.hostile import LARGE_BUCKET
 from dev.load.servers import ROOT, SERVER, START_SECONDS
@@ -144,10 +146,13 @@ def load(process: subprocess.Popen[str], address: str, seconds: float) -> tuple[
     """Let the callers loose and look at the server; returns what was seen, and what both kinds of callers say."""
     call = [sys.executable, "-m"]
     honest = subprocess.Popen(
-        [*call, "load.honest", address, str(seconds), str(HONEST)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*call, honest_callers.__name__, address, str(seconds), str(HONEST)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     hostile = subprocess.Popen(
-        [*call, "load.hostile", address, str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*call, hostile_callers.__name__, address, str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
         samples = watch(process, address, seconds)

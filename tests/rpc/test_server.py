@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,9 +17,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel, WorkerLost
-from easyanim_server.rpc import connections
+from easyanim_server.rpc import connections, video_service
 from easyanim_server.rpc import server as app
 from easyanim_server.rpc.server import GOODBYE_SECONDS
+from easyanim_server.telemetry.devices import Devices
 from easyanim_server.workers.process import LocalWorker
 from tests.conftest import Stub, request
 from tests.e2e.processes import eventually
@@ -45,6 +47,30 @@ def test_health_is_not_serving_until_the_worker_is_warm(tmp_path: Path) -> None:
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         folder.mkdir()
         eventually(lambda: health(server.address) == health(server.address, SERVICE) == SERVING)
+
+
+def test_callers_who_ask_together_share_one_answer(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = [], threading.Event()
+    read, answer = Devices.read, video_service.to_server_info
+
+    def slow_read(self: Devices) -> Any:
+        assert asked.wait(10)
+        return read(self)
+
+    def counted(*arguments: Any) -> pb.GetServerInfoResponse:
+        made.append(answer(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(Devices, "read", slow_read)
+    monkeypatch.setattr(video_service, "to_server_info", counted)
+    calls = [stub.GetServerInfo.future(pb.GetServerInfoRequest()) for _ in range(20)]
+    calls[1].cancel()
+    threading.Timer(0.2, asked.set).start()
+
+    answers = [call.result() for index, call in enumerate(calls) if index != 1]
+
+    assert all(item.buckets == answers[0].buckets for item in answers)
+    assert 1 <= len(made) < 10
 
 
 def test_server_info_says_what_is_served_and_what_may_be_asked_for(stub: Stub) -> None:

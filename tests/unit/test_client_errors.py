@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import grpc
 import pytest
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import easyanim_client as ea
 from easyanim_client.errors import Details, from_rpc_error
+from easyanim_server.rpc.status import CODES
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -79,6 +81,33 @@ def test_failures_survive_the_way_to_another_process(error):
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
+
+
+RETRIED = {
+    "QUEUE_FULL", "PICTURES_BUSY", "INTAKE_FULL", "DISK_FULL", "RESULT_QUOTA", "RESULT_EXPIRED", "NOT_READY",
+    "SHUTTING_DOWN", "WORKER_LOST",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.reason)
+def test_every_reason_of_the_server_is_told_as_one_to_try_again_or_not(kind):
+    code = next(item for item in grpc.StatusCode if item.value[0] == CODES[kind])
+    status = status_pb2.Status(code=CODES[kind], message="so")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=kind.reason, domain="easyanim"))
+
+    error = from_rpc_error(Failed(code, "so", status.SerializeToString()))
+
+    assert error.reason == kind.reason
+    assert isinstance(error, ea.RetryLater) == (kind.reason in RETRIED)
+
+
+def test_every_reason_of_calls_that_can_be_tried_again_is_in_the_readme_and_the_contract():
+    root = Path(__file__).resolve().parents[2]
+    named = {"QUEUE_FULL", "PICTURES_BUSY", "INTAKE_FULL", "DISK_FULL", "RESULT_QUOTA", "RESULT_EXPIRED"}
+    named |= {"OUT_OF_DEVICE_MEMORY", "NON_FINITE"}
+    for page in ("README.md", "proto/easyanim/v1/video.proto", "docs/api.md"):
+        text = (root / page).read_text()
+        assert {reason for reason in named if reason not in text} == set(), page
 
 
 def test_every_failure_can_be_caught_as_an_easyanim_error():

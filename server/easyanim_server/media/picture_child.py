@@ -83,7 +83,7 @@ def read(stream: IO[bytes]) -> tuple[Header, bytes] | None:
     return (header, content) if len(content) == header["size"] else None
 
 
-def write(stream: IO[bytes], header: Header, content: bytes = b"") -> None:
+def write(stream: IO[bytes], header: Header, content: bytes | memoryview = b"") -> None:
     """Send a frame; `size` is added to its header."""
     words = json.dumps({**header, "size": len(content)}).encode()
     stream.write(_LENGTH.pack(len(words)) + words)

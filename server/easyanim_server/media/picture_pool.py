@@ -170,7 +170,9 @@ class PicturePool:
         child.process.kill()
         return self._threads.submit(child.hang_up)  # a large process takes a while to be gone
 
-    async def ask(self, child: PictureProcess, header: picture_child.Header, content: bytes, until: float) -> Answer:
+    async def ask(
+        self, child: PictureProcess, header: picture_child.Header, content: bytes | memoryview, until: float
+    ) -> Answer:
         """Have a child do one thing.
 
         Raises:
@@ -197,7 +199,7 @@ class Decoder:
         self._child = child
         self._until = until
 
-    async def load(self, field: str, data: bytes, background: str) -> Loaded:
+    async def load(self, field: str, data: bytes | memoryview, background: str) -> Loaded:
         """Decode a file; see `picture.load`.
 
         Args:
@@ -227,7 +229,9 @@ class Decoder:
         _, rgb = await self._ask(field, header, b"")
         return Picture(bucket.width, bucket.height, rgb, sha256)
 
-    async def _ask(self, field: str, header: picture_child.Header, data: bytes) -> tuple[picture_child.Header, bytes]:
+    async def _ask(
+        self, field: str, header: picture_child.Header, data: bytes | memoryview
+    ) -> tuple[picture_child.Header, bytes]:
         answer = await self._pool.ask(self._child, {**header, "cpu_seconds": CPU_SECONDS}, data, self._until)
         if answer.frame is not None:
             found, content = answer.frame

@@ -65,12 +65,12 @@ class PictureProcess:
         """The process's id."""
         return self.process.pid
 
-    def converse(self, header: picture_child.Header, content: bytes) -> Answer:
+    def converse(self, header: picture_child.Header, content: bytes | memoryview) -> Answer:
         """Send a command and wait for its answer. Runs on a thread; ends when the process does."""
         with self._conversing:
             return self._converse(header, content)
 
-    def _converse(self, header: picture_child.Header, content: bytes) -> Answer:
+    def _converse(self, header: picture_child.Header, content: bytes | memoryview) -> Answer:
         commands, answers = self.process.stdin, self.process.stdout
         assert commands is not None
         assert answers is not None

@@ -34,28 +34,11 @@ NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
 
 
-def without_pictures(request: pb.GenerateRequest) -> tuple[pb.GenerateRequest, dict[str, bytes]]:
-    """The request's small part, and its pictures by field; the request itself is emptied of them.
-
-    The pictures are as large as all callers' patience allows, so there is one copy of them.
-    """
-    pictures = {}
-    for field in ("start_image", "end_image"):
-        if data := getattr(request, field):
-            pictures[field] = data
-            request.ClearField(field)
-    if not pictures:
-        return request, pictures
-    small = pb.GenerateRequest()
-    small.CopyFrom(request)  # the other's memory is not given back before all of it is
-    return small, pictures
-
-
 async def to_job(
     request: pb.GenerateRequest,
     settings: Settings,
     defaults: ModelDefaults,
-    pictures: Mapping[str, bytes] | None = None,
+    pictures: Mapping[str, bytes | memoryview] | None = None,
     decoder: Decoder | None = None,
 ) -> Job:
     """Check a request and resolve its defaults.
@@ -214,7 +197,7 @@ def _profile(
 
 
 async def _load_pictures(
-    pictures: Mapping[str, bytes], decoder: Decoder | None, background: str
+    pictures: Mapping[str, bytes | memoryview], decoder: Decoder | None, background: str
 ) -> tuple[dict[str, Loaded], list[Violation]]:
     loaded, wrong = {}, []
     for field, data in pictures.items():

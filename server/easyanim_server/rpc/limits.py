@@ -2,7 +2,8 @@
 
 What a caller sends is read field by field, over their lengths alone; nothing is copied, decoded or shown. So 30 MB in a
 field that holds a name cost as much as 30 bytes, for every field of every message that the server takes, those of
-health and reflection too. Pictures are bytes, which the limit of the whole message bounds.
+health and reflection too. Pictures are bytes, which the limit of the whole message bounds; they are cut out as views of
+the message as it arrived, since parsing would copy them, and each copy holds up the event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -29,6 +31,7 @@ PACKED_BYTES = 8 * MOST_FIELDS
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _too_long: ContextVar[tuple[Violation, ...]] = ContextVar("too_long", default=())
+_files: ContextVar[Mapping[str, memoryview]] = ContextVar("files", default=MappingProxyType({}))
 
 
 class RequestLimits(grpc.aio.ServerInterceptor):
@@ -55,14 +58,17 @@ class RequestLimits(grpc.aio.ServerInterceptor):
         parse, names_fields = handler.request_deserializer, handler_call_details.method.startswith(self._prefix)
 
         def read(data: bytes) -> Any:
+            files: dict[str, memoryview] | None = {} if names_fields else None
             try:
-                kept, wrong = measured(data, kind, self._own)
+                kept, wrong = measured(data, kind, self._own, files)
             except InvalidArgument:
                 if names_fields:
                     raise
                 kept, wrong = b"", []
+            request = parse(kept)
             _too_long.set(tuple(wrong))
-            return parse(kept)
+            _files.set(files or {})
+            return request
 
         return handler._replace(request_deserializer=read)
 
@@ -76,6 +82,16 @@ class RequestLimits(grpc.aio.ServerInterceptor):
             except KeyError:
                 self._kinds[method] = None
         return self._kinds[method]
+
+
+def taken_files() -> dict[str, memoryview]:
+    """The files of this call's request by field, which the parsed request is without; given out once.
+
+    They are views of the message as it arrived, which lives as long as one of them.
+    """
+    files = dict(_files.get())
+    _files.set({})
+    return files
 
 
 @contextmanager
@@ -97,29 +113,33 @@ def naming_what_is_too_long() -> Iterator[None]:
         raise InvalidArgument(list(wrong.values()))
 
 
-def measured(data: bytes, kind: Descriptor, most_chars: Mapping[str, int]) -> tuple[bytes, list[Violation]]:
+def measured(
+    data: bytes, kind: Descriptor, most_chars: Mapping[str, int], files: dict[str, memoryview] | None = None
+) -> tuple[bytes, list[Violation]]:
     """Measure the fields of a serialised message, and cut those that are too long.
 
     Args:
         data: The message.
         kind: Of what kind it is.
         most_chars: Of text fields by name, such as ``prompt`` or ``acceleration.solver``; others have `NAME_BYTES`.
+        files: Takes the contents of the message's own fields of bytes by name, which are cut; without it they stay.
 
     Returns:
-        The message, `data` itself where every field is as long as it may be, and what is wrong with the others.
+        The message, `data` itself where nothing was cut, and what is wrong with the others.
 
     Raises:
         InvalidArgument: it has more than `MOST_FIELDS` fields.
         DecodeError: it is no message.
     """
-    walk = _Walk(most_chars)
+    walk = _Walk(most_chars, files)
     kept = walk.message(memoryview(data), kind, "")
     return (data if kept is None else kept), list(walk.wrong.values())
 
 
 class _Walk:
-    def __init__(self, most_chars: Mapping[str, int]) -> None:
+    def __init__(self, most_chars: Mapping[str, int], files: dict[str, memoryview] | None) -> None:
         self._most_chars = most_chars
+        self._files = files
         self._fields = 0
         self.wrong: dict[str, Violation] = {}
 
@@ -138,12 +158,24 @@ class _Walk:
             if at + length > len(view):
                 raise DecodeError("a field is longer than its message")
             field = kind.fields_by_number.get(number >> 3)
-            cut = None if field is None else self._field(view[at : at + length], field, path)
-            if cut is not None:
+            value = view[at : at + length]
+            if self._is_cut(field, path, value):
+                parts.append(view[done:begin])
+                done = at + length
+            elif field is not None and (cut := self._field(value, field, path)) is not None:
                 parts += [view[done:begin], _as_varint(number), _as_varint(len(cut)), cut]
                 done = at + length
             at += length
         return b"".join([*parts, view[done:]]) if parts else None
+
+    def _is_cut(self, field: FieldDescriptor | None, path: str, value: memoryview) -> bool:
+        """Whether a field is left out: a file, which is kept aside, or a long one of no name here."""
+        if field is None:
+            return len(value) > NAME_BYTES  # of a newer contract, and ignored; parsing would copy it twice
+        if self._files is None or path or not _is_file(field):
+            return False
+        self._files[field.name] = value  # of several the last one counts, as it does where they are parsed
+        return True
 
     def _count(self) -> None:
         self._fields += 1
@@ -171,6 +203,11 @@ class _Walk:
     def _refuse(self, name: str, value: memoryview, allowed: str, kept: int, begins: str = "") -> bytes:
         self.wrong[name] = Violation(name, f"has {len(value)} bytes{begins}; must have at most {allowed}")
         return _text(value[:kept]).encode()
+
+
+def _is_file(field: FieldDescriptor) -> bool:
+    alone = field.default_value == b"" and field.containing_oneof is None  # of a repeated one it is a list
+    return alone and bool(field.type == FieldDescriptor.TYPE_BYTES)
 
 
 def _text(value: memoryview) -> str:

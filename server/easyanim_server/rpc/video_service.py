@@ -20,9 +20,9 @@ from easyanim_server.domain.events import Chunk
 from easyanim_server.jobs.quotas import caller_of
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
-from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark, without_pictures
+from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark
 from easyanim_server.rpc.interceptors import in_this_call
-from easyanim_server.rpc.limits import naming_what_is_too_long
+from easyanim_server.rpc.limits import naming_what_is_too_long, taken_files
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
 from easyanim_server.telemetry.telemetry import Telemetry
@@ -43,6 +43,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._scheduler = scheduler
         self._telemetry = telemetry
         self._decoders = decoders
+        self._info: asyncio.Task[pb.GetServerInfoResponse] | None = None
+        """The answer that callers wait for now."""
 
     @property
     def _defaults(self) -> ModelDefaults:
@@ -54,8 +56,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         """Generate one video; see the contract for the order of events."""
         ticket = None
         try:
+            pictures = {field: file for field, file in taken_files().items() if file}
             self._scheduler.check_room()  # before pictures are decoded, which costs most
-            request, pictures = without_pictures(request)
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._scheduler.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
@@ -92,6 +94,17 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             raise  # for type checkers: abort never returns
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        """Return what this server serves."""
-        devices = await asyncio.to_thread(self._telemetry.devices.read)
+        """Return what this server serves; callers who ask while devices are read share one answer.
+
+        It is made after the last of them has asked, and with a long queue takes milliseconds of the event loop.
+        """
+        if self._info is None:
+            self._info = asyncio.create_task(self._read_info())
+        return await asyncio.shield(self._info)  # one caller who leaves does not end it for the others
+
+    async def _read_info(self) -> pb.GetServerInfoResponse:
+        try:
+            devices = await asyncio.to_thread(self._telemetry.devices.read)
+        finally:
+            self._info = None
         return to_server_info(self._settings, self._scheduler, devices)
