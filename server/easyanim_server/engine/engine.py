@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from easyanim_server import __version__
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
@@ -133,7 +134,8 @@ class Engine:
             attention_mode=attention_mode,
             dtype=str(modules.dtype).removeprefix("torch."),
             device=device_name(modules.device),
-            versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
+            versions={"easyanim": __version__}
+            | {name: version(name) for name in ("torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
         )
