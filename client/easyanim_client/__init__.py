@@ -17,8 +17,9 @@ from easyanim_client.errors import (
     UnusableClient,
     Violation,
 )
+from easyanim_client.forms import Fit, Format, Interval, Picture
+from easyanim_client.options import GenerateOptions
 from easyanim_client.recording import Recording
-from easyanim_client.request import Fit, Format, Interval, Picture
 from easyanim_client.results import (
     Accepted,
     Activity,
@@ -59,6 +60,7 @@ __all__ = [
     "Event",
     "Fit",
     "Format",
+    "GenerateOptions",
     "Generation",
     "Interval",
     "InvalidRequest",

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.errors import CorruptVideo
-from easyanim_client.request import MEDIA_TYPES
+from easyanim_client.forms import MEDIA_TYPES
 from easyanim_client.results import (
     Accepted,
     Activity,

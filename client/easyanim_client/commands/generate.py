@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
+from easyanim_client.commands.flags import with_flags
 from easyanim_client.commands.shared import (
     NOT_CONFIRMED,
     Address,
@@ -25,9 +26,9 @@ from easyanim_client.commands.shared import (
     reported,
 )
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
+from easyanim_client.forms import MEDIA_TYPES
 from easyanim_client.recording import save_receipt
 from easyanim_client.render import Show, event_json, progress, video_summary
-from easyanim_client.request import MEDIA_TYPES, Fit
 from easyanim_client.results import Video
 from easyanim_client.sheet import print_sheet
 
@@ -36,17 +37,12 @@ _OF_DRAFTS_ALONE = ("draft_steps", "draft_bucket", "open_draft", "yes")
 _OF_DRAFTS = ("draft_first", *_OF_DRAFTS_ALONE, "seed")
 
 
+@with_flags(before="receipt")
 def generate(
     context: typer.Context,
     prompt: Annotated[
         str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)
     ],
-    image: Annotated[
-        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="First frame: PNG, JPEG or WebP.")
-    ] = None,
-    end_image: Annotated[
-        Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="Last frame; needs --image.")
-    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -55,31 +51,6 @@ def generate(
             "Where it is left out, out-2.mp4 and so on follow out.mp4.",
         ),
     ] = Path("out.mp4"),
-    bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames in the video. Default: the bucket's largest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: 6.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
-    fit: Annotated[str, typer.Option(help="Pictures of another aspect: crop, pad or stretch.")] = "crop",
-    background: Annotated[
-        str | None, typer.Option(metavar="#RRGGBB", help="Behind transparent and padded pictures. Default: black.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
-    embed_prompt: Annotated[
-        bool, typer.Option("--embed-prompt", help="Keep the prompts in the file's metadata, for replay.")
-    ] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="exact, balanced, fast or draft: quality for time. Default: the server's.")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, unipc or dpmpp_2m. Default: the profile's.")] = None,
-    cache_threshold: Annotated[
-        float | None, typer.Option(help="Change up to which a step reuses an earlier one; 0 is off.")
-    ] = None,
-    guidance_interval: Annotated[
-        str | None, typer.Option(metavar="START:END", help="Steps with guidance, in shares of all, such as 0.1:0.8.")
-    ] = None,
     receipt: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
     ] = None,
@@ -103,6 +74,7 @@ def generate(
     timeout: Timeout = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    **options: Any,
 ) -> None:
     """Generate one video and save it.
 
@@ -121,27 +93,7 @@ def generate(
     and picture work, not each movement; --draft-bucket with the video's own
     size keeps the noise.
     """
-    arguments: dict[str, Any] = {
-        "prompt": prompt,
-        "start_image": image,
-        "end_image": end_image,
-        "negative_prompt": negative,
-        "bucket": bucket,
-        "aspect_ratio": aspect,
-        "frames": frames,
-        "fit": cast(Fit, fit),  # the client refuses others
-        "background_color": background,
-        "steps": steps,
-        "guidance": guidance,
-        "seed": seed,
-        "fps": fps,
-        "embed_prompt": embed_prompt,
-        "profile": profile,
-        "solver": solver,
-        "cache_threshold": cache_threshold,
-        "guidance_interval": guidance_interval,
-        "save_to": None if out == STDOUT else out,
-    }
+    arguments: dict[str, Any] = {"prompt": prompt, **options, "save_to": None if out == STDOUT else out}
     named = _is_given(context, "out")
     refuse_taken("--out", out if named else None, force=force)
     refuse_taken("--receipt", receipt, force=force)
@@ -153,7 +105,7 @@ def generate(
     with reported(json=json), Client(address, tls=tls, timeout=timeout) as client:
         if draft_first:
             # Drawn here where it is not given: both videos need the same one.
-            arguments["seed"] = secrets.randbelow(2**53) if seed is None else seed
+            arguments["seed"] = secrets.randbelow(2**53) if options["seed"] is None else options["seed"]
             drafted = draft_arguments(arguments, client.info(), steps=draft_steps, bucket=draft_bucket)
             drafted |= {"save_to": out.with_name(f"{out.stem}.draft{out.suffix}"), "overwrite": force or "number"}
             video = _run(client, drafted, shown)

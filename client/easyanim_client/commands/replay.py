@@ -14,9 +14,9 @@ from rich.console import Console
 from easyanim_client.client import Client
 from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Force, Json, Timeout, Tls, refuse_taken, reported
 from easyanim_client.errors import Details, InvalidRequest, Violation
+from easyanim_client.forms import MEDIA_TYPES
 from easyanim_client.recording import SAME_NETWORK, Recording
 from easyanim_client.render import progress
-from easyanim_client.request import MEDIA_TYPES
 from easyanim_client.results import ServerInfo
 
 OPTIONS = {

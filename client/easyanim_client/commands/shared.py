@@ -22,6 +22,7 @@ from easyanim_client.errors import (
     Unavailable,
     told,
 )
+from easyanim_client.options import OPTIONS
 from easyanim_client.render import failure_json
 
 ADDRESS_VARIABLE = "EASYANIM_CLIENT_ADDRESS"
@@ -34,26 +35,9 @@ EXIT_CODES: tuple[tuple[type[EasyAnimError], int], ...] = (
     (EasyAnimError, 6),
 )
 """By the first class that fits."""
-OPTIONS: Mapping[str, str] = {
-    "start_image": "--image",
-    "end_image": "--end-image",
-    "negative_prompt": "--negative",
-    "bucket": "--bucket",
-    "aspect_ratio": "--aspect",
-    "frame_count": "--frames",
-    "fit_policy": "--fit",
-    "background_color": "--background",
-    "step_count": "--steps",
-    "guidance_scale": "--guidance",
-    "seed": "--seed",
-    "frame_rate_fps": "--fps",
-    "output_mime_type": "--out",
-    "embed_prompt": "--embed-prompt",
-    "profile": "--profile",
-    "acceleration.solver": "--solver",
-    "acceleration.cache_threshold": "--cache-threshold",
-    "acceleration.guidance_start": "--guidance-interval",
-    "acceleration.guidance_end": "--guidance-interval",
+FLAGS: Mapping[str, str] = {
+    **{field: option.flag for option in OPTIONS[1:] for field in option.fields},
+    "output_mime_type": "--out",  # by its suffix
     "draft_bucket": "--draft-bucket",
     "draft_steps": "--draft-steps",
 }
@@ -127,7 +111,7 @@ def reported(
     on_cancel: str = "Cancelled; the server was told to stop.",
     *,
     json: bool = False,
-    options: Mapping[str, str] = OPTIONS,
+    options: Mapping[str, str] = FLAGS,
 ) -> Iterator[None]:
     """Say on stderr what went wrong and exit with its code.
 
@@ -152,7 +136,7 @@ def reported(
         raise typer.Exit(next(codes, 2)) from error
 
 
-def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = OPTIONS) -> Iterator[str]:
+def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = FLAGS) -> Iterator[str]:
     """What went wrong, and what the caller can do about it, in lines."""
     if isinstance(error, InvalidRequest) and error.violations:
         yield "Error: the request is invalid"
