@@ -22,27 +22,20 @@ from easyanim_client.options import GenerateOptions
 from easyanim_client.recording import Recording
 from easyanim_client.results import (
     Accepted,
-    Activity,
-    Bucket,
     Chunk,
-    DeviceStatus,
     Event,
-    Limits,
-    Model,
     Parameters,
     Phase,
-    Profile,
     Progress,
     PromptReading,
     PromptWarning,
     Queued,
     Receipt,
     Restarted,
-    ServerInfo,
-    State,
     Timings,
     Video,
 )
+from easyanim_client.served import Activity, Bucket, DeviceStatus, Limits, Model, Profile, ServerInfo, State
 
 __all__ = [
     "Accepted",

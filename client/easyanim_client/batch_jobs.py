@@ -16,7 +16,7 @@ from easyanim_client.errors import EasyAnimError, InvalidRequest, Violation, tol
 from easyanim_client.offered import refused
 from easyanim_client.options import OPTIONS, PATH
 from easyanim_client.request import build_request
-from easyanim_client.results import ServerInfo
+from easyanim_client.served import ServerInfo
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str,), "a string"),

@@ -15,14 +15,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
-from easyanim_client.assembly import Assembly, server_info
+from easyanim_client.assembly import Assembly
 from easyanim_client.calls import REQUEST_ID, Given, Metadata, checked_metadata, request_id_or_new
 from easyanim_client.context import Context
 from easyanim_client.errors import InvalidRequest, translated
+from easyanim_client.messages import server_info
 from easyanim_client.options import GenerateOptions, spelled_out
 from easyanim_client.request import DEFAULT_MAX_REQUEST_BYTES, build_lint_request, build_request, check_size
-from easyanim_client.results import Event, ServerInfo, Video
+from easyanim_client.results import Event, Video
 from easyanim_client.saving import Overwrite
+from easyanim_client.served import ServerInfo
 from easyanim_client.tracing import call_span
 
 if TYPE_CHECKING:

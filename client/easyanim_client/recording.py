@@ -13,9 +13,9 @@ from typing import Any
 from google.protobuf import json_format
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.assembly import receipt as read_receipt
 from easyanim_client.errors import InvalidRequest, Violation
 from easyanim_client.forms import Picture, read_picture
+from easyanim_client.messages import receipt as read_receipt
 from easyanim_client.metadata import read_comment
 from easyanim_client.options import OPTIONS
 from easyanim_client.results import Receipt, Video

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from typer.testing import Result
 
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.assembly import receipt
 from easyanim_client.commands.shared import FLAGS
+from easyanim_client.messages import receipt
 from easyanim_client.options import OPTIONS, GenerateOptions
 from easyanim_client.request import build_request
-from tests.rpc.scripted import success
+from tests.rpc.scripted import ScriptedVideoService, success
+
+Run = Callable[..., Result]
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -75,7 +79,7 @@ def test_every_field_can_be_said_from_a_program() -> None:
     assert build_request("a cat", aspect_ratio="3:2").aspect_ratio == 1.5
 
 
-def test_every_field_can_be_said_in_a_shell(run, scripted) -> None:
+def test_every_field_can_be_said_in_a_shell(run: Run, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     words = ["generate", "a cat", "--out", "cat.webm"]
     for option in OPTIONS:
@@ -91,7 +95,7 @@ def test_every_field_can_be_said_in_a_shell(run, scripted) -> None:
     assert FLAGS.keys() >= {field for option in OPTIONS for field in option.fields} - {"prompt"}
 
 
-def test_every_field_can_be_said_in_a_batch_file(run, scripted) -> None:
+def test_every_field_can_be_said_in_a_batch_file(run: Run, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     lines = [ARGUMENTS, {"prompt": "a cat", "aspect_ratio": "3:2", "seed": 1}]
     Path("jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -103,7 +107,7 @@ def test_every_field_can_be_said_in_a_batch_file(run, scripted) -> None:
     assert scripted.requests[1].aspect_ratio == 1.5
 
 
-def test_the_flags_of_batch_are_defaults_of_its_jobs(run, scripted) -> None:
+def test_the_flags_of_batch_are_defaults_of_its_jobs(run: Run, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     Path("jobs.jsonl").write_text('{"id": "cat"}\n')
     words, expected = [], set()

@@ -16,8 +16,12 @@ from easyanim_client.batch import Batch, Summary, View
 from easyanim_client.batch_jobs import check_offered, left_out, read_jobs
 from easyanim_client.batch_view import Rows, Silent, batch_progress
 from easyanim_client.commands.flags import with_flags
-from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Tls, reported
+from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Quiet, Tls, reported
 from easyanim_client.options import OPTIONS
+
+JobTimeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0.001, help="For each job. Default: no limit.")
+]
 
 
 @with_flags(before="retries", of_batch=True)
@@ -37,11 +41,9 @@ def batch(
     ] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.001, help="For each job. Default: no limit.")
-    ] = None,
+    timeout: JobTimeout = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Make many videos, several at once; run it again to go on where it ended.

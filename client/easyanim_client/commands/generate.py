@@ -20,6 +20,7 @@ from easyanim_client.commands.shared import (
     Address,
     Force,
     Json,
+    Quiet,
     Timeout,
     Tls,
     refuse_taken,
@@ -37,43 +38,49 @@ _OF_DRAFTS_ALONE = ("draft_steps", "draft_bucket", "open_draft", "yes")
 _OF_DRAFTS = ("draft_first", *_OF_DRAFTS_ALONE, "seed")
 
 
+Prompt = Annotated[str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(
+        dir_okay=False,
+        help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4. "
+        "Where it is left out, out-2.mp4 and so on follow out.mp4.",
+    ),
+]
+ReceiptFile = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
+]
+DraftFirst = Annotated[
+    bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
+]
+DraftSteps = Annotated[int, typer.Option(min=1, help="Denoising steps of the draft; needs --draft-first.")]
+DraftBucket = Annotated[
+    str | None,
+    typer.Option(help="The draft's size; needs --draft-first. Default: the smallest of the video's aspect."),
+]
+OpenDraft = Annotated[
+    bool, typer.Option("--open", help="Open the draft with the system's player; needs --draft-first.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask after the draft; needs --draft-first.")]
+
+
 @with_flags(before="receipt")
 def generate(
     context: typer.Context,
-    prompt: Annotated[
-        str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            dir_okay=False,
-            help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4. "
-            "Where it is left out, out-2.mp4 and so on follow out.mp4.",
-        ),
-    ] = Path("out.mp4"),
-    receipt: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
-    ] = None,
+    prompt: Prompt,
+    out: Out = Path("out.mp4"),
+    receipt: ReceiptFile = None,
     force: Force = False,
-    draft_first: Annotated[
-        bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
-    ] = False,
-    draft_steps: Annotated[
-        int, typer.Option(min=1, help="Denoising steps of the draft; needs --draft-first.")
-    ] = DRAFT_STEPS,
-    draft_bucket: Annotated[
-        str | None,
-        typer.Option(help="The draft's size; needs --draft-first. Default: the smallest of the video's aspect."),
-    ] = None,
-    open_draft: Annotated[
-        bool, typer.Option("--open", help="Open the draft with the system's player; needs --draft-first.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft; needs --draft-first.")] = False,
+    draft_first: DraftFirst = False,
+    draft_steps: DraftSteps = DRAFT_STEPS,
+    draft_bucket: DraftBucket = None,
+    open_draft: OpenDraft = False,
+    yes: Yes = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
     timeout: Timeout = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Generate one video and save it.
@@ -93,11 +100,15 @@ def generate(
     and picture work, not each movement; --draft-bucket with the video's own
     size keeps the noise.
     """
-    arguments: dict[str, Any] = {"prompt": prompt, **options, "save_to": None if out == STDOUT else out}
     named = _is_given(context, "out")
     refuse_taken("--out", out if named else None, force=force)
     refuse_taken("--receipt", receipt, force=force)
-    arguments["overwrite"] = force or (False if named else "number")
+    arguments: dict[str, Any] = {
+        "prompt": prompt,
+        **options,
+        "save_to": None if out == STDOUT else out,
+        "overwrite": force or (False if named else "number"),
+    }
     _check_out(out, receipt, json=json, draft_first=draft_first)
     if not draft_first:
         _check_no_draft(context)
@@ -108,20 +119,18 @@ def generate(
             arguments["seed"] = secrets.randbelow(2**53) if options["seed"] is None else options["seed"]
             drafted = draft_arguments(arguments, client.info(), steps=draft_steps, bucket=draft_bucket)
             drafted |= {"save_to": out.with_name(f"{out.stem}.draft{out.suffix}"), "overwrite": force or "number"}
-            video = _run(client, drafted, shown)
-            _present(video, opened=open_draft, told=not json, quiet=quiet)
-            if not yes and not _confirmed():
-                typer.echo(
-                    f"The final video with the same seed:\n  {_final_command(context, arguments['seed'])}", err=True
-                )
-                raise typer.Exit(NOT_CONFIRMED)
-        video = _run(client, arguments, shown)
-        if video.data is not None:
-            typer.get_binary_stream("stdout").write(video.data)
-        if not json and not (out == STDOUT and quiet):
-            typer.echo(video_summary(video), err=out == STDOUT)
-        if receipt is not None:
-            save_receipt(video, receipt, overwrite=force)
+            _present(_run(client, drafted, shown), opened=open_draft, told=not json, quiet=quiet)
+            _confirm(context, arguments["seed"], yes=yes)
+        _deliver(_run(client, arguments, shown), out, receipt, force=force, told=not json, quiet=quiet)
+
+
+def _deliver(video: Video, out: Path, receipt: Path | None, *, force: bool, told: bool, quiet: bool) -> None:
+    if video.data is not None:
+        typer.get_binary_stream("stdout").write(video.data)
+    if told and not (out == STDOUT and quiet):
+        typer.echo(video_summary(video), err=out == STDOUT)
+    if receipt is not None:
+        save_receipt(video, receipt, overwrite=force)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -179,6 +188,13 @@ def _present(video: Video, *, opened: bool, told: bool, quiet: bool) -> None:
         typer.echo("the draft cannot be opened here; look at the file", err=True)
     if not quiet and sys.stderr.isatty():
         print_sheet(video.path, Console(stderr=True))
+
+
+def _confirm(context: typer.Context, seed: int, *, yes: bool) -> None:
+    """End here, with the command that goes on, unless somebody wants the final video."""
+    if not yes and not _confirmed():
+        typer.echo(f"The final video with the same seed:\n  {_final_command(context, seed)}", err=True)
+        raise typer.Exit(NOT_CONFIRMED)
 
 
 def _confirmed() -> bool:

@@ -93,6 +93,7 @@ Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0.001, help="Until the work is given up. Default: no limit.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts; a failure too.")]
 
 
