@@ -15,7 +15,7 @@ FOLDERS = ("proto", "client", "server")
 
 
 class EditableFolders(BuildHookInterface):
-    """Puts the folders of sources at the start of `sys.path`, where a plain .pth would put them at its end."""
+    """Puts the folders of sources before the installed packages, where a plain .pth would put them at the end."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the file to an editable wheel; other wheels stay without files."""
@@ -23,7 +23,10 @@ class EditableFolders(BuildHookInterface):
             return
         folders = [str(Path(self.root, name)) for name in FOLDERS]
         file = Path(tempfile.mkdtemp(), "easyanim.pth")
-        file.write_text(f"import sys; sys.path[0:0] = {folders!r}\n", encoding="utf-8")
+        # Once: pip reads such files again within a process, and takes what they add at the end for what to leave out.
+        once = f"sys.path[i:i] = [] if {folders[0]!r} in sys.path else {folders!r}"
+        line = f"import sys; i = [path[-9:] for path in sys.path].index('-packages'); {once}\n"
+        file.write_text(line, encoding="utf-8")
         build_data["force_include_editable"] = {str(file): file.name}
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

@@ -73,4 +73,13 @@ assert folder.is_relative_to(Path(sys.prefix).resolve()), f"the server is import
 assert (folder / "models/demo/transformer/diffusion_pytorch_model.safetensors").is_file(), "the demo has no weights"
 EOP
 )
-echo "a clone installs a client, its CLI and the server"
+for _ in first again; do
+  install --editable '.[server]'
+done
+(cd "$place" && env/bin/python -c "
+import sys, easyanim_client, easyanim_server
+from easyanim.v1 import video_pb2
+for module in (easyanim_client, easyanim_server, video_pb2):
+    assert module.__file__.startswith(sys.argv[1]), f'{module.__file__} is not that of the clone'
+" "$clone")
+echo "a clone installs a client, its CLI and the server, and editable its own sources"
