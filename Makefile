@@ -25,6 +25,8 @@ install: $(VENV)/.installed ## Make the environment in .venv
 $(VENV)/.installed: pyproject.toml client/pyproject.toml server/pyproject.toml constraints/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "easyanim needs Python 3.10 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
+	@# Of an older clone, where it owned the commands that the distributions bring now.
+	@$(BIN)/python -m pip uninstall -qqq --disable-pip-version-check --yes easyanim
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from contextlib import AbstractContextManager, nullcontext
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,7 +91,7 @@ _LINES = (
     "JOBS is a file with one JSON object a line. Its keys are named like the arguments of Client.generate: "
     f"{', '.join(option.name for option in OPTIONS)}; and id, the video's name. Paths are relative to the file."
 )
-batch.__doc__ = (batch.__doc__ or "").replace("{lines}", "\n    ".join(textwrap.wrap(_LINES, 76)))
+batch.__doc__ = cleandoc(batch.__doc__ or "").replace("{lines}", textwrap.fill(_LINES, 76))
 
 
 def _shown(total: int, *, json: bool, quiet: bool) -> AbstractContextManager[View]:

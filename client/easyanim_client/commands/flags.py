@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -24,10 +24,10 @@ def with_flags(before: str, *, of_batch: bool = False) -> Callable[[CommandT], C
     flags = list(_of_batch() if of_batch else _of_generate())
 
     def spelled_out(command: CommandT) -> CommandT:
-        hints = get_type_hints(command, include_extras=True)
+        # Not get_type_hints: before Python 3.11 it hides what is annotated where a default is None.
         others = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
-            for name, parameter in inspect.signature(command).parameters.items()
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         place = [parameter.name for parameter in others].index(before)
