@@ -24,12 +24,11 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv
 RUN python3 -m venv /opt/easyanim
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
 COPY constraints constraints
 COPY proto proto
 COPY client client
 COPY server server
-RUN python -m pip install --no-cache-dir --constraint constraints/constraints.txt '.[server,telemetry]' \
+RUN python -m pip install --no-cache-dir --constraint constraints/constraints.txt ./client './server[telemetry]' \
     && python -m pip uninstall --yes pip
 
 FROM python AS warm

@@ -22,9 +22,11 @@ help: ## List the targets
 
 install: $(VENV)/.installed ## Make the environment in .venv
 
-$(VENV)/.installed: pyproject.toml constraints/constraints.txt
+$(VENV)/.installed: pyproject.toml client/pyproject.toml server/pyproject.toml constraints/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "easyanim needs Python 3.10 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
+	@# Of an older clone, where it owned the commands that the distributions bring now.
+	@$(BIN)/python -m pip uninstall -qqq --disable-pip-version-check --yes easyanim
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -40,7 +42,7 @@ test: install ## The tests that need neither GPU nor network; not the long ones
 test-long: install ## The long tests: recorded videos, caches, tune, training, benchmarks of themselves
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not gpu and not bench"
 
-test-client: install ## The client's wheel in a clean environment
+test-client: install ## The distributions in clean environments, and what the client's one may weigh and bring
 	PYTHON=$(BIN)/python dev/ci/check_client.sh
 
 test-gpu: install ## The tests that need a CUDA device
@@ -108,8 +110,10 @@ proto: install examples-stubs ## Generate the stubs from proto/, those of the Go
 $(BUF):
 	dev/ci/buf.sh install $(CACHE)/buf $(BUF_VERSION)
 
-constraints: ## Resolve the dependencies anew and pin what was found
-	$(PYTHON) dev/ci/constraints.py
+constraints: install ## Resolve the dependencies for every Python, with the newest versions, and pin what was found
+	$(BIN)/python -m uv pip compile --quiet --universal --upgrade --python-version 3.10 --strip-extras --no-annotate \
+		--no-emit-package easyanim-client --no-emit-package easyanim-server --custom-compile-command 'make constraints' \
+		--extra dev pyproject.toml --output-file constraints/constraints.txt
 
 dashboard: install ## Draw docs/dashboard.png from a Prometheus server; its address in PROMETHEUS
 	$(BIN)/python dev/docs/draw_dashboard.py --prometheus $(PROMETHEUS)

@@ -17,32 +17,25 @@ from easyanim_client.errors import (
     UnusableClient,
     Violation,
 )
+from easyanim_client.forms import Fit, Format, Interval, Picture
+from easyanim_client.options import GenerateOptions
 from easyanim_client.recording import Recording
-from easyanim_client.request import Fit, Format, Interval, Picture
 from easyanim_client.results import (
     Accepted,
-    Activity,
-    Bucket,
     Chunk,
-    Defaults,
-    DeviceStatus,
     Event,
-    Limits,
-    Model,
     Parameters,
     Phase,
-    Profile,
     Progress,
     PromptReading,
     PromptWarning,
     Queued,
     Receipt,
     Restarted,
-    ServerInfo,
-    State,
     Timings,
     Video,
 )
+from easyanim_client.served import Activity, Bucket, Defaults, DeviceStatus, Limits, Model, Profile, ServerInfo, State
 
 __all__ = [
     "Accepted",
@@ -61,6 +54,7 @@ __all__ = [
     "Event",
     "Fit",
     "Format",
+    "GenerateOptions",
     "Generation",
     "Interval",
     "InvalidRequest",

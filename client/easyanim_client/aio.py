@@ -10,7 +10,6 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
-from easyanim_client.assembly import prompt_reading
 from easyanim_client.calls import Given, Metadata
 from easyanim_client.context import Context
 from easyanim_client.core import (
@@ -23,7 +22,9 @@ from easyanim_client.core import (
     credentials,
 )
 from easyanim_client.errors import Cancelled
-from easyanim_client.results import Event, PromptReading, ServerInfo, Video
+from easyanim_client.messages import prompt_reading
+from easyanim_client.results import Event, PromptReading, Video
+from easyanim_client.served import ServerInfo
 
 
 @contextmanager

@@ -15,46 +15,20 @@ from typing import Any
 
 from easyanim_client.errors import EasyAnimError, InvalidRequest, Violation, told
 from easyanim_client.offered import refused
-from easyanim_client.request import MEDIA_TYPES, build_request
-from easyanim_client.results import ServerInfo
+from easyanim_client.options import OPTIONS, PATH
+from easyanim_client.request import build_request
+from easyanim_client.served import ServerInfo
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str,), "a string"),
-    "prompt": ((str,), "a string"),
-    "start_image": ((str,), "a path"),
-    "end_image": ((str,), "a path"),
-    "negative_prompt": ((str,), "a string"),
-    "bucket": ((str,), 'a string such as "384x672"'),
-    "aspect_ratio": ((int, float, str), 'a number or a string such as "16:9"'),
-    "frames": ((int,), "an integer"),
-    "fit": ((str,), "crop, pad or stretch"),
-    "background_color": ((str,), 'a string such as "#ffffff"'),
-    "steps": ((int,), "an integer"),
-    "guidance": ((int, float), "a number"),
-    "seed": ((int,), "an integer"),
-    "fps": ((int,), "an integer"),
-    "format": ((str,), ", ".join(MEDIA_TYPES)),
-    "embed_prompt": ((bool,), "true or false"),
-    "profile": ((str,), "exact, balanced, fast or draft"),
-    "solver": ((str,), "euler, unipc or dpmpp_2m"),
-    "cache_threshold": ((int, float), "a number"),
-    "guidance_interval": ((str,), 'a string such as "0.1:0.8"'),
+    **{option.name: (option.kind.json, option.words or option.kind.words) for option in OPTIONS},
 }
 """Keys of a line, named like the arguments of `Client.generate`."""
 
-_KEYS = {
-    "frame_count": "frames",
-    "fit_policy": "fit",
-    "step_count": "steps",
-    "guidance_scale": "guidance",
-    "frame_rate_fps": "fps",
-    "output_mime_type": "format",
-    "acceleration.solver": "solver",
-    "acceleration.cache_threshold": "cache_threshold",
-    "acceleration.guidance_start": "guidance_interval",
-    "acceleration.guidance_end": "guidance_interval",
-}
+_KEYS = {field: option.name for option in OPTIONS for field in option.fields if field != option.name}
 """Of the fields of a request whose names are others there."""
+
+_PATHS = [option.name for option in OPTIONS if option.kind is PATH]
 
 _PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif"))
 """Suffixes of files that are sent; not every server reads the last three, and one that does not says so."""
@@ -226,7 +200,7 @@ def _checked(fields: object, folder: Path) -> _Given:
         raise ValueError('must be a JSON object such as {"prompt": "a cat blinks"}')
     wrong = {name: why for name, value in fields.items() if (why := _unfit(name, value))}
     right = {name: value for name, value in fields.items() if name not in wrong}
-    paths = {name: folder / right[name] for name in ("start_image", "end_image") if name in right}
+    paths = {name: folder / right[name] for name in _PATHS if name in right}
     return _Given({**right, **paths}, frozenset(wrong), tuple(wrong.values()))
 
 

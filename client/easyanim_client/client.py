@@ -7,7 +7,6 @@ from types import TracebackType
 
 import grpc
 
-from easyanim_client.assembly import prompt_reading
 from easyanim_client.calls import Given
 from easyanim_client.context import Context
 from easyanim_client.core import (
@@ -19,7 +18,9 @@ from easyanim_client.core import (
     check_address,
     credentials,
 )
-from easyanim_client.results import Event, PromptReading, ServerInfo, Video
+from easyanim_client.messages import prompt_reading
+from easyanim_client.results import Event, PromptReading, Video
+from easyanim_client.served import ServerInfo
 
 
 class Generation(BaseGeneration):

@@ -8,30 +8,27 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
-from easyanim_client.assembly import Assembly, server_info
+from easyanim_client.assembly import Assembly
 from easyanim_client.calls import REQUEST_ID, Given, Metadata, checked_metadata, request_id_or_new
 from easyanim_client.context import Context
 from easyanim_client.errors import InvalidRequest, translated
-from easyanim_client.request import (
-    DEFAULT_MAX_REQUEST_BYTES,
-    Fit,
-    Format,
-    Interval,
-    Picture,
-    build_lint_request,
-    build_request,
-    check_size,
-)
-from easyanim_client.results import Event, ServerInfo, Video
+from easyanim_client.messages import server_info
+from easyanim_client.options import GenerateOptions, spelled_out
+from easyanim_client.request import DEFAULT_MAX_REQUEST_BYTES, build_lint_request, build_request, check_size
+from easyanim_client.results import Event, Video
 from easyanim_client.saving import Overwrite
+from easyanim_client.served import ServerInfo
 from easyanim_client.tracing import call_span
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 INQUIRY_TIMEOUT = 10.0
 """Seconds that `info` and `health` wait; neither needs the GPU."""
@@ -175,33 +172,17 @@ class BaseClient(Generic[GenerationT]):
         self._max_request_bytes = DEFAULT_MAX_REQUEST_BYTES
         self._closed = False
 
+    @spelled_out
     def generate(
         self,
         prompt: str,
         *,
-        start_image: Picture | None = None,
-        end_image: Picture | None = None,
-        negative_prompt: str | None = None,
-        bucket: str | None = None,
-        aspect_ratio: float | str | None = None,
-        frames: int | None = None,
-        fit: Fit = "crop",
-        background_color: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int | None = None,
-        fps: int | None = None,
-        format: Format | None = None,
-        embed_prompt: bool = False,
-        profile: str | None = None,
-        solver: str | None = None,
-        cache_threshold: float | None = None,
-        guidance_interval: Interval | None = None,
         save_to: str | os.PathLike[str] | None = None,
         overwrite: Overwrite = False,
         timeout: float | None = None,
         request_id: str | None = None,
         metadata: Given = (),
+        **options: Unpack[GenerateOptions],
     ) -> GenerationT:
         """Prepare one generation; it is sent when the result is iterated or asked for its `result`.
 
@@ -210,31 +191,6 @@ class BaseClient(Generic[GenerationT]):
 
         Args:
             prompt: What happens in the video.
-            start_image: The first frame. Default: none, text to video.
-            end_image: The last frame; needs `start_image`.
-            negative_prompt: What to avoid; empty means nothing. Default: what the model's authors recommend.
-            bucket: Size as height by width in pixels, such as ``"384x672"``; not together with `aspect_ratio`.
-                Default: the one nearest to the start image's aspect.
-            aspect_ratio: Width over height, such as ``1.78`` or ``"16:9"``; the nearest bucket is taken.
-            frames: Frames in the video, one of the bucket's counts. Default: its largest.
-            fit: How pictures of another aspect become the bucket's: ``"crop"`` covers the frame, ``"pad"`` adds
-                bars, ``"stretch"`` distorts.
-            background_color: What lies under transparent pictures and in the bars of ``"pad"``, such as
-                ``"#ffffff"``. Default: black.
-            steps: Denoising steps. Default: the profile's, 35 of ``"exact"``.
-            guidance: Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: the model's.
-            seed: Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn.
-            fps: Frames per second of the file, 1 to 60. Default: 8.
-            format: ``"mp4"`` (H.264), ``"webm"`` (VP9) or ``"mkv"`` (lossless FFV1). Default: by the suffix of
-                `save_to`, else mp4.
-            embed_prompt: Whether the prompts go into the file's metadata; only their SHA-256 does otherwise.
-            profile: How much quality is traded for time: ``"exact"``, ``"balanced"``, ``"fast"`` or ``"draft"``; what
-                else is given goes before it. Default: the server's.
-            solver: ``"euler"``, ``"unipc"`` or ``"dpmpp_2m"``. Default: the profile's.
-            cache_threshold: Change of its input up to which a step reuses what was computed before; 0 is off. Default:
-                the profile's.
-            guidance_interval: Start and end of guidance as shares of the steps, such as ``(0.1, 0.8)`` or
-                ``"0.1:0.8"``. Default: the profile's.
             save_to: File to write; it appears only when complete and verified. Default: the video stays in memory.
             overwrite: What becomes of an older file of that name. False refuses to begin; where one appears while the
                 video is made, the video takes the next free name, which `Video.path` has. True replaces it.
@@ -242,35 +198,16 @@ class BaseClient(Generic[GenerationT]):
             timeout: Seconds from sending to the last byte. Default: the client's.
             request_id: Names the call in the server's log: 1 to 128 letters, digits and ``._:/=+-``. Default: random.
             metadata: Sent with the call, such as ``{"authorization": "Bearer ..."}`` for a proxy.
+            options: Pictures, size, steps and all else of the video, see `GenerateOptions`.
 
         Raises:
             InvalidRequest: an argument has no form in the contract; wrong values are reported while iterating.
             MessageTooLarge: the request is larger than the server takes.
             OSError: a picture cannot be read.
+            TypeError: an argument is unknown or of another type.
         """
         target = None if save_to is None else Path(save_to)
-        request = build_request(
-            prompt,
-            start_image=start_image,
-            end_image=end_image,
-            negative_prompt=negative_prompt,
-            bucket=bucket,
-            aspect_ratio=aspect_ratio,
-            frames=frames,
-            fit=fit,
-            background_color=background_color,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            fps=fps,
-            format=format,
-            embed_prompt=embed_prompt,
-            profile=profile,
-            solver=solver,
-            cache_threshold=cache_threshold,
-            guidance_interval=guidance_interval,
-            save_to=target,
-        )
+        request = build_request(prompt, save_to=target, **options)
         check_size(request, self._max_request_bytes)
         deadline = self._timeout if timeout is None else timeout
         named, sent = _identified(request_id, metadata)

@@ -8,9 +8,9 @@ from typing import Any
 
 from easyanim_client.dimensions import picture_size
 from easyanim_client.errors import InvalidRequest, Violation
+from easyanim_client.forms import ratio, read_picture
 from easyanim_client.offered import refused
-from easyanim_client.request import ratio, read_picture
-from easyanim_client.results import Bucket, ServerInfo
+from easyanim_client.served import Bucket, ServerInfo
 
 DRAFT_STEPS = 8
 """Less than a quarter of the default, and of its time."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from easyanim_client.errors import Violation
-from easyanim_client.results import ServerInfo
+from easyanim_client.served import ServerInfo
 
 
 def refused(arguments: Mapping[str, Any], served: ServerInfo) -> list[Violation]:

@@ -13,10 +13,11 @@ from typing import Any
 from google.protobuf import json_format
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.assembly import receipt as read_receipt
 from easyanim_client.errors import InvalidRequest, Violation
+from easyanim_client.forms import Picture, read_picture
+from easyanim_client.messages import receipt as read_receipt
 from easyanim_client.metadata import read_comment
-from easyanim_client.request import Picture, read_picture
+from easyanim_client.options import OPTIONS
 from easyanim_client.results import Receipt, Video
 from easyanim_client.saving import Overwrite, move_into_place
 
@@ -99,18 +100,9 @@ class Recording:
             InvalidRequest: something is missing or is not what was recorded; names every such field.
             OSError: a picture cannot be read.
         """
-        receipt, given = self.receipt, self.receipt.parameters
         wrong: list[Violation] = []
-        texts = {
-            "prompt": (prompt, given.prompt if self.has_prompt else None, self.prompt_sha256),
-            "negative_prompt": (
-                negative_prompt,
-                given.negative_prompt if self.has_negative_prompt else None,
-                self.negative_prompt_sha256,
-            ),
-        }
         taken: dict[str, Any] = {}
-        for field, (offered, kept, digest) in texts.items():
+        for field, (offered, kept, digest) in self._texts(prompt, negative_prompt).items():
             text = kept if offered is None else offered
             if text is None:
                 wrong.append(Violation(field, f"is not in the file, only its SHA-256 {digest[:12]}…; give it"))
@@ -118,8 +110,8 @@ class Recording:
                 wrong.append(Violation(field, f"is not the recorded one: its SHA-256 is not {digest[:12]}…"))
             taken[field] = text
         pictures = {
-            "start_image": (start_image, receipt.start_image_sha256),
-            "end_image": (end_image, receipt.end_image_sha256),
+            "start_image": (start_image, self.receipt.start_image_sha256),
+            "end_image": (end_image, self.receipt.end_image_sha256),
         }
         for field, (picture, digest) in pictures.items():
             data = read_picture(field, picture)
@@ -131,21 +123,18 @@ class Recording:
             taken[field] = data
         if wrong:
             raise InvalidRequest.of_fields(wrong)
-        return taken | {
-            "bucket": given.bucket,
-            "frames": given.frames,
-            "fit": given.fit,
-            "background_color": given.background_color,
-            "steps": given.steps,
-            "guidance": given.guidance,
-            "seed": given.seed,
-            "fps": given.fps,
-            "format": given.format,
-            "embed_prompt": self.embedded_prompt,
-            "profile": given.profile or "exact",
-            "solver": given.solver,
-            "cache_threshold": given.cache_threshold,
-            "guidance_interval": given.guidance_interval,
+        return taken | {option.name: option.recorded(self) for option in OPTIONS if option.recorded is not None}
+
+    def _texts(self, prompt: str | None, negative_prompt: str | None) -> dict[str, tuple[str | None, str | None, str]]:
+        """By field: the text that is given now, the one that was kept, and the recorded hash."""
+        kept = self.receipt.parameters
+        return {
+            "prompt": (prompt, kept.prompt if self.has_prompt else None, self.prompt_sha256),
+            "negative_prompt": (
+                negative_prompt,
+                kept.negative_prompt if self.has_negative_prompt else None,
+                self.negative_prompt_sha256,
+            ),
         }
 
     def differences(self, other: Receipt) -> dict[str, tuple[object, object]]:

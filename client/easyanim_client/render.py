@@ -14,20 +14,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
 from easyanim_client.errors import EasyAnimError, code_of, told
-from easyanim_client.results import (
-    Accepted,
-    Chunk,
-    Event,
-    Model,
-    Phase,
-    Profile,
-    Progress,
-    PromptWarning,
-    Queued,
-    Restarted,
-    ServerInfo,
-    Video,
-)
+from easyanim_client.results import Accepted, Chunk, Event, Phase, Progress, PromptWarning, Queued, Restarted, Video
+from easyanim_client.served import Model, Profile, ServerInfo
 from easyanim_client.wording import counted
 
 Show = Callable[[Event], None]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.errors import InvalidRequest, MessageTooLarge, Violation
+from easyanim_client.options import OPTIONS, GenerateOptions
 
-Picture = bytes | str | os.PathLike[str] | BinaryIO
-"""A PNG, JPEG or WebP file, or another that the server reads (`ServerInfo.picture_mime_types`): its bytes, its path,
-or a file opened in binary mode."""
-Fit = Literal["crop", "pad", "stretch"]
-Format = Literal["mp4", "webm", "mkv"]
-Interval = str | tuple[float, float]
-"""Start and end as shares of all steps, such as ``(0.1, 0.8)`` or ``"0.1:0.8"``."""
-MessageT = TypeVar("MessageT", pb.GenerateRequest, pb.LintPromptRequest, pb.Acceleration)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-MEDIA_TYPES: dict[str, str] = {"mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
-"""Media types by format, which is also the file's suffix."""
+MessageT = TypeVar("MessageT", bound=Message)
 
 _TYPES = {
     FieldDescriptor.CPPTYPE_INT32: "an integer",
@@ -37,60 +31,41 @@ DEFAULT_MAX_REQUEST_BYTES = 32 * 2**20
 
 
 def build_request(
-    prompt: str,
-    *,
-    start_image: Picture | None = None,
-    end_image: Picture | None = None,
-    negative_prompt: str | None = None,
-    bucket: str | None = None,
-    aspect_ratio: float | str | None = None,
-    frames: int | None = None,
-    fit: Fit = "crop",
-    background_color: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int | None = None,
-    fps: int | None = None,
-    format: Format | None = None,
-    embed_prompt: bool = False,
-    profile: str | None = None,
-    solver: str | None = None,
-    cache_threshold: float | None = None,
-    guidance_interval: Interval | None = None,
-    save_to: Path | None = None,
+    prompt: str, *, save_to: Path | None = None, **options: Unpack[GenerateOptions]
 ) -> pb.GenerateRequest:
     """Build the request of one generation; None leaves a field to the server's default.
 
     Only what the contract cannot express is refused here; ranges are the server's to check.
 
+    Args:
+        prompt: What happens in the video.
+        save_to: The file whose suffix is the format where none is given.
+        options: See `GenerateOptions`.
+
     Raises:
         InvalidRequest: an argument has no form in the contract.
         OSError: a picture cannot be read.
-        TypeError: an argument is of another type.
+        TypeError: an argument is unknown or of another type.
     """
-    if bucket is not None and aspect_ratio is not None:
+    given: dict[str, Any] = {"prompt": prompt, **options}
+    if unknown := given.keys() - {option.name for option in OPTIONS}:
+        raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
+    if given.get("bucket") is not None and given.get("aspect_ratio") is not None:
         raise InvalidRequest.of_field("aspect_ratio", "cannot be given together with bucket; give one of them")
-    if fit not in ("crop", "pad", "stretch"):
-        raise InvalidRequest.of_field("fit_policy", f"{fit!r} is none of crop, pad, stretch")
-    fields: dict[str, Any] = {
-        "prompt": prompt,
-        "start_image": read_picture("start_image", start_image),
-        "end_image": read_picture("end_image", end_image),
-        "negative_prompt": negative_prompt,
-        "bucket": bucket,
-        "aspect_ratio": None if aspect_ratio is None else ratio(aspect_ratio),
-        "frame_count": frames,
-        "fit_policy": pb.FitPolicy.Value(f"FIT_POLICY_{fit.upper()}"),
-        "background_color": background_color,
-        "step_count": steps,
-        "guidance_scale": guidance,
-        "seed": seed,
-        "frame_rate_fps": fps,
-        "output_mime_type": _media_type(format, save_to),
-        "embed_prompt": embed_prompt,
-        "profile": profile,
-        "acceleration": _acceleration(solver, cache_threshold, guidance_interval),
-    }
+    if given.get("format") is None and save_to is not None:
+        given["format"] = save_to.suffix.lower().removeprefix(".") or None
+    fields: dict[str, Any] = {}
+    within: dict[str, dict[str, Any]] = {}
+    for option in OPTIONS:
+        value = given.get(option.name, option.default)
+        if value is None:
+            continue
+        encoded = option.encode(value)
+        for path, part in zip(option.fields, encoded if len(option.fields) > 1 else (encoded,), strict=True):
+            outer, dot, field = path.partition(".")
+            (within.setdefault(outer, {}) if dot else fields)[field or outer] = part
+    for outer, inner in within.items():
+        fields[outer] = _message(type(getattr(pb.GenerateRequest(), outer)), inner, f"{outer}.")
     return _message(pb.GenerateRequest, fields)
 
 
@@ -137,77 +112,3 @@ def check_size(request: pb.GenerateRequest, limit: int) -> None:
     size = request.ByteSize()
     if size > limit:
         raise MessageTooLarge(size, limit)
-
-
-def read_picture(field: str, picture: Picture | None) -> bytes | None:
-    """The bytes of a picture; None where there is none.
-
-    Raises:
-        InvalidRequest: it is empty.
-        OSError: it cannot be read.
-        TypeError: it is no picture in any of its forms.
-    """
-    if picture is None:
-        return None
-    data: object = picture
-    if isinstance(picture, (str, os.PathLike)):
-        try:
-            data = Path(picture).read_bytes()
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror} ({field})", str(picture)) from error
-    elif not isinstance(picture, bytes) and hasattr(picture, "read"):
-        data = picture.read()
-    if not isinstance(data, bytes):
-        raise TypeError(f"{field} must be bytes, a path or a file opened in binary mode; it gave {type(data).__name__}")
-    if not data:  # the contract reads no bytes as no picture, which would be another video
-        raise InvalidRequest.of_field(field, "is empty")
-    return data
-
-
-def ratio(value: float | str) -> float:
-    """Width over height, from a number or words such as ``16:9``.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    width, colon, height = str(value).partition(":")
-    try:
-        return float(width) / float(height) if colon else float(width)
-    except (ValueError, ZeroDivisionError):
-        raise InvalidRequest.of_field("aspect_ratio", f"{value!r} must be a number or look like 16:9") from None
-
-
-def _acceleration(
-    solver: str | None, cache_threshold: float | None, interval: Interval | None
-) -> pb.Acceleration | None:
-    start, end = (None, None) if interval is None else shares(interval)
-    if solver is None and cache_threshold is None and interval is None:
-        return None
-    fields = {"solver": solver, "cache_threshold": cache_threshold, "guidance_start": start, "guidance_end": end}
-    return _message(pb.Acceleration, fields, "acceleration.")
-
-
-def shares(interval: Interval) -> tuple[float, float]:
-    """Start and end of an interval, from two numbers or words such as ``0.1:0.8``.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    try:
-        start, end = interval.split(":") if isinstance(interval, str) else interval
-        return float(start), float(end)
-    except (ValueError, TypeError):
-        raise InvalidRequest.of_field(
-            "acceleration.guidance_start", f"{interval!r} must be two numbers or look like 0.1:0.8"
-        ) from None
-
-
-def _media_type(format: str | None, save_to: Path | None) -> str | None:
-    name = format
-    if name is None and save_to is not None:
-        name = save_to.suffix.lower().removeprefix(".") or None
-    if name is None:
-        return None
-    if name not in MEDIA_TYPES:
-        raise InvalidRequest.of_field("output_mime_type", f"{name!r} is none of {', '.join(MEDIA_TYPES)}")
-    return MEDIA_TYPES[name]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from easyanim_client.errors import EasyAnimError
 from easyanim_client.render import PHASES
-from easyanim_client.results import Activity, DeviceStatus, ServerInfo, State
+from easyanim_client.served import Activity, DeviceStatus, ServerInfo, State
 from easyanim_client.wording import counted
 
 HISTORY = 60

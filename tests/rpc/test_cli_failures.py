@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
-from easyanim_client.commands.shared import OPTIONS
+from easyanim_client.commands.shared import FLAGS
 from tests.rpc.command import MAIN, Command
 from tests.rpc.scripted import (
     ACCEPTED,
@@ -102,8 +102,8 @@ def test_the_options_of_fields_are_options_of_the_command():
     shown = CliRunner().invoke(app, ["generate", "--help"], env=WIDE).stdout
     fields = {field.name for field in pb.GenerateRequest.DESCRIPTOR.fields}
 
-    assert {option for option in OPTIONS.values() if f"{option} " not in shown} == set()
-    assert {name.partition(".")[0] for name in OPTIONS} - fields == {"draft_bucket", "draft_steps"}
+    assert {option for option in FLAGS.values() if f"{option} " not in shown} == set()
+    assert {name.partition(".")[0] for name in FLAGS} - fields == {"draft_bucket", "draft_steps"}
 
 
 @pytest.mark.parametrize(

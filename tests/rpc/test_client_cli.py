@@ -243,7 +243,7 @@ def test_ctrl_c_while_the_command_is_still_being_loaded_ends_it_quietly(tmp_path
     slow = tmp_path / "grpc" / "__init__.py"
     slow.parent.mkdir()
     slow.write_text(f"import time; print('loading', flush=True); time.sleep({PATIENCE})")
-    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[2] / "client" / "pyproject.toml").read_text()
     scripts = re.search(r'^easyanim-client = "(.+):(.+)"$', project, re.MULTILINE)
     assert scripts is not None
     # As the installed script does; a process that a shell started in the background ignores SIGINT.
@@ -327,7 +327,7 @@ def test_an_address_that_is_none_is_refused_before_anybody_is_asked(address):
 def test_the_version_is_an_option():
     result = CliRunner().invoke(app, ["--version"])
 
-    assert (result.exit_code, result.stdout) == (0, f"{version('easyanim')}\n")
+    assert (result.exit_code, result.stdout) == (0, f"{version('easyanim-client')}\n")
 
 
 def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():

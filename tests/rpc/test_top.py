@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from easyanim_client import Client, ServerInfo, Unavailable
 from easyanim_client.commands import app
-from easyanim_client.results import DeviceStatus, Phase
+from easyanim_client.results import Phase
+from easyanim_client.served import DeviceStatus
 from easyanim_client.top import clock, watch
 from tests.conftest import Stub, request
 from tests.e2e.processes import eventually

@@ -8,17 +8,8 @@ import pytest
 from rich.console import Console
 
 from easyanim_client.render import profile_line, progress
-from easyanim_client.results import (
-    Accepted,
-    Event,
-    Parameters,
-    Phase,
-    Profile,
-    Progress,
-    PromptWarning,
-    Queued,
-    Restarted,
-)
+from easyanim_client.results import Accepted, Event, Parameters, Phase, Progress, PromptWarning, Queued, Restarted
+from easyanim_client.served import Profile
 
 PARAMETERS = Parameters("a [cat]", "", "384x672", 672, 384, 49, 35, 6.0, 42, 8, "mp4", "crop", "start")
 

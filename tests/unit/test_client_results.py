@@ -8,7 +8,8 @@ import pytest
 
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client.assembly import Assembly, server_info
+from easyanim_client.assembly import Assembly
+from easyanim_client.messages import server_info
 
 
 def test_a_printed_chunk_does_not_show_its_bytes():

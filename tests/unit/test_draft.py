@@ -8,8 +8,8 @@ import pytest
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import Bucket, InvalidRequest
-from easyanim_client.assembly import server_info
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
+from easyanim_client.messages import server_info
 from tests.conftest import encode_picture
 
 NAMES = ["768x1344", "1344x768", "384x672", "672x384", "512x512", "576x1008"]

@@ -207,7 +207,8 @@ def test_the_model_says_what_it_is(modules: Components, engine: Engine) -> None:
     )
     assert model.fingerprint == modules.fingerprint()
     assert model.parameters == sum(weight.numel() for weight in modules.transformer.parameters())
-    assert model.versions == {name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")}
+    libraries = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    assert model.versions == {"easyanim": version("easyanim-server"), **libraries}
 
 
 def test_on_the_cpu_no_device_memory_is_used(engine: Engine) -> None:

@@ -81,7 +81,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(installed_version("easyanim"))
+        typer.echo(installed_version("easyanim-client"))
         raise typer.Exit
 
 

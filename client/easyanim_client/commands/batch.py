@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from contextlib import AbstractContextManager, nullcontext
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +16,16 @@ from easyanim_client.aio import AsyncClient
 from easyanim_client.batch import Batch, Summary, View
 from easyanim_client.batch_jobs import check_offered, left_out, read_jobs
 from easyanim_client.batch_view import Rows, Silent, batch_progress
-from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Tls, reported
+from easyanim_client.commands.flags import with_flags
+from easyanim_client.commands.shared import JOBS_FAILED, Address, Json, Quiet, Tls, reported
+from easyanim_client.options import OPTIONS
+
+JobTimeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0.001, help="For each job. Default: no limit.")
+]
 
 
+@with_flags(before="retries", of_batch=True)
 def batch(
     source: Annotated[
         Path, typer.Argument(exists=True, metavar="JOBS", help="A .jsonl file, or a folder of pictures.")
@@ -25,25 +34,6 @@ def batch(
         "videos"
     ),
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs at the server at once.")] = 2,
-    prompt: Annotated[str | None, typer.Option(help="What happens in the videos.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
-    bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames in a video. Default: the bucket's largest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: the model's.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
-    fit: Annotated[str | None, typer.Option(help="Pictures of another aspect: crop (default), pad or stretch.")] = None,
-    background: Annotated[
-        str | None, typer.Option(metavar="#RRGGBB", help="Behind transparent and padded pictures. Default: black.")
-    ] = None,
-    format: Annotated[str | None, typer.Option(help="mp4 (default), webm or mkv.")] = None,
-    embed_prompt: Annotated[
-        bool, typer.Option("--embed-prompt", help="Keep the prompts in the files' metadata, for replay.")
-    ] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="exact, balanced, fast or draft: quality for time. Default: the server's.")
-    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a job that was lost while the server worked on it.")] = 2,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a full or absent server.")] = 600.0,
     force: Annotated[
@@ -52,19 +42,14 @@ def batch(
     ] = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.001, help="For each job. Default: no limit.")
-    ] = None,
+    timeout: JobTimeout = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Quiet = False,
+    **options: Any,
 ) -> None:
     """Make many videos, several at once; run it again to go on where it ended.
 
-    JOBS is a file with one JSON object a line. Its keys are named like the
-    arguments of Client.generate: prompt, start_image, end_image,
-    negative_prompt, bucket, aspect_ratio, frames, fit, background_color, steps,
-    guidance, seed, fps, format, embed_prompt, profile, solver, cache_threshold,
-    guidance_interval; and id, the video's name. Paths are relative to the file.
+    {lines}
     Or JOBS is a folder in which each picture is a job, and NAME.txt
     beside NAME.jpg its prompt. Hidden files are passed over, and what else is
     no job is listed with the reason. HEIC, HEIF and AVIF are sent too; a server
@@ -80,14 +65,8 @@ def batch(
     the rest again with the same seeds. The video of a job that was changed goes
     beside the older one, as NAME-2.mp4, unless --force is given.
     """
-    defaults = {
-        "prompt": prompt, "negative_prompt": negative, "bucket": bucket, "frames": frames, "steps": steps,
-        "guidance": guidance, "fps": fps, "fit": fit, "background_color": background,
-        "format": format,
-        "aspect_ratio": aspect, "embed_prompt": embed_prompt or None, "profile": profile,
-    }  # fmt: skip
     with reported("Cancelled; the server was told to stop. The same command goes on from here.", json=json):
-        jobs = read_jobs(source, defaults)
+        jobs = read_jobs(source, {name: None if value is False else value for name, value in options.items()})
         for name, why in left_out(source):
             typer.echo(f"{name} is left out: {why}", err=True)
         work = Batch(
@@ -106,6 +85,13 @@ def batch(
         skipped = f", {summary.skipped} done before" if summary.skipped else ""
         typer.echo(f"{summary.results}: {summary.done} done{skipped}, {summary.failed} failed")
     raise typer.Exit(JOBS_FAILED if summary.failed else 0)
+
+
+_LINES = (
+    "JOBS is a file with one JSON object a line. Its keys are named like the arguments of Client.generate: "
+    f"{', '.join(option.name for option in OPTIONS)}; and id, the video's name. Paths are relative to the file."
+)
+batch.__doc__ = cleandoc(batch.__doc__ or "").replace("{lines}", textwrap.fill(_LINES, 76))
 
 
 def _shown(total: int, *, json: bool, quiet: bool) -> AbstractContextManager[View]:

@@ -8,26 +8,28 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
+from easyanim_client.commands.flags import with_flags
 from easyanim_client.commands.shared import (
     NOT_CONFIRMED,
     Address,
     Force,
     Json,
+    Quiet,
     Timeout,
     Tls,
     refuse_taken,
     reported,
 )
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
+from easyanim_client.forms import MEDIA_TYPES
 from easyanim_client.recording import save_receipt
 from easyanim_client.render import Show, event_json, progress, video_summary
-from easyanim_client.request import MEDIA_TYPES, Fit
 from easyanim_client.results import Video
 from easyanim_client.sheet import print_sheet
 
@@ -36,73 +38,50 @@ _OF_DRAFTS_ALONE = ("draft_steps", "draft_bucket", "open_draft", "yes")
 _OF_DRAFTS = ("draft_first", *_OF_DRAFTS_ALONE, "seed")
 
 
+Prompt = Annotated[str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(
+        dir_okay=False,
+        help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4. "
+        "Where it is left out, out-2.mp4 and so on follow out.mp4.",
+    ),
+]
+ReceiptFile = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
+]
+DraftFirst = Annotated[
+    bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
+]
+DraftSteps = Annotated[int, typer.Option(min=1, help="Denoising steps of the draft; needs --draft-first.")]
+DraftBucket = Annotated[
+    str | None,
+    typer.Option(help="The draft's size; needs --draft-first. Default: the smallest of the video's aspect."),
+]
+OpenDraft = Annotated[
+    bool, typer.Option("--open", help="Open the draft with the system's player; needs --draft-first.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask after the draft; needs --draft-first.")]
+
+
+@with_flags(before="receipt")
 def generate(
     context: typer.Context,
-    prompt: Annotated[
-        str, typer.Argument(help="What happens in the video, in English or Chinese.", show_default=False)
-    ],
-    image: Annotated[
-        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="First frame: PNG, JPEG or WebP.")
-    ] = None,
-    end_image: Annotated[
-        Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="Last frame; needs --image.")
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            dir_okay=False,
-            help="File to write; its suffix .mp4, .webm or .mkv is the format and must be there. - is stdout, as MP4. "
-            "Where it is left out, out-2.mp4 and so on follow out.mp4.",
-        ),
-    ] = Path("out.mp4"),
-    bucket: Annotated[str | None, typer.Option(help="Height by width, such as 384x672.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="Width over height, such as 16:9, instead of --bucket.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames in the video. Default: the bucket's largest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the profile's; exact has 35.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="1 (off) to 20. Default: the model's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise. Default: drawn.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames per second. Default: 8.")] = None,
-    fit: Annotated[str, typer.Option(help="Pictures of another aspect: crop, pad or stretch.")] = "crop",
-    background: Annotated[
-        str | None, typer.Option(metavar="#RRGGBB", help="Behind transparent and padded pictures. Default: black.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="What to avoid. Default: the model's text.")] = None,
-    embed_prompt: Annotated[
-        bool, typer.Option("--embed-prompt", help="Keep the prompts in the file's metadata, for replay.")
-    ] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="exact, balanced, fast or draft: quality for time. Default: the server's.")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, unipc or dpmpp_2m. Default: the profile's.")] = None,
-    cache_threshold: Annotated[
-        float | None, typer.Option(help="Change up to which a step reuses an earlier one; 0 is off.")
-    ] = None,
-    guidance_interval: Annotated[
-        str | None, typer.Option(metavar="START:END", help="Steps with guidance, in shares of all, such as 0.1:0.8.")
-    ] = None,
-    receipt: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Also write the receipt, prompts included, for replay.")
-    ] = None,
+    prompt: Prompt,
+    out: Out = Path("out.mp4"),
+    receipt: ReceiptFile = None,
     force: Force = False,
-    draft_first: Annotated[
-        bool, typer.Option("--draft-first", help="Make a small, quick draft, show it, ask, then make the video.")
-    ] = False,
-    draft_steps: Annotated[
-        int, typer.Option(min=1, help="Denoising steps of the draft; needs --draft-first.")
-    ] = DRAFT_STEPS,
-    draft_bucket: Annotated[
-        str | None,
-        typer.Option(help="The draft's size; needs --draft-first. Default: the smallest of the video's aspect."),
-    ] = None,
-    open_draft: Annotated[
-        bool, typer.Option("--open", help="Open the draft with the system's player; needs --draft-first.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the draft; needs --draft-first.")] = False,
+    draft_first: DraftFirst = False,
+    draft_steps: DraftSteps = DRAFT_STEPS,
+    draft_bucket: DraftBucket = None,
+    open_draft: OpenDraft = False,
+    yes: Yes = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
     timeout: Timeout = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Quiet = False,
+    **options: Any,
 ) -> None:
     """Generate one video and save it.
 
@@ -121,31 +100,15 @@ def generate(
     and picture work, not each movement; --draft-bucket with the video's own
     size keeps the noise.
     """
-    arguments: dict[str, Any] = {
-        "prompt": prompt,
-        "start_image": image,
-        "end_image": end_image,
-        "negative_prompt": negative,
-        "bucket": bucket,
-        "aspect_ratio": aspect,
-        "frames": frames,
-        "fit": cast(Fit, fit),  # the client refuses others
-        "background_color": background,
-        "steps": steps,
-        "guidance": guidance,
-        "seed": seed,
-        "fps": fps,
-        "embed_prompt": embed_prompt,
-        "profile": profile,
-        "solver": solver,
-        "cache_threshold": cache_threshold,
-        "guidance_interval": guidance_interval,
-        "save_to": None if out == STDOUT else out,
-    }
     named = _is_given(context, "out")
     refuse_taken("--out", out if named else None, force=force)
     refuse_taken("--receipt", receipt, force=force)
-    arguments["overwrite"] = force or (False if named else "number")
+    arguments: dict[str, Any] = {
+        "prompt": prompt,
+        **options,
+        "save_to": None if out == STDOUT else out,
+        "overwrite": force or (False if named else "number"),
+    }
     _check_out(out, receipt, json=json, draft_first=draft_first)
     if not draft_first:
         _check_no_draft(context)
@@ -153,23 +116,21 @@ def generate(
     with reported(json=json), Client(address, tls=tls, timeout=timeout) as client:
         if draft_first:
             # Drawn here where it is not given: both videos need the same one.
-            arguments["seed"] = secrets.randbelow(2**53) if seed is None else seed
+            arguments["seed"] = secrets.randbelow(2**53) if options["seed"] is None else options["seed"]
             drafted = draft_arguments(arguments, client.info(), steps=draft_steps, bucket=draft_bucket)
             drafted |= {"save_to": out.with_name(f"{out.stem}.draft{out.suffix}"), "overwrite": force or "number"}
-            video = _run(client, drafted, shown)
-            _present(video, opened=open_draft, told=not json, quiet=quiet)
-            if not yes and not _confirmed():
-                typer.echo(
-                    f"The final video with the same seed:\n  {_final_command(context, arguments['seed'])}", err=True
-                )
-                raise typer.Exit(NOT_CONFIRMED)
-        video = _run(client, arguments, shown)
-        if video.data is not None:
-            typer.get_binary_stream("stdout").write(video.data)
-        if not json and not (out == STDOUT and quiet):
-            typer.echo(video_summary(video), err=out == STDOUT)
-        if receipt is not None:
-            save_receipt(video, receipt, overwrite=force)
+            _present(_run(client, drafted, shown), opened=open_draft, told=not json, quiet=quiet)
+            _confirm(context, arguments["seed"], yes=yes)
+        _deliver(_run(client, arguments, shown), out, receipt, force=force, told=not json, quiet=quiet)
+
+
+def _deliver(video: Video, out: Path, receipt: Path | None, *, force: bool, told: bool, quiet: bool) -> None:
+    if video.data is not None:
+        typer.get_binary_stream("stdout").write(video.data)
+    if told and not (out == STDOUT and quiet):
+        typer.echo(video_summary(video), err=out == STDOUT)
+    if receipt is not None:
+        save_receipt(video, receipt, overwrite=force)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -227,6 +188,13 @@ def _present(video: Video, *, opened: bool, told: bool, quiet: bool) -> None:
         typer.echo("the draft cannot be opened here; look at the file", err=True)
     if not quiet and sys.stderr.isatty():
         print_sheet(video.path, Console(stderr=True))
+
+
+def _confirm(context: typer.Context, seed: int, *, yes: bool) -> None:
+    """End here, with the command that goes on, unless somebody wants the final video."""
+    if not yes and not _confirmed():
+        typer.echo(f"The final video with the same seed:\n  {_final_command(context, seed)}", err=True)
+        raise typer.Exit(NOT_CONFIRMED)
 
 
 def _confirmed() -> bool:

@@ -12,12 +12,23 @@ import typer
 from rich.console import Console
 
 from easyanim_client.client import Client
-from easyanim_client.commands.shared import REPLAY_DIFFERS, Address, Force, Json, Timeout, Tls, refuse_taken, reported
+from easyanim_client.commands.shared import (
+    REPLAY_DIFFERS,
+    Address,
+    Force,
+    Json,
+    Quiet,
+    Timeout,
+    Tls,
+    refuse_taken,
+    reported,
+)
 from easyanim_client.errors import Details, InvalidRequest, Violation
+from easyanim_client.forms import MEDIA_TYPES
 from easyanim_client.recording import SAME_NETWORK, Recording
 from easyanim_client.render import progress
-from easyanim_client.request import MEDIA_TYPES
-from easyanim_client.results import ServerInfo
+from easyanim_client.results import Video
+from easyanim_client.served import ServerInfo
 
 OPTIONS = {
     "prompt": "--prompt, or --receipt",
@@ -28,31 +39,39 @@ OPTIONS = {
 """What gives the fields of a request here."""
 
 
+File = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="A video of easyanim, or a receipt that was saved.")
+]
+Prompt = Annotated[str | None, typer.Option(help="The prompt, where the file does not have it.")]
+Negative = Annotated[str | None, typer.Option(help="The same of the negative prompt.")]
+Image = Annotated[
+    Path | None, typer.Option("--image", exists=True, dir_okay=False, help="The first frame that was sent.")
+]
+EndImage = Annotated[
+    Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="The last frame that was sent.")
+]
+ReceiptFile = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="The saved receipt, for the prompts.")
+]
+Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Keep the new video here, in the old one's format.")]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")]
+
+
 def replay(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A video of easyanim, or a receipt that was saved.")
-    ],
-    prompt: Annotated[str | None, typer.Option(help="The prompt, where the file does not have it.")] = None,
-    negative: Annotated[str | None, typer.Option(help="The same of the negative prompt.")] = None,
-    image: Annotated[
-        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="The first frame that was sent.")
-    ] = None,
-    end_image: Annotated[
-        Path | None, typer.Option("--end-image", exists=True, dir_okay=False, help="The last frame that was sent.")
-    ] = None,
-    receipt: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The saved receipt, for the prompts.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Keep the new video here, in the old one's format.")
-    ] = None,
+    file: File,
+    prompt: Prompt = None,
+    negative: Negative = None,
+    image: Image = None,
+    end_image: EndImage = None,
+    receipt: ReceiptFile = None,
+    out: Out = None,
     force: Force = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Go on where prompt, picture or model differ.")] = False,
+    anyway: Anyway = False,
     address: Address = "localhost:50051",
     tls: Tls = False,
     timeout: Timeout = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a video again from the receipt in its metadata, and compare the two.
 
@@ -67,18 +86,11 @@ def replay(
         tempfile.TemporaryDirectory() as folder,
     ):
         recording = Recording.load(file)
-        if receipt is not None:
-            saved = Recording.load(receipt)
-            if saved.receipt.latents_sha256 != recording.receipt.latents_sha256:
-                raise InvalidRequest(f"{receipt} is the receipt of another video than {file}")
-            if prompt is None and saved.has_prompt:
-                prompt = saved.receipt.parameters.prompt
-            if negative is None and saved.has_negative_prompt:
-                negative = saved.receipt.parameters.negative_prompt
+        kept = _kept_texts(file, recording, receipt)
+        texts = {"prompt": prompt, "negative_prompt": negative}
+        given = kept | {name: text for name, text in texts.items() if text is not None}
         try:
-            arguments = recording.arguments(
-                prompt=prompt, negative_prompt=negative, start_image=image, end_image=end_image, anyway=anyway
-            )
+            arguments = recording.arguments(**given, start_image=image, end_image=end_image, anyway=anyway)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), Details(violations=tuple(map(_with_option, error.violations)))) from error
         if not anyway:
@@ -95,6 +107,29 @@ def replay(
                 if show is not None:
                     show(event)
         video = generation.result()
+    same = _compare(recording, video, kept=out is not None, json=json)
+    raise typer.Exit(0 if same else REPLAY_DIFFERS)
+
+
+def _kept_texts(file: Path, recording: Recording, receipt: Path | None) -> dict[str, str]:
+    """The prompts of a saved receipt by argument.
+
+    Raises:
+        InvalidRequest: it is of another video.
+        OSError: it cannot be read.
+    """
+    if receipt is None:
+        return {}
+    saved = Recording.load(receipt)
+    if saved.receipt.latents_sha256 != recording.receipt.latents_sha256:
+        raise InvalidRequest(f"{receipt} is the receipt of another video than {file}")
+    given = saved.receipt.parameters
+    texts = {"prompt": given.prompt} if saved.has_prompt else {}
+    return texts | ({"negative_prompt": given.negative_prompt} if saved.has_negative_prompt else {})
+
+
+def _compare(recording: Recording, video: Video, *, kept: bool, json: bool) -> bool:
+    """Say what is the same of two videos; returns whether all is."""
     same_latents = recording.receipt.latents_sha256 == video.receipt.latents_sha256
     same_bytes = recording.file_sha256 == video.sha256
     differences = recording.differences(video.receipt)
@@ -105,7 +140,7 @@ def replay(
             "latents_sha256": [recording.receipt.latents_sha256, video.receipt.latents_sha256],
             "file_sha256": [recording.file_sha256, video.sha256],
             "differences": differences,
-            "path": None if out is None else str(video.path),
+            "path": str(video.path) if kept else None,
         }
         typer.echo(json_module.dumps(verdict, ensure_ascii=False))
     else:
@@ -113,7 +148,7 @@ def replay(
         _tell("bytes", same_bytes, recording.file_sha256, video.sha256)
         for name, (was, now) in differences.items():
             typer.echo(f"         {name} was {was}, is {now}")
-    raise typer.Exit(0 if same_latents and same_bytes else REPLAY_DIFFERS)
+    return same_latents and same_bytes
 
 
 def _with_option(wrong: Violation) -> Violation:

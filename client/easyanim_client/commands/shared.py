@@ -23,6 +23,7 @@ from easyanim_client.errors import (
     Unavailable,
     told,
 )
+from easyanim_client.options import OPTIONS
 from easyanim_client.proxies import proxy_of
 from easyanim_client.render import failure_json
 
@@ -36,26 +37,9 @@ EXIT_CODES: tuple[tuple[type[EasyAnimError], int], ...] = (
     (EasyAnimError, 6),
 )
 """By the first class that fits."""
-OPTIONS: Mapping[str, str] = {
-    "start_image": "--image",
-    "end_image": "--end-image",
-    "negative_prompt": "--negative",
-    "bucket": "--bucket",
-    "aspect_ratio": "--aspect",
-    "frame_count": "--frames",
-    "fit_policy": "--fit",
-    "background_color": "--background",
-    "step_count": "--steps",
-    "guidance_scale": "--guidance",
-    "seed": "--seed",
-    "frame_rate_fps": "--fps",
-    "output_mime_type": "--out",
-    "embed_prompt": "--embed-prompt",
-    "profile": "--profile",
-    "acceleration.solver": "--solver",
-    "acceleration.cache_threshold": "--cache-threshold",
-    "acceleration.guidance_start": "--guidance-interval",
-    "acceleration.guidance_end": "--guidance-interval",
+FLAGS: Mapping[str, str] = {
+    **{field: option.flag for option in OPTIONS[1:] for field in option.fields},
+    "output_mime_type": "--out",  # by its suffix
     "draft_bucket": "--draft-bucket",
     "draft_steps": "--draft-steps",
 }
@@ -116,6 +100,7 @@ Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0.001, help="Until the work is given up. Default: no limit.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts; a failure too.")]
 
 
@@ -134,7 +119,7 @@ def reported(
     on_cancel: str = "Cancelled; the server was told to stop.",
     *,
     json: bool = False,
-    options: Mapping[str, str] = OPTIONS,
+    options: Mapping[str, str] = FLAGS,
 ) -> Iterator[None]:
     """Say on stderr what went wrong and exit with its code.
 
@@ -159,7 +144,7 @@ def reported(
         raise typer.Exit(next(codes, 2)) from error
 
 
-def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = OPTIONS) -> Iterator[str]:
+def explanation(error: EasyAnimError | OSError, options: Mapping[str, str] = FLAGS) -> Iterator[str]:
     """What went wrong, and what the caller can do about it, in lines."""
     if isinstance(error, InvalidRequest) and error.violations:
         yield "Error: the request is invalid"

@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from easyanim_server import __version__
 from easyanim_server.config import processor as machine
 
-LIBRARIES = ("easyanim", "torch", "triton", "diffusers", "transformers", "flash-attn-4", "grpcio", "av")
+LIBRARIES = ("torch", "triton", "diffusers", "transformers", "flash-attn-4", "grpcio", "av")
 """Whose versions are noted, as far as they are installed."""
 
 
@@ -74,8 +75,8 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the installed ones among `LIBRARIES`."""
-    found = {}
+    """Versions of the server and of the installed ones among `LIBRARIES`."""
+    found = {"easyanim": __version__}
     for library in LIBRARIES:
         try:
             found[library] = version(library)

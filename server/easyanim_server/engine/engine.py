@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from easyanim_server import __version__
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.events import Phase, Work
@@ -120,7 +121,8 @@ class Engine:
             attention_mode=pipeline.attention_mode,
             dtype=str(pipeline.dtype).removeprefix("torch."),
             device=device_name(pipeline.device),
-            versions={name: version(name) for name in ("easyanim", "torch", "diffusers", "transformers")},
+            versions={"easyanim": __version__}
+            | {name: version(name) for name in ("torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
             defaults=pipeline.defaults,

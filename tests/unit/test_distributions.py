@@ -1,0 +1,77 @@
+"""The project files of the two distributions and of the clone that installs them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import easyanim_client
+import easyanim_server
+from easyanim.v1 import video_pb2
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+
+
+def project(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def test_all_have_one_version_which_is_what_is_installed() -> None:
+    distributions = {"easyanim": ".", "easyanim-client": "client", "easyanim-server": "server"}
+
+    assert {name: project(folder)["name"] for name, folder in distributions.items()} == {
+        name: name for name in distributions
+    }
+    declared = {project(folder)["version"] for folder in distributions.values()}
+    assert declared == {version(name) for name in distributions} == {easyanim_server.__version__}
+
+
+def test_the_server_takes_the_stubs_of_its_own_version() -> None:
+    server = project("server")
+
+    assert f"easyanim-client[cli]=={server['version']}" in server["dependencies"]
+
+
+def test_the_client_needs_grpc_and_protobuf_alone() -> None:
+    names = {re.split(r"[<>=\[ ]", line)[0] for line in project("client")["dependencies"]}
+
+    assert names == {"grpcio", "grpcio-status", "grpcio-health-checking", "protobuf"}
+
+
+def test_every_extra_of_the_server_is_one_of_the_clone() -> None:
+    extras = project(".")["optional-dependencies"]
+
+    for name in project("server")["optional-dependencies"]:
+        assert extras[name] == [f"easyanim-server[{name}] @ {{root:uri}}/server"]
+
+
+def test_where_a_clone_is_installed_editable_its_folders_are_what_is_imported() -> None:
+    modules = {"client": easyanim_client, "server": easyanim_server, "proto": video_pb2}
+
+    for folder, module in modules.items():
+        assert Path(module.__file__ or "").is_relative_to(ROOT / folder)
+
+
+@pytest.mark.parametrize("folder", ["client", "server"])
+def test_every_distribution_has_the_license(folder: str) -> None:
+    assert (ROOT / folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_pins_have_no_address_and_cover_what_is_needed() -> None:
+    pins = [line for line in (ROOT / "constraints/constraints.txt").read_text().splitlines() if line[0] != "#"]
+
+    assert [line for line in pins if not re.fullmatch(r"[a-z0-9-]+==[a-z0-9.+]+( ; .+)?", line)] == []
+    pinned = {line.partition("==")[0] for line in pins}
+    lines = [*project("client")["dependencies"], *project("server")["dependencies"]]
+    assert {re.split(r"[<>=\[; ]", line)[0] for line in lines} - pinned == {"easyanim-client"}
