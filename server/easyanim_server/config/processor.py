@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -29,7 +28,7 @@ def processor_quota(cgroup: Path = CGROUP, mounted: Path = CGROUPS) -> float | N
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = mounted / "cpu" if controllers else mounted
-        # A group's parents limit it too. In a container the path may be the host's, and the group's own files at the top.
+        # A parent limits its groups too. In a container the path may be the host's, and its own files at the top.
         own = top / path.lstrip("/")
         folders = [own, *own.parents] if own != top else [top]
         quotas += [_quota(folder) for folder in folders if folder.is_relative_to(top)]
