@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PHOTOGRAPH = ROOT / "examples" / "coffee.jpg"
-PROMPT = "the camera zooms in on a cup of coffee"
+PROMPT = "the camera zooms in slowly on a cup of coffee"
 VIDEO = ROOT / "out" / "demo.mp4"
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).resolve().parents[2] / "scripts" / "draw_dashboard.py"
+FILE = Path(__file__).resolve().parents[2] / "dev" / "docs" / "draw_dashboard.py"
 
 
 def load() -> Any:
