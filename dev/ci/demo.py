@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PHOTOGRAPH = ROOT / "examples" / "coffee.jpg"
-PROMPT = "the camera zooms in on a cup of coffee"
+PROMPT = "the camera zooms in slowly on a cup of coffee"
 VIDEO = ROOT / "out" / "demo.mp4"
 
 
@@ -23,7 +23,7 @@ def main() -> int:
             if not address:
                 return server.wait()
             client = [BIN / "easyanim-client"]
-            subprocess.run([*client, "health", "--address", address, "--wait", "120"], check=True)
+            subprocess.run([*client, "health", "--address", address, "--wait", "600"], check=True)
             options = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
             options += ["--out", VIDEO, "--force"]
             subprocess.run([*client, "generate", PROMPT, *options], check=True)

@@ -154,3 +154,16 @@ def test_the_changelog_has_the_version_that_is_built() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert "Unreleased" in headings
     assert version[1] in headings
+
+
+def test_examples_for_the_demo_s_model_ask_for_slow_motions() -> None:
+    """A fast motion uncovers much that the small model has to make up, and what it makes up is blotches."""
+    texts = {page: "\n".join(blocks(page, "sh")) for page in PAGES}
+    demo = (ROOT / "dev" / "ci" / "demo.py").read_text(encoding="utf-8")
+    prompts = [
+        found for text in texts.values() for found in re.findall(r'generate "([^"]+)"|"prompt": "([^"]+)"', text)
+    ]
+    asked = ["".join(pair) for pair in prompts] + re.findall(r'^PROMPT = "(.+)"', demo, re.MULTILINE)
+
+    assert len(asked) > 5
+    assert [prompt for prompt in asked if "slowly" not in prompt and "缓慢" not in prompt] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -132,6 +133,31 @@ def test_lines_that_were_dropped_are_counted_and_told_once_somebody_reads() -> N
         process.communicate()
     assert b'"lines": ' in line
     assert process.returncode == 0
+
+
+def test_the_worker_s_lines_have_colours_on_a_terminal_as_the_front_s_have(tmp_path: Path) -> None:
+    here, terminal = pty.openpty()
+    words = [sys.executable, "-c", PROGRAM, f"unix:{tmp_path}/socket"]
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=terminal, cwd=ROOT, env=environment) as process:
+        os.close(terminal)
+        with os.fdopen(here, "r", errors="replace") as lines:
+            worker = next(line for line in lines if "worker ready" in line)
+        process.kill()
+
+    assert "\x1b[1mworker ready" in worker
+
+
+@pytest.mark.parametrize(("chosen", "colours"), [({}, "True"), ({"NO_COLOR": "1"}, "False")])
+def test_who_wants_no_colours_gets_none(chosen: dict[str, str], colours: str) -> None:
+    here, terminal = pty.openpty()
+    code = "from easyanim_server.telemetry.log import coloured; print(coloured())"
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | chosen
+    said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, env=environment)
+    os.close(terminal)
+    os.close(here)
+
+    assert said.stdout.decode().strip() == colours
 
 
 def test_a_cuda_device_that_is_not_there_ends_the_command_before_it_listens() -> None:

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from google.rpc import code_pb2
+
+from easyanim_server.rpc.status import CODES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -44,3 +47,28 @@ def test_every_failure_says_all_of_it() -> None:
     points = ["Callers", "State", "Metrics", "Log", "Do"]
     for failure in SECTION.split("\n### ")[1:]:
         assert re.findall(r"^- \*\*(\w+)\*\*:", failure, re.MULTILINE) == points, failure.partition("\n")[0]
+
+
+def test_readme_s_table_of_failures_has_every_code_with_its_reasons() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| a call fails with |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    pairs = [(code, reason) for row in rows for code in re.findall(r"`(\w+)`", row[0])
+             for reason in re.findall(r"`([A-Z_]+)`", row[2])]  # fmt: skip
+    answered = {(code_pb2.Code.Name(code), error.reason) for error, code in CODES.items()}
+
+    assert answered <= set(pairs)
+    assert len(rows) == len({tuple(row) for row in rows})
+
+
+def test_readme_says_when_to_try_again_where_the_server_does() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| a call fails with |")[2].partition("\n\n")[0]
+    told = {
+        reason
+        for line in table.splitlines()[2:]
+        if line.split("|")[4].strip() == "when to try again"
+        for reason in re.findall(r"`([A-Z_]+)`", line.split("|")[3])
+    }
+
+    assert told == {error.reason for error in CODES if error.heals}

@@ -62,7 +62,7 @@ EPILOG = """Exit codes:
 0    the video is complete; the server is serving
 2    wrong usage, an invalid request, or a file that cannot be read or written
 3    the server cannot be reached, is unavailable, or is not serving
-4    the server has no room: its queue is full, or its decoders of pictures are at work
+4    the server has no room now: its queue, request memory, picture decoders or disk are in use
 5    the timeout passed
 6    the server failed, or sent a corrupt video
 7    replay: the video is not the same; batch: a job failed

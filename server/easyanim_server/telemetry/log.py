@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
 import structlog
 
+from easyanim_server.telemetry import output
 
-def configure_logging(log_format: str, level: str) -> None:
+
+def coloured() -> bool:
+    """Whether lines for people have colours: on a terminal, unless ``NO_COLOR`` is set."""
+    return output.on_terminal() and not os.environ.get("NO_COLOR")
+
+
+def configure_logging(log_format: str, level: str, colours: bool | None = None) -> None:
     """Send everything, other libraries' records too, to stderr in one form.
 
     Args:
         log_format: ``console`` or ``json``.
         level: Least severe level that is written: ``debug``, ``info``, ``warning`` or ``error``.
+        colours: Whether lines for people have colours. Default: as `coloured`, which a process whose stderr another
+            one passes on cannot see.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -28,7 +38,8 @@ def configure_logging(log_format: str, level: str) -> None:
     else:
         # The default formatter shows local variables, and prompts are among them.
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        shown = coloured() if colours is None else colours
+        last = [structlog.dev.ConsoleRenderer(colors=shown, exception_formatter=plain)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -32,6 +32,7 @@ class Outlet:
         """Put a pipe in its place; two threads pass on what comes out of it."""
         self._descriptor = descriptor
         self._real = os.dup(descriptor)
+        self.on_terminal = os.isatty(descriptor)
         self._source, sink = os.pipe()
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._source, False)
@@ -119,6 +120,11 @@ def keep_writable() -> None:
     for descriptor in (1, 2):
         _outlets.append(outlet := Outlet(descriptor))
         atexit.register(outlet.close)
+
+
+def on_terminal() -> bool:
+    """Whether what goes to stderr is read on a terminal, be there an `Outlet` between or not."""
+    return _outlets[1].on_terminal if _outlets else os.isatty(2)
 
 
 def dropped_lines() -> int:

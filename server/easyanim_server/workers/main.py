@@ -29,19 +29,20 @@ BEAT_SECONDS = 1.0
 """How often the front is told that this process waits for a job."""
 
 
-def main(connection: Connection, settings: Settings, engine_path: str) -> None:
+def main(connection: Connection, settings: Settings, engine_path: str, colours: bool = False) -> None:
     """Load the engine, say `Ready`, then do jobs until the pipe closes.
 
     Args:
         connection: The worker's end of the pipe; its closing is the order to end.
         settings: The server's settings.
         engine_path: ``module:attribute`` of a callable that makes an engine from settings.
+        colours: Whether the front's log is read on a terminal; this process's stderr is a pipe to the front.
     """
     # Ctrl-C, a terminal's end and a service manager's SIGTERM reach the whole process group; the front decides what
     # they mean here.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    configure_logging(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level, colours)
     inbox = Inbox(connection)
     # Watched from the start: a front that dies while gigabytes load must not leave this process behind.
     threading.Thread(target=inbox.receive, name="inbox", daemon=True).start()

@@ -19,6 +19,7 @@ from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import WorkerInfo
+from easyanim_server.telemetry.log import coloured
 from easyanim_server.workers.messages import (
     Cancel,
     Ended,
@@ -180,7 +181,7 @@ class LocalWorker:
             with theirs:
                 process = context.Process(
                     target=_run_loop,
-                    args=(theirs, self._settings, self._engine_path),
+                    args=(theirs, self._settings, self._engine_path, coloured()),
                     name="easyanim-worker",
                     daemon=True,
                 )
@@ -210,11 +211,11 @@ class LocalWorker:
         return WorkerLost(f"the worker process ended {when} ({how})")
 
 
-def _run_loop(connection: Connection, settings: Settings, engine_path: str) -> None:
+def _run_loop(connection: Connection, settings: Settings, engine_path: str, colours: bool) -> None:
     # Imported here, in the new process: the loop brings torch, which the front must never load.
     from easyanim_server.workers import main as loop
 
-    loop.main(connection, settings, engine_path)
+    loop.main(connection, settings, engine_path, colours)
 
 
 def _write(connection: Connection, outbox: queue.SimpleQueue[ToWorker]) -> None:
