@@ -19,7 +19,7 @@ def processor_quota(cgroup: Path = CGROUP, mounted: Path = CGROUPS) -> float | N
         mounted: Where the groups' files are.
     """
     try:
-        lines = cgroup.read_text(encoding="utf-8").splitlines()
+        lines = cgroup.read_text(encoding="utf-8-sig").splitlines()
     except OSError:
         return None
     quotas = []
@@ -39,10 +39,10 @@ def _quota(folder: Path) -> float | None:
     """Processors of one group: quota by period, in microseconds; None without a limit."""
     try:
         if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8-sig").split()
         else:
             quota, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8-sig") for name in ("quota", "period")
             )
         limit = int(quota) / int(period)
     except (OSError, ValueError):  # "max", or a file that is not there
