@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ConfigurationError, QueueFull, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
@@ -64,8 +65,8 @@ async def test_two_workers_run_two_jobs_and_the_third_waits_for_the_first_that_i
 
 async def test_a_lost_worker_costs_the_other_nothing_and_its_job_goes_on_there(begun: Callable[..., Any]) -> None:
     class DyingWorker(MortalWorker):
-        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
-            async for event in super().run(job):
+        async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
+            async for event in super().run(job, context):
                 yield event
             if not self.up:
                 raise WorkerLost("the worker process ended")

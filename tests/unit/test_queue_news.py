@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ShuttingDown, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress, Queued
 from easyanim_server.domain.job import Bucket, Job
@@ -42,7 +43,7 @@ class SimulatedWorker:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
         return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256))
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         await self._jobs.get()
         return
         yield
@@ -143,7 +144,7 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
 
 async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:
     class BrokenWorker(SimulatedWorker):
-        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
             raise RuntimeError("a fault that was asked for")
             yield
 
@@ -168,7 +169,7 @@ async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pyt
                 raise WorkerLost("not yet")
             return await super().start(report)
 
-        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
             raise WorkerLost("gone")
             yield
 

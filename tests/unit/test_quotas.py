@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import DiskFull, EasyAnimError, ResultDropped, ResultExpired
 from easyanim_server.domain.events import CHUNK_BYTES, Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
@@ -34,7 +35,7 @@ class WritingWorker(SimulatedWorker):
         super().__init__()
         self.cancelled: list[str] = []
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         for number in range(job.steps):
             if job.id in self.cancelled:
                 return

@@ -12,6 +12,7 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import LogCapture
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import (
     EasyAnimError,
     NotReady,
@@ -53,10 +54,10 @@ class MortalWorker(SimulatedWorker):
         await self._gone.wait()
         return WorkerLost("the worker process ended")
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         if self._gone.is_set():
             raise WorkerLost("the worker process ended")
-        async for event in super().run(job):
+        async for event in super().run(job, context):
             yield event
 
     def cancel(self, job: Job) -> None:
@@ -69,7 +70,7 @@ class MortalWorker(SimulatedWorker):
 
 async def submit(manager: JobManager, number: int, **log_context: str) -> JobRecord:
     return await manager.create(
-        Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0, log_context=log_context)
+        Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0), context=CallContext(log_context)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import EasyAnimError, JobCancelled
 from easyanim_server.domain.events import Completed
 from easyanim_server.domain.job import Job
@@ -36,6 +37,8 @@ class JobRecord:
     """When the job was admitted."""
     caller: str = ""
     """Whose quota its result counts against, see `quotas.caller_of`."""
+    context: CallContext = NO_CALL
+    """The call that it came in."""
     state: JobState = JobState.QUEUED
     attempt: int = 1
     """The run that the job waits for or is in."""

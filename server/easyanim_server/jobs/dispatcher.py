@@ -116,7 +116,7 @@ class Dispatcher:
         before = self._queue.whole_seconds
         is_last = self._queue.add(record)
         self.count()
-        self._observer.queued(record.job)
+        self._observer.queued(record.job, record.context)
         if is_last:
             return self._place(len(self._queue) - 1, before)
         return next(place for waiting, place in self.waiting() if waiting is record)
@@ -174,14 +174,14 @@ class Dispatcher:
     async def _run(self, assignment: Assignment) -> None:
         record, now = assignment.record, self._clock.now()
         job = record.job
-        structlog.contextvars.bind_contextvars(**job.log_context)
+        structlog.contextvars.bind_contextvars(**record.context.log_context)
         waited_since = record.created if record.requeued is None else record.requeued
         record.start(now)
         await self._store.save(record)
         self._observer.started(job, now - waited_since)
         log.info("job started", job_id=job.id, bucket=str(job.bucket), steps=job.steps, attempt=record.attempt)
         try:
-            async with aclosing(assignment.supervisor.run_job(job)) as events:
+            async with aclosing(assignment.supervisor.run_job(job, record.context)) as events:
                 async for event in events:
                     await self._take(assignment, event)
         except WorkerLost as lost:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import structlog
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.clock import SYSTEM_CLOCK, Clock
 from easyanim_server.domain.errors import EasyAnimError, JobCancelled, NotReady, QueueFull, ShuttingDown
 from easyanim_server.domain.events import Accepted, Event, Progress, Queued
@@ -160,13 +161,16 @@ class JobManager:
             raise QueueFull(self._queue_size, soonest, max(soonest * LATER, self.workload.backlog_seconds / 2))
         self._quotas.check_disk()
 
-    async def create(self, job: Job, reading: PromptReading = NOTHING_READ, caller: str = "") -> JobRecord:
+    async def create(
+        self, job: Job, reading: PromptReading = NOTHING_READ, caller: str = "", context: CallContext = NO_CALL
+    ) -> JobRecord:
         """Give a job a place in the queue; its caller must `leave` it.
 
         Args:
             job: What to do.
             reading: How its prompt will be read, for its `Accepted`.
             caller: With whose results its result is counted.
+            context: The call that it comes in.
 
         Raises:
             ShuttingDown: the server drains.
@@ -177,7 +181,7 @@ class JobManager:
         self.check_room()
         if self.info is None:
             raise self._not_ready()
-        record = JobRecord(job, self._clock.now(), caller)
+        record = JobRecord(job, self._clock.now(), caller, context)
         accepted = Accepted(job, reading.tokens, reading.truncated, reading.warnings)
         await self._store.add(record)
         self._spools[record] = spool = Spool(record, accepted, self._artifacts, self._clock)

@@ -21,7 +21,7 @@ from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.quotas import caller_of
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark, without_pictures
-from easyanim_server.rpc.interceptors import in_this_call
+from easyanim_server.rpc.interceptors import current_call
 from easyanim_server.rpc.limits import naming_what_is_too_long
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
@@ -59,9 +59,9 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._jobs.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
-                    job = in_this_call(await to_job(request, self._settings, self._defaults, pictures, decoder))
+                    job = await to_job(request, self._settings, self._defaults, pictures, decoder)
                 reading = await self._jobs.prompts.read_for(job)
-                record = await self._jobs.create(job, reading, caller_of(context.peer()))
+                record = await self._jobs.create(job, reading, caller_of(context.peer()), current_call())
             del request, pictures  # as large as the pictures' files, while the job waits and runs
             async for event in self._jobs.watch(record, self._settings.heartbeat_seconds):
                 yield to_response(event, job)

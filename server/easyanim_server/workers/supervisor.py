@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.clock import SYSTEM_CLOCK, Clock
 from easyanim_server.domain.errors import EasyAnimError, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress
@@ -130,7 +131,9 @@ class Supervisor:
             self._watchdog.rest()
             lost.cancel()
 
-    async def run_job(self, job: Job) -> AsyncGenerator[Progress | Chunk | Completed, None]:
+    async def run_job(
+        self, job: Job, context: CallContext = NO_CALL
+    ) -> AsyncGenerator[Progress | Chunk | Completed, None]:
         """Run one job to its end, watched.
 
         Raises:
@@ -139,7 +142,7 @@ class Supervisor:
         """
         self._watchdog.watch(job.id, self.info.step_seconds(job.bucket) if self.info else 0.0)
         try:
-            async for event in self._worker.run(job):
+            async for event in self._worker.run(job, context):
                 self._watchdog.heard(event.unit_seconds if isinstance(event, Progress) else None)
                 yield event
         except WorkerLost as lost:
