@@ -46,11 +46,11 @@ class RunningServer:
                 self._loop.call_soon_threadsafe(self.app.stop)
 
     def wait_for(self, state: str, seconds: float = 180.0) -> None:
-        """Block until the scheduler is in `state`."""
+        """Block until the server is in `state`."""
         until = time.monotonic() + seconds
-        while self.app.scheduler.state.value != state:
+        while self.app.jobs.state.value != state:
             assert self._thread.is_alive(), f"the server ended: {self.error!r}"
-            assert time.monotonic() < until, f"not {state} after {seconds} s: {self.app.scheduler.detail}"
+            assert time.monotonic() < until, f"not {state} after {seconds} s: {self.app.jobs.detail}"
             time.sleep(0.01)
 
     def _run(self) -> None:

@@ -124,7 +124,7 @@ def test_cancel_latency_lasts_until_the_worker_is_free(simulated: RunningServer)
     )
 
     assert report["outcomes"] == {"cancelled": 2}
-    assert simulated.app.scheduler.job_count == 0
+    assert simulated.app.jobs.workload.jobs == 0
     # The engine sleeps through its unit of work before it sees the cancel, and no other unit comes after it.
     assert 0 < report["metrics"]["cancel_seconds"]["max"] < 50 * SLOW_UNIT_SECONDS
 

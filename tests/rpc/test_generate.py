@@ -183,7 +183,7 @@ def test_a_full_queue_refuses_with_a_delay_before_pictures_are_decoded_and_says_
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         waiting[0].cancel()
-        eventually(lambda: server.app.scheduler.waiting_count == 1)
+        eventually(lambda: server.app.jobs.workload.waiting == 1)
         assert next(stub.Generate(request())).HasField("accepted"), "a cancelled job gives its place back"
         running.cancel()
         assert list(waiting[1])[-1].HasField("completed")

@@ -151,7 +151,7 @@ def test_a_drain_ends_in_time_whatever_decoders_do(connect: Callable[[str], Stub
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert detail(refused.value, error_details_pb2.ErrorInfo).reason == "SHUTTING_DOWN"
         eventually(lambda: gone(pid), 5)
-        assert server.app.scheduler.state.value == "DRAINING"
+        assert server.app.jobs.state.value == "DRAINING"
 
 
 def test_the_background_is_checked_echoed_and_in_the_receipt(stub: Stub) -> None:

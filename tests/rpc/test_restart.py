@@ -50,7 +50,7 @@ class Killable:
         self.kill()
         try:
             at_once()
-            eventually(lambda: "cannot be written" in self.server.app.scheduler.detail)
+            eventually(lambda: "cannot be written" in self.server.app.jobs.detail)
             yield
         finally:
             self._folder.unlink()
@@ -158,7 +158,7 @@ def test_while_the_worker_comes_up_the_job_is_next_and_the_queue_keeps_its_order
         info = killable.stub.GetServerInfo(pb.GetServerInfoRequest())
         assert [item.jobs_ahead_count for item in info.activity] == [0, 1, 2]
         assert not any(item.HasField("eta_duration") for item in info.activity)
-        assert killable.server.app.scheduler.waiting_count == info.job_count == 3
+        assert killable.server.app.jobs.workload.waiting == info.job_count == 3
     callers = [threading.Thread(target=finish, args=(number,)) for number in range(3)]
     for caller in callers:
         caller.start()
@@ -202,6 +202,6 @@ def test_a_drain_waits_for_a_job_that_is_run_again(tmp_path: Path) -> None:
         read(call, events, denoising)
         with killable.no_worker():
             server.stop()
-            eventually(lambda: server.app.scheduler.state.value == "DRAINING")
+            eventually(lambda: server.app.jobs.state.value == "DRAINING")
         read(call, events, lambda event: event.HasField("completed"))
     assert kinds(events).count("restarted") == 1

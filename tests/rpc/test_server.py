@@ -150,7 +150,7 @@ def test_a_drain_waits_for_a_caller_that_has_not_read_its_video_yet() -> None:
         # Noise in a lossless format: more bytes than the transport's windows hold.
         call = Stub(channel).Generate(request(output_mime_type="video/x-matroska"))
         next(call)
-        eventually(lambda: server.app.scheduler.job_count == 0)
+        eventually(lambda: server.app.jobs.workload.jobs == 0)
         server.stop()
         time.sleep(GOODBYE_SECONDS + 1)
         assert list(call)[-1].HasField("completed")
@@ -165,7 +165,7 @@ def test_a_worker_that_dies_in_idle_time_is_replaced_before_a_job_finds_out(tmp_
         before = server.worker.pid
         folder.touch()  # no other worker comes up meanwhile
         os.kill(before or 0, signal.SIGKILL)
-        eventually(lambda: "cannot be written" in server.app.scheduler.detail)
+        eventually(lambda: "cannot be written" in server.app.jobs.detail)
         assert health(server.address) == NOT_SERVING
         folder.unlink()
         server.wait_for("SERVING")
@@ -186,7 +186,7 @@ def test_a_worker_that_is_refused_after_it_was_served_once_is_tried_again(tmp_pa
         next(waiting)
         with pytest.raises(grpc.RpcError):
             list(doomed)
-        eventually(lambda: "cannot be written" in server.app.scheduler.detail)
+        eventually(lambda: "cannot be written" in server.app.jobs.detail)
         folder.unlink()
         assert list(waiting)[-1].HasField("completed")
 
@@ -227,7 +227,7 @@ def test_a_caller_that_vanishes_without_a_word_has_no_job_any_more(monkeypatch: 
         assert any(event.progress.phase == pb.PHASE_DENOISE for event in call)
         proxy.fall_silent()
 
-        eventually(lambda: server.app.scheduler.job_count == 0)
+        eventually(lambda: server.app.jobs.workload.jobs == 0)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{folder}/socket"], ids=["tcp", "unix"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from easyanim_server.domain.call import NO_CALL
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.telemetry.observer import JobObserver, JobObservers
 
@@ -29,7 +30,7 @@ class Broken(JobObserver):
 def test_every_observer_hears_what_it_cares_about_in_order() -> None:
     first, second = Ledger(), Ledger()
     both = JobObservers(first, second)
-    both.queued(JOB)
+    both.queued(JOB, NO_CALL)
     both.started(JOB, 2.0)
     both.sent(3)
     both.ended(JOB, None)

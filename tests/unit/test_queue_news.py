@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ShuttingDown, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress, Queued
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
+from easyanim_server.domain.record import JobRecord
+from easyanim_server.jobs import manager as managing
 from easyanim_server.jobs import positions as announcer
-from easyanim_server.jobs import scheduler as scheduling
-from easyanim_server.jobs.scheduler import Scheduler
+from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.spool import Spool
-from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.workers.pool import WorkerPool
+from easyanim_server.workers.supervisor import Supervisor
 from tests.engines import word_tokenizer
 
 BUCKET = Bucket(64, 64, 5)
@@ -39,7 +43,7 @@ class SimulatedWorker:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
         return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256))
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         await self._jobs.get()
         return
         yield
@@ -57,59 +61,63 @@ class SimulatedWorker:
         pass
 
 
+def pool_of(*workers: SimulatedWorker, **options: Any) -> WorkerPool:
+    return WorkerPool([Supervisor(worker, **options) for worker in workers])
+
+
 @pytest.fixture
 async def worker() -> SimulatedWorker:
     return SimulatedWorker()
 
 
 @pytest.fixture
-async def scheduler(worker: SimulatedWorker) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(worker, queue_size=1024)
-    running = asyncio.create_task(scheduler.run())
-    while scheduler.served is None:
+async def manager(worker: SimulatedWorker) -> AsyncIterator[JobManager]:
+    manager = JobManager(pool_of(worker), queue_size=1024)
+    running = asyncio.create_task(manager.run())
+    while manager.info is None:
         await asyncio.sleep(0.001)
-    yield scheduler
+    yield manager
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
 
 
-def submit(scheduler: Scheduler, number: int) -> Ticket:
-    return scheduler.submit(Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0))
+async def submit(manager: JobManager, number: int) -> JobRecord:
+    return await manager.create(Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0))
 
 
-async def place(ticket: Ticket) -> int:
+async def place(manager: JobManager, record: JobRecord) -> int:
     """Jobs ahead, as the next reader hears it."""
-    events = ticket.spool.read(heartbeat=5.0)
+    events = manager.watch(record, heartbeat=5.0)
     await anext(events)  # accepted
     queued = await anext(events)
-    await events.aclose()
+    await events.aclose()  # type: ignore[attr-defined]
     assert isinstance(queued, Queued)
     return queued.ahead
 
 
-async def test_a_caller_hears_its_place_at_once(scheduler: Scheduler) -> None:
-    tickets = [submit(scheduler, number) for number in range(300)]
+async def test_a_caller_hears_its_place_at_once(manager: JobManager) -> None:
+    records = [await submit(manager, number) for number in range(300)]
 
-    assert [await place(ticket) for ticket in tickets[::100]] == [0, 100, 200]
+    assert [await place(manager, record) for record in records[::100]] == [0, 100, 200]
 
 
-async def test_everybody_moves_up_when_a_job_ends_or_leaves(scheduler: Scheduler, worker: SimulatedWorker) -> None:
-    tickets = [submit(scheduler, number) for number in range(5)]
-    while scheduler.running is not tickets[0]:
+async def test_everybody_moves_up_when_a_job_ends_or_leaves(manager: JobManager, worker: SimulatedWorker) -> None:
+    records = [await submit(manager, number) for number in range(5)]
+    while [*manager.running] != records[:1]:
         await asyncio.sleep(0)
-    scheduler.release(tickets[2])
+    await manager.leave(records[2])
     worker.finish()
 
     async def moved_up() -> None:
-        while (await place(tickets[3]), await place(tickets[4])) != (1, 2):
+        while (await place(manager, records[3]), await place(manager, records[4])) != (1, 2):
             await asyncio.sleep(0.005)
 
     await asyncio.wait_for(moved_up(), 5)
 
 
 async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
-    scheduler: Scheduler, worker: SimulatedWorker, monkeypatch: pytest.MonkeyPatch
+    manager: JobManager, worker: SimulatedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = 0
 
@@ -119,14 +127,14 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
             told += isinstance(event, Queued)
             super().put(event)
 
-    monkeypatch.setattr(scheduling, "Spool", CountingSpool)
+    monkeypatch.setattr(managing, "Spool", CountingSpool)
     clock = asyncio.get_running_loop().time
     for number in range(400):
-        submit(scheduler, number)
+        await submit(manager, number)
     began, told = clock(), 0
     for left in range(399, 199, -1):
         worker.finish()
-        while scheduler.job_count > left:
+        while manager.workload.jobs > left:
             await asyncio.sleep(0)
     spent = clock() - began
 
@@ -136,19 +144,19 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
 
 async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:
     class BrokenWorker(SimulatedWorker):
-        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
             raise RuntimeError("a fault that was asked for")
             yield
 
-    scheduler = Scheduler(BrokenWorker(), queue_size=8)
-    running = asyncio.create_task(scheduler.run())
-    while scheduler.served is None:
+    manager = JobManager(pool_of(BrokenWorker()), queue_size=8)
+    running = asyncio.create_task(manager.run())
+    while manager.info is None:
         await asyncio.sleep(0.001)
-    tickets = [submit(scheduler, number) for number in range(3)]
+    records = [await submit(manager, number) for number in range(3)]
     with pytest.raises(RuntimeError):
         await running
 
-    assert all(isinstance(ticket.spool.failure, ShuttingDown) for ticket in tickets)
+    assert all(isinstance(record.failure, ShuttingDown) for record in records)
 
 
 async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +169,7 @@ async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pyt
                 raise WorkerLost("not yet")
             return await super().start(report)
 
-        async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+        async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
             raise WorkerLost("gone")
             yield
 
@@ -171,11 +179,11 @@ async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pyt
     pause = asyncio.sleep
     monkeypatch.setattr(asyncio, "sleep", no_pause)
     worker = LateWorker()
-    scheduler = Scheduler(worker, queue_size=8)
-    running = asyncio.create_task(scheduler.run())
-    while scheduler.served is None:
+    manager = JobManager(pool_of(worker), queue_size=8)
+    running = asyncio.create_task(manager.run())
+    while manager.info is None:
         await pause(0.001)
-    submit(scheduler, 1)
+    await submit(manager, 1)
     while worker.tries < 1100:
         assert not running.done(), running
         await pause(0.001)
@@ -184,11 +192,11 @@ async def test_a_worker_that_stays_away_for_hours_is_waited_for(monkeypatch: pyt
         await running
 
 
-async def test_a_thousand_waiting_jobs_hold_no_file(scheduler: Scheduler) -> None:
+async def test_a_thousand_waiting_jobs_hold_no_file(manager: JobManager) -> None:
     process = psutil.Process()
     before = process.num_fds()
-    tickets = [submit(scheduler, number) for number in range(1000)]
+    records = [await submit(manager, number) for number in range(1000)]
 
     assert process.num_fds() - before < 10
-    for ticket in tickets:
-        scheduler.release(ticket)
+    for record in records:
+        await manager.leave(record)

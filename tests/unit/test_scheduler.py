@@ -12,6 +12,7 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import LogCapture
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import (
     EasyAnimError,
     NotReady,
@@ -23,10 +24,11 @@ from easyanim_server.domain.errors import (
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import BucketStatus, WorkerInfo
-from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.domain.record import JobRecord
+from easyanim_server.jobs.manager import JobManager
 from easyanim_server.rpc.status import to_status
-from tests.unit.test_queue_news import BUCKET, SimulatedWorker
+from easyanim_server.workers.supervisor import ENDLESS, Patience
+from tests.unit.test_queue_news import BUCKET, SimulatedWorker, pool_of
 
 CANCEL_SECONDS = 0.05
 
@@ -52,10 +54,10 @@ class MortalWorker(SimulatedWorker):
         await self._gone.wait()
         return WorkerLost("the worker process ended")
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         if self._gone.is_set():
             raise WorkerLost("the worker process ended")
-        async for event in super().run(job):
+        async for event in super().run(job, context):
             yield event
 
     def cancel(self, job: Job) -> None:
@@ -66,9 +68,9 @@ class MortalWorker(SimulatedWorker):
         self._gone.set()
 
 
-def submit(scheduler: Scheduler, number: int, **log_context: str) -> Ticket:
-    return scheduler.submit(
-        Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0, log_context=log_context)
+async def submit(manager: JobManager, number: int, **log_context: str) -> JobRecord:
+    return await manager.create(
+        Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0), context=CallContext(log_context)
     )
 
 
@@ -84,12 +86,12 @@ async def until(condition: Callable[[], Any]) -> None:
 async def begun() -> AsyncIterator[Callable[..., Any]]:
     tasks = []
 
-    async def begin(worker: SimulatedWorker, **options: Any) -> Scheduler:
-        scheduler = Scheduler(worker, **options)  # type: ignore[arg-type]
-        tasks.append(asyncio.create_task(scheduler.run()))
-        await until(lambda: scheduler.served)
+    async def begin(worker: SimulatedWorker, patience: Patience = ENDLESS, **options: Any) -> JobManager:
+        manager = JobManager(pool_of(worker, patience=patience), **options)
+        tasks.append(asyncio.create_task(manager.run()))
+        await until(lambda: manager.info)
         await asyncio.sleep(0.02)  # it waits for a job
-        return scheduler
+        return manager
 
     yield begin
     for task in tasks:
@@ -98,43 +100,43 @@ async def begun() -> AsyncIterator[Callable[..., Any]]:
 
 
 async def test_the_first_job_of_an_idle_server_takes_no_place_in_the_queue(begun: Callable[..., Any]) -> None:
-    scheduler = await begun(SimulatedWorker(), queue_size=1)
-    submit(scheduler, 1)
-    submit(scheduler, 2)
+    manager = await begun(SimulatedWorker(), queue_size=1)
+    await submit(manager, 1)
+    await submit(manager, 2)
     with pytest.raises(QueueFull):
-        submit(scheduler, 3)
+        await submit(manager, 3)
 
-    await until(lambda: scheduler.running)
+    await until(lambda: manager.running)
     with pytest.raises(QueueFull):
-        submit(scheduler, 3)
+        await submit(manager, 3)
 
 
 async def test_a_worker_that_is_killed_while_it_leaves_a_job_does_not_get_the_next_one(
     begun: Callable[..., Any],
 ) -> None:
     worker = MortalWorker()
-    scheduler = await begun(worker, queue_size=4, attempts=1, cancel_seconds=CANCEL_SECONDS)
-    first, second = submit(scheduler, 1), submit(scheduler, 2)
-    await until(lambda: scheduler.running is first)
+    manager = await begun(worker, queue_size=4, attempts=1, patience=Patience(cancel_seconds=CANCEL_SECONDS))
+    first, second = await submit(manager, 1), await submit(manager, 2)
+    await until(lambda: [*manager.running] == [first])
 
-    scheduler.release(first)
-    await until(lambda: scheduler.running is second)
+    await manager.leave(first)
+    await until(lambda: [*manager.running] == [second])
 
     assert worker.starts == 2
-    assert second.spool.failure is None
+    assert second.failure is None
     assert second.attempt == 1
 
 
 async def test_a_worker_that_dies_idle_is_not_laid_to_the_last_caller(begun: Callable[..., Any]) -> None:
     worker = MortalWorker()
-    scheduler = await begun(worker, queue_size=4)
+    manager = await begun(worker, queue_size=4)
     said = LogCapture()
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, said])
-    ticket = submit(scheduler, 1, request_id="REQ-1")
-    await until(lambda: scheduler.running)
+    record = await submit(manager, 1, request_id="REQ-1")
+    await until(lambda: manager.running)
     worker.finish()
-    await until(lambda: scheduler.running is None)
-    scheduler.release(ticket)
+    await until(lambda: not manager.running)
+    await manager.leave(record)
 
     worker.kill()
     await until(lambda: worker.starts == 2)
@@ -154,16 +156,16 @@ class MeasuredWorker(SimulatedWorker):
 
 
 async def test_refused_callers_are_told_to_come_back_as_the_backlog_ends(begun: Callable[..., Any]) -> None:
-    scheduler = await begun(MeasuredWorker(), queue_size=8)
+    manager = await begun(MeasuredWorker(), queue_size=8)
     for number in range(9):
-        submit(scheduler, number)
-    await until(lambda: scheduler.running)
-    assert scheduler.backlog_seconds == pytest.approx(90.0)
+        await submit(manager, number)
+    await until(lambda: manager.running)
+    assert manager.workload.backlog_seconds == pytest.approx(90.0)
 
     delays = []
     for _ in range(50):
         with pytest.raises(QueueFull) as refused:
-            scheduler.check_room()
+            manager.check_room()
         delays.append(retry_seconds(refused.value))
     assert 10.0 <= min(delays) < 20.0, "when the running job ends"
     assert 30.0 < max(delays) <= 45.0, "when half of the others have begun"

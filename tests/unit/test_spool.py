@@ -17,6 +17,7 @@ from easyanim_server.domain.errors import EasyAnimError, JobCancelled, ResultExp
 from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus, ModelInfo
+from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs.spool import Spool
 
 JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
@@ -30,7 +31,7 @@ def progress(phase: Phase, completed: int, **fields: Any) -> Progress:
 
 @pytest.fixture
 def spool() -> Iterator[Spool]:
-    spool = Spool(Accepted(JOB, 1, False))
+    spool = Spool(JobRecord(JOB, time.monotonic()), Accepted(JOB, 1, False))
     yield spool
     spool.close()
 

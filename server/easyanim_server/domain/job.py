@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
@@ -140,10 +140,6 @@ class Job:
     profile: str = DEFAULT_PROFILE
     """The name that `steps` and `acceleration` were resolved from; the two alone say what is done."""
     acceleration: Acceleration = NO_ACCELERATION
-    log_context: dict[str, str] = field(default_factory=dict, compare=False)
-    """What every log line on this job carries: `request_id`, and `trace_id` where the caller traces."""
-    traceparent: str = field(default="", compare=False)
-    """W3C trace context of the call; the spans of this job are its children. Empty where nothing is traced."""
 
     @property
     def predictions(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, Protocol
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Phase, Progress, Work
 from easyanim_server.domain.job import Bucket, Job
@@ -74,8 +75,8 @@ class Worker(Protocol):
             WorkerLost: the process died or took too long; another try may succeed.
         """
 
-    def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
-        """Run one job to its end.
+    def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
+        """Run one job to its end; log lines on it carry the `log_context` of its call.
 
         Raises:
             EasyAnimError: why there is no video; `JobCancelled` after `cancel`.

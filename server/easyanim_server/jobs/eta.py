@@ -28,17 +28,19 @@ class Estimator:
         """By shape, whether there is guidance, the step cache's threshold, and phase."""
         self._prepared: dict[Bucket, float] = {}
         """Seconds of a prediction, as measured when the bucket was made ready."""
+        self.version = 0
+        """Grows with everything that changes an estimate."""
         self._expected: dict[Any, float] = {}
         """What `expected` has said since something was learnt; queues are long, and asked about by every caller."""
 
     def prepare(self, served: WorkerInfo) -> None:
         """Take in what a worker measured before its first job."""
         self._prepared = {ready.bucket: ready.prediction_seconds for ready in served.buckets}
-        self._expected.clear()
+        self._forget_estimates()
 
     def learn(self, job: Job, completed: Completed) -> None:
         """Take in what a finished job measured."""
-        self._expected.clear()
+        self._forget_estimates()
         for phase, seconds in completed.seconds.items():
             value = seconds / job.predictions if phase is Phase.DENOISE else seconds
             key = self._key(job, phase)
@@ -76,6 +78,10 @@ class Estimator:
         else:
             return None
         return current + sum(self._phase(job, phase) for phase in later)
+
+    def _forget_estimates(self) -> None:
+        self.version += 1
+        self._expected.clear()
 
     def _phase(self, job: Job, phase: Phase) -> float:
         # A phase that was never measured counts as nothing: beside the steps the others are a few percent.

@@ -6,9 +6,8 @@ import asyncio
 import errno
 import ipaddress
 import math
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,10 +15,12 @@ from urllib.parse import unquote
 
 import structlog
 
+from easyanim_server.domain.clock import SYSTEM_CLOCK, Clock
 from easyanim_server.domain.errors import DiskFull, EasyAnimError, GenerationFailed, ResultDropped, ResultExpired
 from easyanim_server.domain.events import Chunk
-from easyanim_server.jobs import resultfile
-from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.domain.record import JobRecord
+from easyanim_server.jobs.artifacts import Artifacts
+from easyanim_server.jobs.spool import Spool
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +72,7 @@ class Short(NamedTuple):
     """Why there is no room for more bytes."""
 
     reason: EasyAnimError
-    candidates: Collection[Ticket]
+    candidates: Collection[JobRecord]
     """Whose bytes it would help to drop."""
 
 
@@ -79,27 +80,36 @@ class Quotas:
     """Finds room for results by dropping those that are not read. Used from one event loop."""
 
     def __init__(
-        self, limits: Limits, tickets: Collection[Ticket], drop: Callable[[Ticket, EasyAnimError], Future[None]]
+        self,
+        limits: Limits,
+        spools: Mapping[JobRecord, Spool],
+        artifacts: Artifacts,
+        drop: Callable[[JobRecord, EasyAnimError], Awaitable[Future[None]]],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Prepare.
 
         Args:
             limits: See `Settings`.
-            tickets: All jobs whose callers are there; as it is at each moment.
-            drop: Ends a job with an error, gives up its bytes and takes it out of `tickets`. Returns a future that is
+            spools: Of all jobs whose callers are there; as they are at each moment.
+            artifacts: Asked for the room that it has.
+            drop: Ends a job with an error, gives up its bytes and takes it out of `spools`. Returns a future that is
                 done when the disk space is free.
+            clock: The one that spools' times are on.
         """
         self._limits = limits
-        self._tickets = tickets
+        self._spools = spools
+        self._artifacts = artifacts
         self._drop = drop
+        self._clock = clock
         self._free = math.inf
         """Of the disk, when it was last looked at."""
         self._reserve = 0
 
     @property
     def held_bytes(self) -> int:
-        """Bytes on disk of all results."""
-        return sum(ticket.spool.size for ticket in tuple(self._tickets))
+        """Bytes on disk of all results. May be read from any thread."""
+        return sum(spool.size for spool in tuple(self._spools.values()))
 
     def check_disk(self) -> None:
         """Refuse a new job where the disk is nearly full.
@@ -110,7 +120,7 @@ class Quotas:
         if self._free < self._reserve:
             raise DiskFull(f"{self._free / 2**20:.0f} MiB of disk are free, and {self._reserve / 2**20:.0f} are kept")
 
-    async def keep(self, ticket: Ticket, chunk: Chunk) -> EasyAnimError | None:
+    async def keep(self, record: JobRecord, spool: Spool, chunk: Chunk) -> EasyAnimError | None:
         """Keep the next bytes of a job, unless it ends meanwhile; drops results that are not read where that must be.
 
         Returns why the job must end, or None: `DiskFull` where all results are read and the disk is full of something
@@ -118,13 +128,13 @@ class Quotas:
         disk fails.
         """
         try:
-            await self._write(ticket, chunk)
+            await self._write(record, spool, chunk)
         except EasyAnimError as error:
-            log.warning("no room for the file", job_id=ticket.job.id, reason=error.reason, error=str(error))
+            log.warning("no room for the file", job_id=record.job.id, reason=error.reason, error=str(error))
             return error
         except OSError as error:
             failure = GenerationFailed(uuid.uuid4().hex[:12])
-            log.error("cannot keep the file", job_id=ticket.job.id, error_id=failure.error_id, error=repr(error))
+            log.error("cannot keep the file", job_id=record.job.id, error_id=failure.error_id, error=repr(error))
             return failure
         return None
 
@@ -132,74 +142,76 @@ class Quotas:
         """Drop what is not read for too long, and what stands in the way of new jobs, until cancelled."""
         while True:
             await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._clock.sleep(LOOK_SECONDS)
 
-    async def _write(self, ticket: Ticket, chunk: Chunk) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not ticket.spool.ended:
-            short = self._quota_exceeded(ticket, len(chunk.data))
+    async def _write(self, record: JobRecord, spool: Spool, chunk: Chunk) -> None:
+        until = self._clock.now() + PATIENCE_SECONDS
+        while not record.over:
+            short = self._quota_exceeded(record, spool, len(chunk.data))
             if short is None:
                 try:
-                    return await ticket.spool.write(chunk)
+                    return await spool.write(chunk)
                 except OSError as error:
                     if error.errno not in FULL:
                         raise
-                    short = Short(DiskFull("the disk is full"), self._tickets)
+                    short = Short(DiskFull("the disk is full"), tuple(self._spools))
             reason, candidates = short
-            longest = min(_unread(candidates), key=_unread_since, default=None)
-            if longest is not None and time.monotonic() - _unread_since(longest) >= STILL_SECONDS:
+            longest = min(self._unread(candidates), key=self._unread_since, default=None)
+            if longest is not None and self._clock.now() - self._unread_since(longest) >= STILL_SECONDS:
                 await self._drop_unread(longest, str(reason))
-            elif not candidates or time.monotonic() >= until:
+            elif not candidates or self._clock.now() >= until:
                 raise reason
             else:
-                await asyncio.sleep(RETRY_SECONDS)
+                await self._clock.sleep(RETRY_SECONDS)
 
     async def _look(self) -> None:
-        now, limit = time.monotonic(), self._limits.unread_seconds
-        for ticket in list(_unread(self._tickets)):
-            if now - _unread_since(ticket) > limit:
-                self._drop(ticket, ResultExpired(f"the file was not read for {limit:g} s, so it was dropped"))
+        now, limit = self._clock.now(), self._limits.unread_seconds
+        for record in list(self._unread(self._spools)):
+            if now - self._unread_since(record) > limit:
+                await self._drop(record, ResultExpired(f"the file was not read for {limit:g} s, so it was dropped"))
         await self._measure()
-        standing = [ticket for ticket in _unread(self._tickets) if now - _unread_since(ticket) >= PATIENCE_SECONDS]
-        for ticket in sorted(standing, key=_unread_since):
+        standing = [
+            record for record in self._unread(self._spools) if now - self._unread_since(record) >= PATIENCE_SECONDS
+        ]
+        for record in sorted(standing, key=self._unread_since):
             if self._free >= self._reserve:
                 break
-            if ticket in self._tickets:  # it was not released meanwhile
-                await self._drop_unread(ticket, "the disk is nearly full")
+            if record in self._spools:  # it was not released meanwhile
+                await self._drop_unread(record, "the disk is nearly full")
                 await self._measure()
 
     async def _measure(self) -> None:
         try:
-            self._free, total = await resultfile.on_disk_thread(resultfile.free_bytes)
+            self._free, total = await self._artifacts.room()
         except OSError as error:  # what is written next tells who is to know
             log.error("the disk cannot be asked for its free space", error=repr(error))
             self._free = math.inf
         else:
             self._reserve = min(self._limits.reserve_bytes, total // 4)
 
-    async def _drop_unread(self, ticket: Ticket, why: str) -> None:
-        freed = self._drop(ticket, ResultDropped(f"the file was not read, and {why}, so it was dropped"))
+    async def _drop_unread(self, record: JobRecord, why: str) -> None:
+        freed = await self._drop(record, ResultDropped(f"the file was not read, and {why}, so it was dropped"))
         await asyncio.shield(asyncio.wrap_future(freed))  # a cancel must not leave the file open
 
-    def _quota_exceeded(self, ticket: Ticket, count: int) -> Short | None:
+    def _quota_exceeded(self, record: JobRecord, spool: Spool, count: int) -> Short | None:
         """Whether `count` more bytes are too many for the job."""
-        limits, own = self._limits, ticket.spool.size + count
-        callers = [other for other in self._tickets if other.caller == ticket.caller]
-        for name, limit, tickets in (
+        limits, own = self._limits, spool.size + count
+        callers = [other for other in self._spools if other.caller == record.caller]
+        for name, limit, records in (
             ("result_caller_bytes", limits.caller_bytes, callers),
-            ("result_total_bytes", limits.total_bytes, self._tickets),
+            ("result_total_bytes", limits.total_bytes, tuple(self._spools)),
         ):
             if own > limit:
                 return Short(ResultDropped(f"the file is larger than {name}, {limit:.0f}"), ())
-            if sum(other.spool.size for other in tickets) + count > limit:
-                return Short(ResultDropped(f"files take more than {name}, {limit:.0f}"), tickets)
+            if sum(self._spools[other].size for other in records) + count > limit:
+                return Short(ResultDropped(f"files take more than {name}, {limit:.0f}"), records)
         return None
 
+    def _unread(self, records: Iterable[JobRecord]) -> Iterable[JobRecord]:
+        return (record for record in records if self._unread_since(record) < math.inf)
 
-def _unread(tickets: Iterable[Ticket]) -> Iterable[Ticket]:
-    return (ticket for ticket in tickets if ticket.spool.unread_since is not None)
-
-
-def _unread_since(ticket: Ticket) -> float:
-    since = ticket.spool.unread_since
-    return math.inf if since is None else since
+    def _unread_since(self, record: JobRecord) -> float:
+        """When its reader last took a byte of those that there are; infinite where it has all, or has lost them."""
+        spool = self._spools.get(record)
+        since = None if spool is None else spool.unread_since
+        return math.inf if since is None else since

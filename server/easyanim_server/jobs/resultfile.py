@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import IO, TypeVar
 
 T = TypeVar("T")
@@ -37,17 +38,25 @@ async def on_disk_thread(function: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_threads, function)
 
 
-def free_bytes() -> tuple[int, int]:
-    """Free bytes, and all bytes, of the file system that holds results. Waits for the disk."""
-    found = os.statvfs(tempfile.gettempdir())
+def free_bytes(folder: Path | None = None) -> tuple[int, int]:
+    """Free bytes, and all bytes, of the file system that holds `folder`, by default that of temporary files.
+
+    Waits for the disk.
+    """
+    found = os.statvfs(folder or tempfile.gettempdir())
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
 class ResultFile:
     """One unnamed file. Its methods are called on an event loop, which they never hold up."""
 
-    def __init__(self) -> None:
-        """Prepare; the file is made with the first write, since a job that waits must cost no file handle."""
+    def __init__(self, folder: Path | None = None) -> None:
+        """Prepare; the file is made with the first write, since a job that waits must cost no file handle.
+
+        Args:
+            folder: Where the file is made; None for the system's directory for temporary files.
+        """
+        self._folder = folder
         self._file: IO[bytes] | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -75,7 +84,7 @@ class ResultFile:
                 return
             if self._file is None:
                 keep_freed_memory()
-                self._file = tempfile.TemporaryFile(prefix="easyanim-")  # noqa: SIM115 - `close` ends it
+                self._file = tempfile.TemporaryFile(prefix="easyanim-", dir=self._folder)  # noqa: SIM115 - `close` ends it
             rest = memoryview(data)
             while rest:  # a disk that fills up takes a part, and is an error with the next byte
                 written = os.pwrite(self._file.fileno(), rest, offset)

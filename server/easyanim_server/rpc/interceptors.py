@@ -10,15 +10,15 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import EasyAnimError, InvalidArgument, Violation
-from easyanim_server.domain.job import Job
 from easyanim_server.rpc.intake import EndOfMessages, Intake
 from easyanim_server.rpc.status import to_status
 from easyanim_server.telemetry.telemetry import Telemetry
@@ -29,13 +29,12 @@ REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 """What is kept of callers' own; others are replaced, since they go into logs."""
 TRACEPARENT_FORM = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
-_current: ContextVar[tuple[dict[str, str], str]] = ContextVar("call", default=({}, ""))
+_current: ContextVar[CallContext] = ContextVar("call", default=NO_CALL)
 
 
-def in_this_call(job: Job) -> Job:
-    """The job with the ids of the call that it came in."""
-    log_context, traceparent = _current.get()
-    return replace(job, log_context=log_context, traceparent=traceparent)
+def current_call() -> CallContext:
+    """The call that is answered here."""
+    return _current.get()
 
 
 HUGE_SHARE = 0.25
@@ -165,7 +164,7 @@ class Calls(grpc.aio.ServerInterceptor):
         log_context = {"request_id": request_id}
         if found := TRACEPARENT_FORM.fullmatch(traceparent):
             log_context["trace_id"] = found["trace"]
-        _current.set((log_context, traceparent))
+        _current.set(CallContext(log_context, traceparent))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**log_context)
         began, code = time.perf_counter(), grpc.StatusCode.OK

@@ -18,8 +18,8 @@ from easyanim_server.config.settings import SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.protocols import Worker
 from easyanim_server.domain.state import ServerState
+from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.quotas import Limits
-from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.connections import raise_descriptor_limit, server_options
 from easyanim_server.rpc.intake import Intake
@@ -29,6 +29,8 @@ from easyanim_server.rpc.trim import limit_arenas
 from easyanim_server.rpc.video_service import VideoService
 from easyanim_server.telemetry.metrics import Load
 from easyanim_server.telemetry.telemetry import Telemetry
+from easyanim_server.workers.pool import WorkerPool
+from easyanim_server.workers.supervisor import Patience, Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +58,11 @@ class App:
         self._health = health.aio.HealthServicer()
         self._health_tasks: set[asyncio.Task[None]] = set()
         self.telemetry = Telemetry(settings, self._load)
-        self.scheduler = Scheduler(
-            worker,
+        patience = Patience(settings.cancel_seconds, settings.stall_seconds, settings.idle_stall_seconds)
+        self.jobs = JobManager(
+            WorkerPool([Supervisor(worker, patience, self.telemetry.observer)]),
             queue_size=settings.queue_size,
             attempts=settings.job_attempts,
-            cancel_seconds=settings.cancel_seconds,
-            stall_seconds=settings.stall_seconds,
-            idle_seconds=settings.idle_stall_seconds,
             limits=result_limits(settings),
             on_state=self._report_health,
             observer=self.telemetry.observer,
@@ -77,13 +77,13 @@ class App:
         self.decoders = PicturePool(
             settings.picture_decoders, max_pixels=settings.max_image_pixels, max_file_bytes=settings.max_request_bytes
         )
-        service = VideoService(settings, self.scheduler, self.telemetry, self.decoders)
+        service = VideoService(settings, self.jobs, self.telemetry, self.decoders)
         video_pb2_grpc.add_VideoServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
-        self._jobs: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self.metrics_port: int | None = None
@@ -104,7 +104,7 @@ class App:
             raise ConfigurationError(f"cannot listen on {self._settings.listen!r} (listen): {error}") from error
         self.metrics_port = self.telemetry.start()
         await self._server.start()
-        self._jobs = asyncio.create_task(self.scheduler.run(), name="scheduler")
+        self._running = asyncio.create_task(self.jobs.run(), name="jobs")
         log.info("listening", address=self._settings.listen, port=port, model=self._settings.model)
         return port
 
@@ -114,17 +114,17 @@ class App:
         Raises:
             EasyAnimError: the worker cannot be started with these settings.
         """
-        assert self._jobs is not None, "start() comes first"
+        assert self._running is not None, "start() comes first"
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([self._jobs, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not self._jobs.done():
+            await asyncio.wait([self._running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not self._running.done():
                 await self._drain()
         finally:
             stopping.cancel()
             await self._close()
-        if self._jobs.done() and not self._jobs.cancelled():
-            self._jobs.result()  # raises what ended it
+        if self._running.done() and not self._running.cancelled():
+            self._running.result()  # raises what ended it
 
     def stop(self) -> None:
         """Begin to drain; called again, end at once."""
@@ -135,8 +135,8 @@ class App:
         self._stopping.set()
 
     async def _drain(self) -> None:
-        log.info("draining", jobs=self.scheduler.job_count, limit_seconds=self._settings.drain_seconds)
-        draining = asyncio.create_task(self.scheduler.drain(self._settings.drain_seconds))
+        log.info("draining", jobs=self.jobs.workload.jobs, limit_seconds=self._settings.drain_seconds)
+        draining = asyncio.create_task(self.jobs.drain(self._settings.drain_seconds))
         await asyncio.sleep(0)  # from now on jobs are refused, so no picture is worth its decoder's time
         await self.decoders.close()
         hurry = asyncio.create_task(self._hurry.wait())
@@ -144,15 +144,15 @@ class App:
         hurry.cancel()
         if not draining.done():
             draining.cancel()
-            await self.scheduler.drain(0)
+            await self.jobs.drain(0)
 
     async def _close(self) -> None:
         await self.decoders.close()
         await self._server.stop(GOODBYE_SECONDS)
-        if self._jobs is not None:
-            self._jobs.cancel()
+        if self._running is not None:
+            self._running.cancel()
             with suppress(asyncio.CancelledError, Exception):
-                await self._jobs
+                await self._running
         await asyncio.to_thread(self.telemetry.close)
         log.info("stopped")
 
@@ -164,7 +164,7 @@ class App:
         jobs = Lane(
             Intake(limit, largest, patience=patience, grace=GRACE_SECONDS),
             largest,
-            admit=self.scheduler.check_room,
+            admit=self.jobs.check_room,
             accepted=lambda response: bool(response.HasField("accepted")),
             turns=Intake(1, 1, full="other requests that are as large are being read"),
         )
@@ -179,15 +179,14 @@ class App:
         return lambda path: jobs if path == f"/{SERVICE}/Generate" else others[path.split("/")[1]]
 
     def _load(self) -> Load:
-        jobs = self.scheduler
-        running = jobs.job_count - jobs.waiting_count
+        work = self.jobs.workload
         return Load(
-            jobs.state.value,
-            jobs.waiting_count,
-            running,
+            self.jobs.state.value,
+            work.waiting,
+            work.running,
             self._settings.queue_size,
-            jobs.backlog_seconds,
-            jobs.result_bytes,
+            work.backlog_seconds,
+            self.jobs.result_bytes,
         )
 
     def _report_health(self, state: ServerState) -> None:

@@ -27,8 +27,8 @@ from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus
 from easyanim_server.domain.profiles import PROFILES, Profile
 from easyanim_server.domain.receipt import parameters, receipt
-from easyanim_server.jobs.scheduler import Scheduler
-from easyanim_server.jobs.ticket import Ticket
+from easyanim_server.domain.record import JobRecord
+from easyanim_server.jobs.manager import JobManager
 from easyanim_server.media import picture_kinds
 from easyanim_server.prompts.tokens import PromptReading
 from easyanim_server.telemetry.devices import DeviceStatus
@@ -71,20 +71,20 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
 
 
 def to_server_info(
-    settings: Settings, scheduler: Scheduler, devices: Sequence[DeviceStatus]
+    settings: Settings, manager: JobManager, devices: Sequence[DeviceStatus]
 ) -> pb.GetServerInfoResponse:
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, BucketStatus] = {}
     defaults = settings.model_defaults
-    if (served := scheduler.served) is not None:
-        model.fingerprint = served.model.fingerprint
-        model.transformer_parameter_count = served.model.parameters
-        model.attention_mode = served.model.attention_mode
-        model.dtype = served.model.dtype
-        model.device = served.model.device
-        defaults = served.model.defaults
-        readiness = {item.bucket: item for item in served.buckets}
+    if (info := manager.info) is not None:
+        model.fingerprint = info.model.fingerprint
+        model.transformer_parameter_count = info.model.parameters
+        model.attention_mode = info.model.attention_mode
+        model.dtype = info.model.dtype
+        model.device = info.model.device
+        defaults = info.model.defaults
+        readiness = {item.bucket: item for item in info.buckets}
     return pb.GetServerInfoResponse(
         version=__version__,
         model=model,
@@ -96,16 +96,16 @@ def to_server_info(
             max_step_count=jobs.MAX_STEPS,
             max_queued_count=settings.queue_size,
         ),
-        state=f"STATE_{scheduler.state.value}",
-        job_count=scheduler.job_count,
-        state_detail=scheduler.detail,
-        placement=served.model.placement if served else "",
-        placement_reason=served.model.placement_reason if served else "",
-        activity=_activity(scheduler),
+        state=f"STATE_{manager.state.value}",
+        job_count=manager.workload.jobs,
+        state_detail=manager.detail,
+        placement=info.model.placement if info else "",
+        placement_reason=info.model.placement_reason if info else "",
+        activity=_activity(manager),
         device_status=[_device_status(device) for device in devices],
         profiles=[_profile(name, defaults.profile(name), settings) for name in PROFILES],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
-        defaults=_defaults(settings, defaults) if served else None,
+        defaults=_defaults(settings, defaults) if info else None,
     )
 
 
@@ -135,13 +135,13 @@ def _profile(name: str, profile: Profile, settings: Settings) -> pb.Profile:
     )
 
 
-def _activity(scheduler: Scheduler) -> list[pb.Activity]:
-    """The running job, if there is one, then those that wait."""
+def _activity(manager: JobManager) -> list[pb.Activity]:
+    """The running jobs, then those that wait."""
     activity = []
-    if (ticket := scheduler.running) is not None:
-        latest = ticket.spool.latest
+    for record in manager.running:
+        latest = manager.latest(record)
         progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
-        running = _standing(ticket, progress)
+        running = _standing(record, progress)
         running.MergeFrom(
             pb.Activity(
                 phase=f"PHASE_{progress.phase.value}",
@@ -152,17 +152,17 @@ def _activity(scheduler: Scheduler) -> list[pb.Activity]:
             )
         )
         activity.append(running)
-    for ticket, queued in scheduler.waiting():
-        waiting = _standing(ticket, queued)
+    for record, queued in manager.waiting():
+        waiting = _standing(record, queued)
         waiting.MergeFrom(
-            pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - ticket.admitted))
+            pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - record.created))
         )
         activity.append(waiting)
     return activity
 
 
-def _standing(ticket: Ticket, news: Progress | Queued) -> pb.Activity:
-    job = ticket.job
+def _standing(record: JobRecord, news: Progress | Queued) -> pb.Activity:
+    job = record.job
     return pb.Activity(
         job_id=job.id,
         bucket=job.bucket.name,

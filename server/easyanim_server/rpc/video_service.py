@@ -17,11 +17,11 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
+from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.quotas import caller_of
-from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.media.picture_pool import PicturePool
 from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark
-from easyanim_server.rpc.interceptors import in_this_call
+from easyanim_server.rpc.interceptors import current_call
 from easyanim_server.rpc.limits import naming_what_is_too_long, taken_files
 from easyanim_server.rpc.status import to_status
 from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
@@ -38,9 +38,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class VideoService(video_pb2_grpc.VideoServiceServicer):
     """Serves the contract of `proto/easyanim/v1/video.proto`."""
 
-    def __init__(self, settings: Settings, scheduler: Scheduler, telemetry: Telemetry, decoders: PicturePool) -> None:
+    def __init__(self, settings: Settings, jobs: JobManager, telemetry: Telemetry, decoders: PicturePool) -> None:
         self._settings = settings
-        self._scheduler = scheduler
+        self._jobs = jobs
         self._telemetry = telemetry
         self._decoders = decoders
         self._info: asyncio.Task[pb.GetServerInfoResponse] | None = None
@@ -49,28 +49,28 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
     @property
     def _defaults(self) -> ModelDefaults:
         """Of the model that is loaded; until then, what its folder says."""
-        served = self._scheduler.served
-        return served.model.defaults if served else self._settings.model_defaults
+        info = self._jobs.info
+        return info.model.defaults if info else self._settings.model_defaults
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        """Generate one video; see the contract for the order of events."""
-        ticket = None
+        """Create a job, watch it, and cancel it if the caller leaves; see the contract for the order of events."""
+        record = None
         try:
             pictures = {field: file for field, file in taken_files().items() if file}
-            self._scheduler.check_room()  # before pictures are decoded, which costs most
+            self._jobs.check_room()  # before pictures are decoded, which costs most
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
-                self._scheduler.check_room()  # those before may have taken the last place
+                self._jobs.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
-                    job = in_this_call(await to_job(request, self._settings, self._defaults, pictures, decoder))
-                reading = await self._scheduler.prompts.read_for(job)
-                ticket = self._scheduler.submit(job, reading, caller_of(context.peer()))
+                    job = await to_job(request, self._settings, self._defaults, pictures, decoder)
+                reading = await self._jobs.prompts.read_for(job)
+                record = await self._jobs.create(job, reading, caller_of(context.peer()), current_call())
             del request, pictures  # as large as the pictures' files, while the job waits and runs
-            async for event in ticket.spool.read(self._settings.heartbeat_seconds):
+            async for event in self._jobs.watch(record, self._settings.heartbeat_seconds):
                 yield to_response(event, job)
                 if isinstance(event, Chunk):
                     self._telemetry.observer.sent(len(event.data))
         except EasyAnimError as error:
-            if ticket is None:
+            if record is None:
                 self._telemetry.observer.refused(error)
             await context.abort_with_status(to_status(error))
         except Exception as error:
@@ -78,17 +78,15 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             log.exception("request failed", error_id=failure.error_id, error=repr(error)[:MOST_LOGGED])
             await context.abort_with_status(to_status(failure))
         finally:  # the caller's cancel and deadline arrive here too
-            if ticket is not None:
-                self._scheduler.release(ticket)
+            if record is not None:
+                await self._jobs.leave(record)
 
     async def LintPrompt(self, request: pb.LintPromptRequest, context: Context) -> pb.LintPromptResponse:
         """Say how a prompt would be read."""
         try:
             with naming_what_is_too_long():
                 negative = check_prompts(request, self._settings)
-            return to_lint_response(
-                await self._scheduler.prompts.read(without_mark(request.prompt), negative), negative
-            )
+            return to_lint_response(await self._jobs.prompts.read(without_mark(request.prompt), negative), negative)
         except EasyAnimError as error:
             await context.abort_with_status(to_status(error))
             raise  # for type checkers: abort never returns
@@ -107,4 +105,4 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             devices = await asyncio.to_thread(self._telemetry.devices.read)
         finally:
             self._info = None
-        return to_server_info(self._settings, self._scheduler, devices)
+        return to_server_info(self._settings, self._jobs, devices)

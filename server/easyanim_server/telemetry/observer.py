@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from easyanim_server.domain.call import CallContext
 from easyanim_server.domain.errors import EasyAnimError
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
@@ -27,8 +28,8 @@ class JobObserver:
     def refused(self, error: EasyAnimError) -> None:
         """A request ended before it had a place in the queue."""
 
-    def queued(self, job: Job) -> None:
-        """A job has a place in the queue."""
+    def queued(self, job: Job, context: CallContext) -> None:
+        """A job has a place in the queue; `context` is of the call that it came in."""
 
     def started(self, job: Job, waited: float) -> None:
         """A job left the queue, after so many seconds, for a worker; told again where it was restarted."""

@@ -21,6 +21,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from easyanim_server import __version__
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import EasyAnimError
 from easyanim_server.domain.events import Chunk, Completed, Phase, Progress
 from easyanim_server.domain.job import Job
@@ -41,6 +42,7 @@ class Course:
     """When a job did what, in seconds since the epoch."""
 
     queued: float
+    context: CallContext = NO_CALL
     started: float | None = None
     phases: dict[Phase, float] = field(default_factory=dict)
     """The beginning of each."""
@@ -90,9 +92,9 @@ class Traces(JobObserver):
             span.set_status(Status(StatusCode.ERROR, code))
         span.end()
 
-    def queued(self, job: Job) -> None:
+    def queued(self, job: Job, context: CallContext) -> None:
         """The queue's span begins."""
-        self._courses[job.id] = Course(time.time())
+        self._courses[job.id] = Course(time.time(), context)
 
     def started(self, job: Job, waited: float) -> None:
         """The queue's span ends."""
@@ -110,20 +112,24 @@ class Traces(JobObserver):
 
     def restarted(self, job: Job, failure: EasyAnimError) -> None:
         """The spans of the run that was lost are sent, and the queue's begins once more."""
+        context = self._courses[job.id].context
         self.ended(job, failure)
-        self.queued(job)
+        self.queued(job, context)
 
     def ended(self, job: Job, failure: EasyAnimError | None) -> None:
         """Send the spans of a job that is over, in whatever way."""
         course, now = self._courses.pop(job.id), time.time()
-        self._span(job, "queue", course.queued, course.started or now, failure if course.started is None else None)
+        waiting = course.started is None
+        self._span(job, "queue", course.queued, course.started or now, failure if waiting else None, course)
         end = now
         if course.completed is not None and course.started is not None:
             end = course.started + course.completed.total_seconds
         begins = [*course.phases.values(), end]
         for number, (phase, begin) in enumerate(course.phases.items()):
             last = number == len(course.phases) - 1
-            span = self._span(job, phase.value.lower(), begin, begins[number + 1], failure if last else None, course)
+            span = self._span(
+                job, phase.value.lower(), begin, begins[number + 1], failure if last else None, course, True
+            )
             if phase is Phase.DECODE and course.completed is not None and course.started is not None:
                 self._encoding_span(job, span, course.started, course.completed, end)
 
@@ -158,19 +164,20 @@ class Traces(JobObserver):
         begin: float,
         end: float,
         failure: EasyAnimError | None,
-        course: Course | None = None,
+        course: Course,
+        of_run: bool = False,
     ) -> Span:
         attributes: dict[str, str | int] = {f"{ATTRIBUTE}job_id": job.id, f"{ATTRIBUTE}bucket": str(job.bucket)}
-        if request := job.log_context.get("request_id"):
+        if request := course.context.log_context.get("request_id"):
             attributes[f"{ATTRIBUTE}request_id"] = request
-        if course is not None:
+        if of_run:
             attributes[f"{ATTRIBUTE}steps"] = job.steps
             if course.completed is not None:
                 attributes[f"{ATTRIBUTE}backend"] = course.completed.readiness.backend
                 attributes[f"{ATTRIBUTE}precision"] = course.completed.readiness.precision
         span = self._tracer.start_span(
             name,
-            context=W3C.extract({"traceparent": job.traceparent}),
+            context=W3C.extract({"traceparent": course.context.traceparent}),
             start_time=_nanoseconds(begin),
             attributes=attributes,
         )

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 import structlog
 
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, GenerationFailed, JobCancelled
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import WorkerInfo
@@ -59,11 +60,11 @@ def main(connection: Connection, settings: Settings, engine_path: str, colours: 
         return
     while True:
         try:
-            job = inbox.jobs.get(timeout=BEAT_SECONDS)
+            order = inbox.orders.get(timeout=BEAT_SECONDS)
         except queue.Empty:
             connection.send(Waiting())
             continue
-        connection.send(Ended(job.id, run(engine, job, inbox, connection)))
+        connection.send(Ended(order.job.id, run(engine, order.job, inbox, connection, order.context)))
 
 
 def start(connection: Connection, settings: Settings, engine_path: str) -> Engine:
@@ -98,7 +99,9 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
     return engine
 
 
-def run(engine: Engine, job: Job, inbox: Inbox, connection: Connection) -> EasyAnimError | None:
+def run(
+    engine: Engine, job: Job, inbox: Inbox, connection: Connection, context: CallContext = NO_CALL
+) -> EasyAnimError | None:
     """Do one job, sending what happens; returns why there is no video, or None."""
     generation = JobRunner(
         engine,
@@ -106,7 +109,7 @@ def run(engine: Engine, job: Job, inbox: Inbox, connection: Connection) -> EasyA
         say=lambda event: connection.send(Said(job.id, event)),
         check=lambda: inbox.check(job),
     )
-    with structlog.contextvars.bound_contextvars(job_id=job.id, **job.log_context):
+    with structlog.contextvars.bound_contextvars(job_id=job.id, **context.log_context):
         try:
             generation.run()
         except EasyAnimError as error:
@@ -134,7 +137,7 @@ class Inbox:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._cancelled: str | None = None
-        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[Run] = queue.SimpleQueue()
 
     def receive(self) -> None:
         """Take messages until `Stop`, or until the pipe closes because the front died; then end the process."""
@@ -143,7 +146,7 @@ class Inbox:
             with suppress(EOFError, OSError):
                 while not isinstance(message := self._connection.recv(), Stop):
                     if isinstance(message, Run):
-                        self.jobs.put(message.job)
+                        self.orders.put(message)
                     elif isinstance(message, Cancel):
                         self._cancelled = message.job_id
             code = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import EasyAnimError
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
@@ -15,6 +16,7 @@ class Run:
     """To the worker: do this job. One at a time; the front waits for its `Ended`."""
 
     job: Job
+    context: CallContext = NO_CALL
 
 
 @dataclass(frozen=True, slots=True)

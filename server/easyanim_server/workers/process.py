@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 import structlog
 
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
@@ -114,9 +115,9 @@ class LocalWorker:
             self._settings = self._settings.model_copy(update={"device": "cuda" if served.device_uuids else "cpu"})
         return served
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         """Run one job to its end. See `protocols.Worker`."""
-        self._send(Run(job))
+        self._send(Run(job, context))
         while True:
             message = await self._messages.get()
             if isinstance(message, Said):

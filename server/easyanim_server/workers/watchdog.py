@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 
 import structlog
 
+from easyanim_server.domain.clock import SYSTEM_CLOCK, Clock, Timer
 from easyanim_server.domain.protocols import Worker
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,12 @@ class Watchdog:
     """Watches one worker from a job's beginning to its end, and while it waits for one. Used from one event loop."""
 
     def __init__(
-        self, worker: Worker, cancel_seconds: float, stall_seconds: float, idle_seconds: float = math.inf
+        self,
+        worker: Worker,
+        cancel_seconds: float,
+        stall_seconds: float,
+        idle_seconds: float = math.inf,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Prepare. All times may be infinite; the first two are `PATIENCE_UNITS` of the job's slowest unit at least.
 
@@ -33,16 +38,18 @@ class Watchdog:
             cancel_seconds: How long it may take to leave a job that was given up.
             stall_seconds: How long nothing may be heard from it in a job.
             idle_seconds: How long it may give no sign of life between jobs.
+            clock: What times are measured with.
         """
+        self._clock = clock
         self._worker = worker
         self._cancel_seconds, self._stall_seconds, self._idle_seconds = cancel_seconds, stall_seconds, idle_seconds
         self._beats: int | None = None
         self._job_id = ""
         self._unit = 0.0
         self._silent_looks = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self.fired = ""
-        """Why the worker was killed, in a sentence; `rest` does not change it, `watch` does."""
+        """Why the worker was killed, in a sentence; `rest` does not change it, `watch` and `reset` do."""
 
     def watch(self, job_id: str, unit_seconds: float) -> None:
         """The worker begins a job, whose units are expected to take so long."""
@@ -71,13 +78,17 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
+    def reset(self) -> None:
+        """Forget why the last worker was killed: another one takes its place."""
+        self.fired = ""
+
     @property
     def _stall_patience(self) -> float:
         return max(self._stall_seconds, PATIENCE_UNITS * self._unit)
 
     def _call(self, seconds: float, function: Callable[[], None]) -> None:
         if seconds < math.inf:
-            self._timer = asyncio.get_running_loop().call_later(seconds, function)
+            self._timer = self._clock.call_later(seconds, function)
 
     def _look(self) -> None:
         self._silent_looks += 1
