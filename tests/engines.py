@@ -155,6 +155,7 @@ class FaultyEngine:
         from easyanim_server.engine.cache import store as cache
         from easyanim_server.engine.devices import resolve_device, resolve_dtype
         from easyanim_server.engine.engine import Engine, unobserved
+        from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
         from easyanim_server.engine.weights import checkpoint
 
         device = resolve_device(settings.device)
@@ -176,7 +177,10 @@ class FaultyEngine:
                     hooks.append(_break(breakable[order[1]], int(order[2])))
                 return super().begin(job, observe)
 
-        return Faulty(modules, settings.attention_mode, settings.noise_augmentation)
+        pipeline = EasyAnimatePipeline(
+            modules, settings.attention_mode, settings.noise_augmentation, tiled=lambda height, width: False
+        )
+        return Faulty(pipeline)
 
 
 def _break(module: Any, call: int) -> Any:
