@@ -242,7 +242,7 @@ async def test_a_refused_client_keeps_no_request_that_a_collector_must_find(
     try:
         await ended(client, picture)
         requests = [item for item in gc.get_objects() if type(item) is pb.GenerateRequest]
-        assert not [item for item in requests if item.start_image]
+        assert not [item for item in requests if item.start_image == picture]
     finally:
         gc.enable()
         await asyncio.to_thread(client.close) if isinstance(client, ea.Client) else await client.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -61,9 +59,8 @@ def test_tiled_decoding_is_the_stock_networks(latents: Tensor) -> None:
     stock.enable_tiling(64, 64, tile_sample_stride_height=48, tile_sample_stride_width=48)
     with torch.no_grad():
         expected = stock.decode(latents / stock.config.scaling_factor).sample
-    vae = VideoAutoencoder(make_pipeline().vae)
-    whole = torch.cat(decode(vae, latents), dim=2)
-    vae.tiled = lambda height, width: (height, width) == (80, 128)
+    whole = torch.cat(decode(VideoAutoencoder(make_pipeline().vae), latents), dim=2)
+    vae = VideoAutoencoder(make_pipeline().vae, tiled=lambda height, width: (height, width) == (80, 128))
     groups = decode(vae, latents)
 
     assert [group.shape[2] for group in groups if group.shape[2]] == [1, 4, 4]
@@ -76,13 +73,13 @@ def test_tiled_decoding_is_the_stock_networks(latents: Tensor) -> None:
 @pytest.mark.usefixtures("small_tiles")
 def test_tiled_encoding_is_near_the_whole_and_says_how_far_it_is(latents: Tensor) -> None:
     video = torch.rand(1, 3, 5, 80, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    vae = VideoAutoencoder(make_pipeline().vae)
     seen: list[tuple[int, int]] = []
-    whole = vae.encode(video, lambda *_: None)
-    vae.tiled = lambda height, width: True
+    whole = VideoAutoencoder(make_pipeline().vae).encode(video, lambda *_: None)
+    vae = VideoAutoencoder(make_pipeline().vae, tiled=lambda height, width: True)
     tiled = vae.encode(video, lambda done, total: seen.append((done, total)))
 
     assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole), "tiles change latents"
     inside = (..., slice(1, 4), slice(1, 4))  # of the first tile, far from its edges
     assert (tiled - whole)[inside].norm() < 0.5 * whole[inside].norm()
     assert seen[0] == (0, 5)
@@ -95,9 +92,8 @@ def test_slices_of_a_batch_are_what_each_video_gives_alone(latents: Tensor) -> N
     batch = torch.cat((latents, latents.flip(2)))
     video = torch.rand(2, 3, 5, 32, 32) * 2 - 1
     alone = [torch.cat(decode(vae, one), dim=2) for one in batch.split(1)]
-    encode: Callable[[Tensor], Tensor] = lambda given: vae.encode(given, lambda *_: None)  # noqa: E731
-    encoded = torch.cat([encode(one) for one in video.split(1)])
-    vae.sliced = True
+    encoded = torch.cat([vae.encode(one, lambda *_: None) for one in video.split(1)])
+    sliced = VideoAutoencoder(make_pipeline().vae, sliced=True)
 
-    assert torch.equal(torch.cat(decode(vae, batch), dim=2), torch.cat(alone))
-    assert torch.equal(encode(video), encoded)
+    assert torch.equal(torch.cat(decode(sliced, batch), dim=2), torch.cat(alone))
+    assert torch.equal(sliced.encode(video, lambda *_: None), encoded)
