@@ -52,8 +52,14 @@ type VideoServiceClient interface {
 	// Cancelling the call, or its deadline, stops the work on the GPU before the
 	// next step or decoded frame group. A failed call ends with a non-OK status
 	// and google.rpc details: INVALID_ARGUMENT with BadRequest,
-	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full (QUEUE_FULL) or too
-	// many pictures are being decoded (PICTURES_BUSY), UNAVAILABLE with
+	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full (QUEUE_FULL), too
+	// many pictures are being decoded (PICTURES_BUSY), requests that are no jobs
+	// yet take all the memory that they may (INTAKE_FULL) or the disk is full
+	// (DISK_FULL), RESOURCE_EXHAUSTED without it when the file was not read and its
+	// space was needed (RESULT_QUOTA), the device cannot hold this generation
+	// (OUT_OF_DEVICE_MEMORY) or the message is too large, which gRPC refuses without
+	// a reason, ABORTED when the file was not read for too long (RESULT_EXPIRED),
+	// FAILED_PRECONDITION when the server lacks what the request needs, UNAVAILABLE with
 	// RetryInfo when the model is still being loaded, the worker was lost as often
 	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
 	// reason "NON_FINITE" when the model computed NaN or infinity, or else with one
@@ -138,8 +144,14 @@ type VideoServiceServer interface {
 	// Cancelling the call, or its deadline, stops the work on the GPU before the
 	// next step or decoded frame group. A failed call ends with a non-OK status
 	// and google.rpc details: INVALID_ARGUMENT with BadRequest,
-	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full (QUEUE_FULL) or too
-	// many pictures are being decoded (PICTURES_BUSY), UNAVAILABLE with
+	// RESOURCE_EXHAUSTED with RetryInfo when the queue is full (QUEUE_FULL), too
+	// many pictures are being decoded (PICTURES_BUSY), requests that are no jobs
+	// yet take all the memory that they may (INTAKE_FULL) or the disk is full
+	// (DISK_FULL), RESOURCE_EXHAUSTED without it when the file was not read and its
+	// space was needed (RESULT_QUOTA), the device cannot hold this generation
+	// (OUT_OF_DEVICE_MEMORY) or the message is too large, which gRPC refuses without
+	// a reason, ABORTED when the file was not read for too long (RESULT_EXPIRED),
+	// FAILED_PRECONDITION when the server lacks what the request needs, UNAVAILABLE with
 	// RetryInfo when the model is still being loaded, the worker was lost as often
 	// as the server runs a job, or the server drains, INTERNAL with an ErrorInfo of
 	// reason "NON_FINITE" when the model computed NaN or infinity, or else with one
