@@ -133,6 +133,17 @@ def test_a_message_that_never_arrives_ends_its_call(server: ServerProcess, path:
         assert b"did not arrive within 1 s" in caller.answer()
 
 
+def test_a_full_queue_refuses_before_it_reads(server: ServerProcess, stub: Stub) -> None:
+    running = [stub.Generate(request("slow", step_count=200)) for _ in range(3)]
+    for call in running:
+        assert next(call).HasField("accepted")
+    with Http2Caller(server.address) as caller:
+        caller.begin(GENERATE, LARGEST - 100, b"\x0a")
+        assert b"no place is free in the queue" in caller.answer()
+    for call in running:
+        call.cancel()
+
+
 def test_inquiries_are_small(server: ServerProcess, stub: Stub) -> None:
     with grpc.insecure_channel(server.address, OPTIONS) as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -164,6 +164,7 @@ class App:
         jobs = Lane(
             Intake(limit, largest, patience=patience, grace=GRACE_SECONDS),
             largest,
+            admit=self.jobs.check_room,
             accepted=lambda response: bool(response.HasField("accepted")),
             turns=Intake(1, 1, full="other requests that are as large are being read"),
         )
