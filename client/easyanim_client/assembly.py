@@ -191,6 +191,7 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         activity=tuple(map(_activity, message.activity)),
         devices=tuple(map(_device_status, message.device_status)),
         profiles=tuple(map(_profile, message.profiles)),
+        tasks=tuple(message.tasks),
     )
 
 
@@ -297,6 +298,7 @@ def _parameters(message: pb.Parameters) -> Parameters:
         cache_threshold=message.cache_threshold,
         # A server without such a setting sends no profile, and guides every step.
         guidance_interval=(message.guidance_start, message.guidance_end) if message.profile else (0.0, 1.0),
+        task=message.task or _word(pb.Conditioning, message.conditioning),
     )
 
 

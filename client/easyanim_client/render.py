@@ -195,6 +195,8 @@ def info_summary(info: ServerInfo) -> str:
     ]
     for bucket in info.buckets:
         lines.append(f"bucket    {bucket.name}, frames {', '.join(map(str, bucket.frame_counts))}")
+    if info.tasks:
+        lines.append(f"tasks     {', '.join(info.tasks)}")
     for profile in info.profiles:
         lines.append(f"profile   {profile_line(profile)}")
     return "\n".join(lines)

@@ -61,7 +61,7 @@ class Parameters:
     fit: str
     """How pictures were fitted: ``crop``, ``pad`` or ``stretch``."""
     conditioning: str
-    """What the video starts from and ends in: ``text``, ``start`` or ``start_end``."""
+    """What the video starts from and ends in: ``text``, ``start`` or ``start_end``; `task` is its successor."""
     profile: str = ""
     """Where values came from that the request left out, such as ``exact``; empty from an older server."""
     solver: str = "euler"
@@ -69,6 +69,8 @@ class Parameters:
     """Change up to which steps reused what was computed before; 0 means off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Start and end of guidance, as shares of the steps."""
+    task: str = ""
+    """What the video is made from beside the prompt, one of `ServerInfo.tasks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,3 +374,6 @@ class ServerInfo:
     """Empty without an NVIDIA device, or before the model was loaded."""
     profiles: tuple[Profile, ...] = ()
     """The most faithful first; empty from an older server."""
+    tasks: tuple[str, ...] = ()
+    """What the model makes videos from: ``text``, ``start``, ``start_end`` and what newer servers add; empty from an
+    older server, and until the model is loaded."""

@@ -23,13 +23,14 @@ from dev.quality.sheet import Block, Strip
 from dev.quality.tables import Report
 from dev.quality.targets import NAMES, STILL, percent
 from dev.train_demo import photos
+from easyanim_server import catalog
 from easyanim_server.benchmark import stopwatch as measure
+from easyanim_server.catalog import DEMO
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
-from easyanim_server.domain.job import DEFAULT_GUIDANCE, GUIDANCE_RANGE, Bucket
+from easyanim_server.domain.job import DEFAULT_GUIDANCE, GUIDANCE_RANGE
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.weights import checkpoint
-from easyanim_server.engine.weights.checkpoint import DEMO
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = ROOT / ".cache" / "photographs"
@@ -166,7 +167,7 @@ def _note(row: dict[str, Any]) -> str:
 def _options(given: argparse.Namespace) -> Options:
     """Raises ConfigurationError where a number is not allowed."""
     try:
-        buckets = tuple(Bucket.parse(word) for word in given.buckets.split(",") if word)
+        buckets = tuple(catalog.parse_bucket(word, given.model) for word in given.buckets.split(",") if word)
     except ValueError as error:
         raise ConfigurationError(f"--buckets: {error}") from error
     if not buckets:

@@ -21,11 +21,12 @@ from dev.train_demo.motion import draw_scene
 from dev.train_demo.networks import Sizes, make_text_encoder, make_transformer
 from dev.train_demo.optimiser import MuonAdamW
 from dev.train_demo.pictures import Bank, load_photographs
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, _in_template
 from easyanim_server.engine.sampling import BLACK, SHIFT
 
-NOISE_ON_PICTURES = 0.0563
+NOISE_ON_PICTURES = EASYANIMATE_V51.defaults.noise_augmentation
 """Standard deviation, as the server adds it by default to given pictures in [-1, 1]."""
 
 TEXTS = 4

@@ -13,9 +13,10 @@ try:
     from pydantic.fields import FieldInfo
 
     from easyanim_server import __version__
+    from easyanim_server.catalog import DEFAULT_MODEL
     from easyanim_server.cli import doctor
     from easyanim_server.config import checks as preflight
-    from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
+    from easyanim_server.config.settings import ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry.log import configure_logging

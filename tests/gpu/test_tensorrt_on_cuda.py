@@ -60,8 +60,9 @@ def test_engines_serve_a_bucket_and_are_found_at_the_next_start(tmp_path: Path) 
 @torch.no_grad()
 @pytest.mark.parametrize("number", [0, -1], ids=["with weights for text", "with shared weights"])
 def test_each_half_of_a_block_computes_what_the_block_does(number: int) -> None:
-    denoiser = Denoiser(checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16).transformer, "original")
-    example = Backends(denoiser)._example(BUCKET)
+    modules = checkpoint.load("builtin:tiny", device=CUDA, dtype=torch.bfloat16)
+    denoiser = Denoiser(modules.transformer, "original")
+    example = Backends(denoiser, modules.geometry)._example(BUCKET)
     block = denoiser.blocks[number]
     assert isinstance(block, Block)
     inputs = [example.x, example.emb, *example.rope]

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from easyanim_server.config.settings import PUBLISHED_BUCKETS, Settings
+from easyanim_server.catalog import EASYANIMATE_V51
+from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket
@@ -21,8 +22,8 @@ from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate,
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
-BUCKETS = tuple(map(Bucket.parse, PUBLISHED_BUCKETS))
-SMALLEST, LARGEST = Bucket.parse("384x672"), Bucket.parse("768x1344")
+BUCKETS = EASYANIMATE_V51.defaults.buckets
+SMALLEST, LARGEST = Bucket.parse("384x672x49"), Bucket.parse("768x1344x49")
 
 Row = dict[str, Any]
 
@@ -197,5 +198,5 @@ def test_refusals_say_what_would_make_it_fit(
     outline: Outline, placement: str, gib: int, tiling: str, bucket: str, remedy: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"bucket {bucket}x49") as refused:
-        choose(outline, [Bucket.parse(bucket)], gib * GIB, placement=placement, tiling=tiling)
+        choose(outline, [Bucket.parse(f"{bucket}x49")], gib * GIB, placement=placement, tiling=tiling)
     assert remedy in str(refused.value)

@@ -167,7 +167,7 @@ class LintPromptResponse(_message.Message):
     def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end")
+    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,7 @@ class Parameters(_message.Message):
     CACHE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     bucket: str
@@ -204,7 +205,8 @@ class Parameters(_message.Message):
     cache_threshold: float
     guidance_start: float
     guidance_end: float
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("jobs_ahead_count", "eta_duration")
@@ -334,7 +336,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "tasks")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +349,7 @@ class GetServerInfoResponse(_message.Message):
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATUS_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -359,7 +362,8 @@ class GetServerInfoResponse(_message.Message):
     activity: _containers.RepeatedCompositeFieldContainer[Activity]
     device_status: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ...) -> None: ...
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("name", "step_count", "acceleration", "is_default")

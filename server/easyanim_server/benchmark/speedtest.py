@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._inductor.utils import clear_caches, fresh_cache
 
 from easyanim_server.benchmark.stopwatch import Stopwatch, Timing
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, Bucket, Job, Picture
 from easyanim_server.engine.attention import select as attention
@@ -26,7 +27,7 @@ from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, PromptEncoder
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser, ExecutionPath
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
@@ -35,11 +36,8 @@ from easyanim_server.engine.weights import checkpoint
 
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
 
-NOISE_AUGMENTATION = 0.0563
-"""On the start picture, as the server does by default."""
-
 Run = Callable[[], Tensor]
-"""One guided step less its sum: both velocities, (2, 16, frames', height/8, width/8)."""
+"""One guided step less its sum: both velocities, (2, channels, latent frames, rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,7 @@ class SpeedTest:
 
     def __init__(self, model: str, device: torch.device, repeats: int) -> None:
         self._modules = _load(model, device)
+        self._geometry = self._modules.geometry
         self._reads_text = model not in checkpoint.SYNTHETIC
         self._device = device
         self._repeats = repeats
@@ -186,7 +185,7 @@ class SpeedTest:
         """
         grey = Picture(bucket.width, bucket.height, b"\x80" * (3 * bucket.width * bucket.height))
         job = Job("bench", "a cat", "ugly", bucket, max(counts, default=1), DEFAULT_GUIDANCE, seed=0, start=grey)
-        short = replace(job, bucket=replace(bucket, frames=min(bucket.frames, 5)))
+        short = replace(job, bucket=replace(bucket, frames=min(bucket.frames, self._geometry.frames_of(2))))
         self._decode(self._sampler.begin(short, *self._texts(job), _unobserved).latents)  # shows the VAE every shape
 
         around = {}
@@ -217,7 +216,7 @@ class SpeedTest:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        return Sampler(self._modules, self._denoiser, self._vae, NOISE_AUGMENTATION)
+        return Sampler(self._modules, self._denoiser, self._vae, EASYANIMATE_V51.defaults.noise_augmentation)
 
     @cached_property
     def _other_bytes(self) -> int:
@@ -237,19 +236,20 @@ class SpeedTest:
     def _run(self, variant: Variant, bucket: Bucket) -> Run:
         """A step, compiled anew where the variant is compiled."""
         config = self._modules.transformer.config
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
+        channels, *size = self._geometry.latent_shape(bucket)
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(self._device, torch.bfloat16)
 
-        latents = draw(1, config.out_channels, *size)
-        inpaint = draw(1, config.in_channels - config.out_channels, *size)
+        latents = draw(1, channels, *size)
+        inpaint = draw(1, config.in_channels - channels, *size)
         texts = draw(2, MAX_TOKENS, config.text_embed_dim)
         times = torch.full((2,), TIMESTEP, device=self._device, dtype=torch.bfloat16)
         if not variant.stock:
             denoiser, kernel = self._denoiser, self._kernel(bucket)
-            path = ExecutionPath(Backends(denoiser).build(variant.backend, bucket, kernel), kernel, pairs=variant.pairs)
+            blocks = Backends(denoiser, self._geometry).build(variant.backend, bucket, kernel)
+            path = ExecutionPath(blocks, kernel, pairs=variant.pairs)
             self._sampler.paths = {bucket: path}
             if variant.pairs:
                 return lambda: denoiser(torch.cat([latents] * 2), times, texts, torch.cat([inpaint] * 2), path)
@@ -266,7 +266,7 @@ class SpeedTest:
         """The fastest attention kernel for our batches of one."""
         if bucket not in self._kernels:
             config = self._modules.transformer.config
-            tokens = MAX_TOKENS + video_tokens(bucket)
+            tokens = MAX_TOKENS + self._geometry.video_tokens(bucket)
             shape = torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
             largest = self._denoiser.largest_product()
             offered = attention.candidates(self._device, torch.bfloat16, largest)
@@ -277,7 +277,7 @@ class SpeedTest:
     def _flops(self, variant: Variant, bucket: Bucket) -> int:
         config = self._modules.transformer.config
         mode: AttentionMode = "diffusers" if variant.stock else "original"
-        return step_flops(config, video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
+        return step_flops(config, self._geometry.video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
 
     def _texts(self, job: Job) -> tuple[Tensor, Tensor]:
         encode = PromptEncoder(self._modules)  # a new one has no memory

@@ -14,6 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import psutil
 
+from easyanim_server import catalog
 from easyanim_server.config import checks as preflight
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
@@ -31,7 +32,7 @@ from easyanim_server.media.encoder import missing_codecs
 from easyanim_server.prompts.negative import recommended_negative
 
 GIB = 2**30
-ON_ANY_MACHINE = f"--model {checkpoint.DEMO} runs on any machine"
+ON_ANY_MACHINE = f"--model {catalog.DEMO} runs on any machine"
 """What to do without a card."""
 
 SPOOL_BYTES = 1 * GIB
@@ -187,7 +188,7 @@ def _host_memory(detail: str, needed: int, dtype: str) -> Finding:
 def _source(settings: Settings) -> Finding:
     """Where the model comes from."""
     name = settings.model
-    if name == checkpoint.DEMO:
+    if name == catalog.DEMO:
         return Finding("model", f"{name} comes with this package")
     if preflight.is_made_here(name):
         return Finding("model", f"{name} is made at start, nothing to download")

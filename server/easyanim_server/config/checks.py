@@ -13,11 +13,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.catalog import DEFAULT_MODEL, MADE_HERE
+from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
-
-MADE_HERE = ("builtin:demo", "builtin:tiny", "synthetic:7b", "synthetic:12b")
-"""Models that need no download."""
 
 _PREFIXES = ("builtin:", "synthetic:")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -90,13 +88,6 @@ def check_model(model: str, revision: str | None = None) -> None:
         )
     else:
         _refuse_published(model)
-
-
-def published_size(model: str) -> str | None:
-    """``7b`` or ``12b`` for what the authors of EasyAnimate V5.1 publish, by its name; None for other models."""
-    published = _PUBLISHED.fullmatch(model)
-    size = published and _V51.match(published["rest"])
-    return size["size"] if size else None
 
 
 def check_folder(name: str, folder: Path) -> None:

@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
@@ -26,8 +28,6 @@ from easyanim_server.domain.job import Bucket
 ENV_PREFIX = "EASYANIM_"
 CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
 """Read by the client's command line; a shell may have it for both."""
-
-DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
 
 Placement = Literal[
     "auto",
@@ -39,18 +39,7 @@ Placement = Literal[
     "model_cpu_offload_and_qfloat8",
 ]
 
-PUBLISHED_BUCKETS = (
-    "384x672", "672x384", "512x512", "576x1008", "1008x576", "768x1344", "1344x768",
-)  # fmt: skip
-"""The sizes that the model's authors publish times for; 49 frames each."""
-
 MAX_PORT = 65535
-
-TINY_BUCKETS = ("96x160", "160x96", "128x128", "96x160x25", "128x128x25", "96x160x13", "128x128x5")
-"""Sizes for `builtin:tiny`, quick on a laptop's CPU."""
-
-DEMO_BUCKETS = ("128x128x25", "128x224x25")
-"""The sizes that `builtin:demo` is trained on."""
 
 
 class Settings(BaseSettings):
@@ -100,8 +89,9 @@ class Settings(BaseSettings):
     """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
     buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
     """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
-    noise_augmentation: float = Field(default=0.0563, ge=0.0, le=1.0)
-    """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
+    noise_augmentation: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Noise on the start picture before it is encoded, in units of its range; unset means what the model was trained
+    with."""
     default_profile: Literal["exact", "balanced", "fast", "draft"] = "exact"
     """What requests get that name no profile; all but exact trade quality for time."""
     cache_coefficients: Path | None = None
@@ -144,12 +134,13 @@ class Settings(BaseSettings):
 
     @field_validator("buckets", mode="before")
     @classmethod
-    def _parse_buckets(cls, value: Any) -> Any:
+    def _parse_buckets(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [part for part in value.replace(" ", "").split(",") if part]
         if not isinstance(value, (list, tuple)):
             raise ValueError("must be text or a list, such as 384x672,512x512x25")
-        parsed = [item if isinstance(item, Bucket) else Bucket.parse(str(item)) for item in value]
+        model = info.data.get("model", DEFAULT_MODEL)
+        parsed = [item if isinstance(item, Bucket) else catalog.parse_bucket(str(item), model) for item in value]
         twice = {str(item) for item in parsed if parsed.count(item) > 1}
         if twice:
             raise ValueError(f"named more than once: {', '.join(sorted(twice))}")
@@ -182,10 +173,7 @@ class Settings(BaseSettings):
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
         """The buckets to serve, in order of preference."""
-        if self.buckets:
-            return self.buckets
-        names = {"builtin:tiny": TINY_BUCKETS, "builtin:demo": DEMO_BUCKETS}.get(self.model, PUBLISHED_BUCKETS)
-        return tuple(Bucket.parse(name) for name in names)
+        return self.buckets or catalog.expected(self.model).defaults.buckets
 
     @classmethod
     def settings_customise_sources(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.job import GUIDANCE_RANGE, MAX_STEPS, Bucket
+from easyanim_server.domain.profiles import DEFAULT_PROFILE, PROFILES, Profile
+from easyanim_server.domain.shape import Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,54 @@ class PromptTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """One of the tokenizers that a model reads prompts with."""
+
+    name: str
+    max_tokens: int
+    """Tokens that are read of a prompt, its chat template included; the rest is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Values for what requests and the operator leave out."""
+
+    steps: int
+    """Of the profile ``exact``; the other profiles have their own numbers."""
+    guidance: float
+    buckets: tuple[Bucket, ...]
+    """In order of preference; the first is for requests that name no size and have no picture."""
+    noise_augmentation: float
+    """Standard deviation of the noise on given pictures, whose range is [-1, 1], that the model was trained with."""
+
+    def profile(self, name: str) -> Profile:
+        """What a profile sets on this model.
+
+        Raises:
+            KeyError: there is no such profile.
+        """
+        profile = PROFILES[name]
+        return replace(profile, steps=self.steps) if name == DEFAULT_PROFILE else profile
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can be asked for. Front and clients go by it alone, whatever family the model is of."""
+
+    family: str
+    """The name of the `ModelFamily`, for logs."""
+    tasks: frozenset[str]
+    """Open set: ``text``, ``start``, ``start_end``, and what later families bring."""
+    geometry: Geometry
+    tokenizers: tuple[TokenizerSpec, ...]
+    solvers: tuple[str, ...]
+    """By the names that requests use; the first is what the model was published with."""
+    defaults: GenerationDefaults
+    max_steps: int = MAX_STEPS
+    guidance_range: tuple[float, float] = GUIDANCE_RANGE
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a worker serves, as it goes into receipts."""
 
@@ -106,6 +156,9 @@ class WorkerInfo:
     device_uuids: tuple[str, ...] = ()
     """The driver's names of the devices that it holds, such as ``GPU-8f5a...``; empty on the CPU."""
     lookups: Lookups = Lookups()
+    capabilities: Capabilities | None = None
+    """What the model can be asked for; None of an engine that does not say, which is then taken for what
+    `catalog.expected` has under the model's name."""
 
     def step_seconds(self, bucket: Bucket) -> float:
         """What a guided step took when the bucket was made ready; 0 where that was not measured."""

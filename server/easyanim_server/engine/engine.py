@@ -34,7 +34,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase, Work
 from easyanim_server.domain.job import Bucket, Job, Picture
-from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.planner import DAMAGED, Planner
@@ -70,7 +70,8 @@ class Engine:
     Args:
         modules: The model.
         attention_mode: `original` runs the network as it was trained.
-        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
+        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1]; None for what the
+            model was trained with.
         backend: How prepared buckets run: `eager`, `inductor`, `tensorrt` or `auto`.
         precision: Of the large products of prepared buckets: `bf16` (as loaded), `fp8` or `fp8-weights`.
         attention: The kernel of prepared buckets; `auto` measures.
@@ -87,7 +88,7 @@ class Engine:
         self,
         modules: Components,
         attention_mode: AttentionMode = "original",
-        noise_augmentation: float = 0.0563,
+        noise_augmentation: float | None = None,
         *,
         backend: str = "eager",
         precision: str = "bf16",
@@ -102,6 +103,8 @@ class Engine:
     ) -> None:
         self._device = modules.device
         self._itemsize = modules.dtype.itemsize
+        self._capabilities = modules.capabilities
+        self._geometry = modules.geometry
         self._prompts = PromptEncoder(modules, ready=lambda: self.placement.need("text"))
         self._vae = VideoAutoencoder(
             modules.vae,
@@ -117,12 +120,16 @@ class Engine:
         self._choice = choice
         denoiser = Denoiser(modules.transformer, attention_mode)
         denoiser.ready = lambda: self.placement.need("transformer")
+        if noise_augmentation is None:
+            noise_augmentation = self._capabilities.defaults.noise_augmentation
         self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
         self.placement = Placement(placement, modules, denoiser, locked_limit)
         """Where the weights are."""
         self._second_try = OomRetry(self.placement, modules.device)
-        self._planner = Planner(denoiser, backend, precision, attention, guidance_batch, self.placement)
+        self._planner = Planner(
+            denoiser, modules.geometry, backend, precision, attention, guidance_batch, self.placement
+        )
         self._readiness: dict[Bucket, BucketStatus] = {}
         self._told: torch.cuda.Event | None = None
         """After the last step that the device was told."""
@@ -195,6 +202,11 @@ class Engine:
         return self._model
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for."""
+        return self._capabilities
+
+    @property
     def tokenizer(self) -> PromptTokenizer:
         """How prompts are counted."""
         return self._tokenizer
@@ -204,7 +216,8 @@ class Engine:
     ) -> tuple[BucketStatus, ...]:
         """Make buckets ready: build and check how their steps run, then run each shape once.
 
-        The VAE works on one frame and then on four at a time, however long the video is, so five frames show it all.
+        The VAE works on the first latent frame and then on one after another, however long the video is, so two of
+        them show it all.
 
         Args:
             buckets: What will be asked for. Others still work, eagerly.
@@ -258,7 +271,7 @@ class Engine:
     def _warm_vae(self, bucket: Bucket) -> int:
         """Encode and decode the first frames; returns the most device memory that all of them would take, in bytes."""
         black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
-        short = replace(bucket, frames=min(bucket.frames, 5))
+        short = replace(bucket, frames=min(bucket.frames, self._geometry.frames_of(2)))
         self.peak_bytes(reset=True)
         for _ in self.decode(self.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
             pass

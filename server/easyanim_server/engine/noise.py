@@ -15,7 +15,7 @@ class Noise:
     """Standard normal draws, float32 on the host."""
 
     latents: Tensor
-    """(1, 16, frames', height/8, width/8)."""
+    """(1, channels, latent frames, rows, columns)."""
     pictures: Tensor | None
     """(3, frames, height, width), of which given frames get theirs; None where none is given."""
 

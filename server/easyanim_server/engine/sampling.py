@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from easyanim_server.domain.events import Phase, Work
-from easyanim_server.domain.job import MAX_FRAMES, Bucket, Job, Picture, is_frame_count
+from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import NO_ACCELERATION, Acceleration, Solver
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.compile.planner import no_compilation
@@ -161,10 +161,11 @@ class Sampler:
             ValueError: the number of frames is not one that the model makes, there is an end picture without a start
                 picture, or a picture is not of the bucket's size.
         """
-        if not is_frame_count(job.bucket.frames):
-            raise ValueError(f"{job.bucket.frames} frames; must be 4k+1, from 1 to {MAX_FRAMES}")
+        geometry = self._modules.geometry
+        if refusal := geometry.frames_refusal(job.bucket.frames):
+            raise ValueError(refusal)
         given = given_frames(job)
-        noise = noise or Noise.draw(job.seed, job.bucket, self._latent_shape(job.bucket), bool(given))
+        noise = noise or Noise.draw(job.seed, job.bucket, (1, *geometry.latent_shape(job.bucket)), bool(given))
         latents = noise.latents.to(self._modules.device, self._modules.dtype)
         inpaint = latents.new_zeros(1, 1 + latents.shape[1], *latents.shape[2:])
         if given:
@@ -293,12 +294,6 @@ class Sampler:
             else:
                 self._schedules[key] = solvers.schedule(scheduler, steps, SHIFT)
         return self._schedules[key]
-
-    def _latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int, int]:
-        vae = self._modules.vae
-        temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
-        frames = (bucket.frames - 1) // temporal + 1
-        return 1, vae.config.latent_channels, frames, bucket.height // spatial, bucket.width // spatial
 
     def _given_video(self, given: dict[int, Picture], noise: Tensor | None) -> Tensor:
         """The given pictures with noise on them in a black video, (1, 3, frames, height, width)."""

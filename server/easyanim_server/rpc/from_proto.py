@@ -19,7 +19,9 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.media import picture
 from easyanim_server.prompts.negative import recommended_negative
 
@@ -34,31 +36,37 @@ NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
 
 
-async def to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+async def to_job(request: pb.GenerateRequest, settings: Settings, capabilities: Capabilities) -> Job:
     """Check a request and resolve its defaults.
+
+    Args:
+        request: As it came.
+        settings: Of the server; what the operator set goes before the model's defaults.
+        capabilities: Of the model that is served.
 
     Raises:
         InvalidArgument: with every wrong field, not only the first.
     """
     # All of it on one thread at one go: decoded pictures are large, and those of many callers would pile up between
     # one step and the next. So there are as many as threads at most.
-    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings)
+    return await asyncio.get_running_loop().run_in_executor(_threads, _to_job, request, settings, capabilities)
 
 
-def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
+def _to_job(request: pb.GenerateRequest, settings: Settings, capabilities: Capabilities) -> Job:
     wrong: list[Violation] = []
     wrong += _check_prompts(request, settings.max_prompt_chars)
-    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
-    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
+    wrong += _check_number(request, "step_count", 1, capabilities.max_steps)
+    wrong += _check_number(request, "guidance_scale", *capabilities.guidance_range)
     wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
     wrong += _check_number(request, "seed", 0, jobs.MAX_SEED)
     wrong += _check_output(request)
     wrong += _check_fit(request)
-    name, profile, bad_profile = _profile(request, settings.default_profile)
+    name, profile, bad_profile = _profile(request, settings.default_profile, capabilities)
     wrong += bad_profile
     start, end, bad_pictures = _load_pictures(request, settings.max_image_pixels)
     wrong += bad_pictures
-    bucket, bad_size = _choose_bucket(request, settings.catalogue, start)
+    wrong += _check_task(request, capabilities)
+    bucket, bad_size = _choose_bucket(request, settings.catalogue, start, capabilities.geometry)
     wrong += bad_size
     if wrong or bucket is None:
         raise InvalidArgument(wrong)
@@ -70,7 +78,7 @@ def _to_job(request: pb.GenerateRequest, settings: Settings) -> Job:
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
-        guidance=request.guidance_scale if request.HasField("guidance_scale") else jobs.DEFAULT_GUIDANCE,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else capabilities.defaults.guidance,
         # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
@@ -135,15 +143,28 @@ def _check_fit(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("fit_policy", f"is {request.fit_policy}; must be one of {names}")]
 
 
-def _profile(request: pb.GenerateRequest, default: str) -> tuple[str, Profile, list[Violation]]:
+def _check_task(request: pb.GenerateRequest, capabilities: Capabilities) -> list[Violation]:
+    """Whether the model makes videos from the pictures that a request has, or from none."""
+    task = jobs.START_END if request.end_image else jobs.START if request.start_image else jobs.TEXT
+    if task in capabilities.tasks:
+        return []
+    field = "end_image" if task == jobs.START_END and jobs.START in capabilities.tasks else "start_image"
+    state = "is missing" if task == jobs.TEXT else "is set"
+    tasks = ", ".join(sorted(capabilities.tasks))
+    return [Violation(field, f"{state}; the model's tasks are {tasks}, and this would be {task}")]
+
+
+def _profile(
+    request: pb.GenerateRequest, default: str, capabilities: Capabilities
+) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
     known, given, wrong = name in PROFILES, request.acceleration, []
     if not known:  # the other fields are checked all the same
         wrong.append(Violation("profile", f"is {name!r}; must be one of {', '.join(PROFILES)}"))
-    profile = PROFILES[name if known else default]
+    profile = capabilities.defaults.profile(name if known else default)
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
-    solvers = [solver.value for solver in Solver]
+    solvers = capabilities.solvers
     if "solver" in values and values["solver"] not in solvers:
         wrong.append(Violation("acceleration.solver", f"is {given.solver!r}; must be one of {', '.join(solvers)}"))
     elif "solver" in values:
@@ -179,7 +200,7 @@ def _load_pictures(request: pb.GenerateRequest, max_pixels: int) -> tuple[Image 
 
 
 def _choose_bucket(
-    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None
+    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Image | None, geometry: Geometry
 ) -> tuple[Bucket | None, list[Violation]]:
     wrong: list[Violation] = []
     size = request.WhichOneof("size")
@@ -194,7 +215,8 @@ def _choose_bucket(
     frames = request.frame_count if request.HasField("frame_count") else None
     offered = sorted({bucket.frames for bucket in candidates})
     if frames is not None and frames not in offered:
-        form = "" if jobs.is_frame_count(frames) else f"must be 4k+1, from 1 to {jobs.MAX_FRAMES}, and "
+        allowed = f"must be {geometry.frame_form}, from 1 to {geometry.max_frames}, and "
+        form = "" if geometry.is_frame_count(frames) else allowed
         counts = ", ".join(map(str, offered))
         wrong.append(Violation("frame_count", f"is {frames}; {form}{where} offers {counts}"))
     if wrong:

@@ -10,10 +10,9 @@ from google.protobuf.duration_pb2 import Duration
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain import job as jobs
 from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.model import BucketStatus, Capabilities
 from easyanim_server.domain.profiles import PROFILES, Profile
 from easyanim_server.domain.receipt import parameters, receipt
 from easyanim_server.jobs.scheduler import Scheduler
@@ -29,7 +28,7 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
         return pb.GenerateResponse(
             accepted=pb.Accepted(
                 job_id=job.id,
-                parameters=pb.Parameters(**parameters(job)),
+                parameters=pb.Parameters(**parameters(job), task=job.task),
                 prompt_token_count=event.prompt_tokens,
                 prompt_truncated=event.prompt_truncated,
                 prompt_warnings=_warnings(event.warnings),
@@ -60,7 +59,7 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
 
 
 def to_server_info(
-    settings: Settings, scheduler: Scheduler, devices: Sequence[DeviceStatus]
+    settings: Settings, scheduler: Scheduler, capabilities: Capabilities, devices: Sequence[DeviceStatus]
 ) -> pb.GetServerInfoResponse:
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
@@ -80,7 +79,7 @@ def to_server_info(
             max_request_bytes=settings.max_request_bytes,
             max_image_pixels=settings.max_image_pixels,
             max_prompt_chars=settings.max_prompt_chars,
-            max_step_count=jobs.MAX_STEPS,
+            max_step_count=capabilities.max_steps,
             max_queued_count=settings.queue_size,
         ),
         state=f"STATE_{scheduler.state.value}",
@@ -90,7 +89,8 @@ def to_server_info(
         placement_reason=served.model.placement_reason if served else "",
         activity=_activity(scheduler),
         device_status=[_device_status(device) for device in devices],
-        profiles=[_profile(name, profile, settings) for name, profile in PROFILES.items()],
+        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in PROFILES],
+        tasks=sorted(capabilities.tasks) if served else (),
     )
 
 

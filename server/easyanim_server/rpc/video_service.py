@@ -12,9 +12,11 @@ import structlog
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
+from easyanim_server.catalog import expected
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.jobs.scheduler import Scheduler
 from easyanim_server.rpc.from_proto import CONVERSIONS, check_prompts, to_job
 from easyanim_server.rpc.interceptors import in_this_call
@@ -36,6 +38,12 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._telemetry = telemetry
         self._conversions = asyncio.Semaphore(CONVERSIONS)
 
+    @property
+    def _capabilities(self) -> Capabilities:
+        """Of the model that is loaded; until then, and of workers that do not say, what its name lets expect."""
+        served = self._scheduler.served
+        return (served and served.capabilities) or expected(self._settings.model)
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Generate one video; see the contract for the order of events."""
         ticket = None
@@ -43,7 +51,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             self._scheduler.check_room()  # before pictures are decoded, which costs most
             async with self._conversions:
                 self._scheduler.check_room()  # those before may have taken the last place
-                job = in_this_call(await to_job(request, self._settings))
+                job = in_this_call(await to_job(request, self._settings, self._capabilities))
                 ticket = self._scheduler.submit(job)
             del request  # as large as its pictures' files, while the job waits and runs
             async for event in ticket.spool.read(self._settings.heartbeat_seconds):
@@ -74,4 +82,4 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """Return what this server serves."""
         devices = await asyncio.to_thread(self._telemetry.devices.read)
-        return to_server_info(self._settings, self._scheduler, devices)
+        return to_server_info(self._settings, self._scheduler, self._capabilities, devices)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.compile import tensorrt
 from easyanim_server.engine.families.easyanimate_v51.block import Block, Rope
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
@@ -29,13 +30,13 @@ class Inputs:
     """One prediction's inputs, the same on every run."""
 
     latents: Tensor
-    """(batch, 16, frames', height/8, width/8)."""
+    """(batch, channels, latent frames, rows, columns)."""
     timestep: Tensor
     """(batch,)."""
     text: Tensor
-    """(batch, 256, hidden)."""
+    """(batch, tokens, hidden)."""
     inpaint: Tensor
-    """(batch, 17, frames', height/8, width/8)."""
+    """(batch, further input channels, latent frames, rows, columns)."""
 
 
 class Backends:
@@ -43,11 +44,13 @@ class Backends:
 
     Args:
         denoiser: Whose blocks.
+        geometry: Of the model.
         device: Where they compute; by default where their weights are.
     """
 
-    def __init__(self, denoiser: Denoiser, device: torch.device | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, geometry: Geometry, device: torch.device | None = None) -> None:
         self._denoiser = denoiser
+        self._geometry = geometry
         weight = next(denoiser.transformer.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self._compiled: list[Callable[..., Tensor]] | None = None
@@ -90,13 +93,12 @@ class Backends:
         """Random inputs of a bucket's shape; all samples of a batch are the same."""
         config = self._denoiser.transformer.config
         generator = torch.Generator().manual_seed(0)
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
+        channels, *size = self._geometry.latent_shape(bucket)
 
         def draw(*shape: int) -> Tensor:
             drawn = torch.randn(shape, generator=generator).to(self.device, self.dtype)
             return torch.stack([drawn] * batch)
 
-        channels = config.out_channels
         return Inputs(
             latents=draw(channels, *size),
             timestep=torch.full((batch,), TIMESTEP, device=self.device, dtype=self.dtype),
@@ -107,8 +109,8 @@ class Backends:
     def attention_shape(self, bucket: Bucket) -> torch.Size:
         """Of queries, keys and values of one prediction: (1, tokens, heads, channels)."""
         config = self._denoiser.transformer.config
-        video = ((bucket.frames - 1) // 4 + 1) * (bucket.height // 16) * (bucket.width // 16)
-        return torch.Size((1, MAX_TOKENS + video, config.num_attention_heads, config.attention_head_dim))
+        tokens = MAX_TOKENS + self._geometry.video_tokens(bucket)
+        return torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
 
     def _example(self, bucket: Bucket) -> tensorrt.Example:
         """What the first block is called with."""

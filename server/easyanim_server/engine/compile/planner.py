@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.backends import Backends
@@ -32,9 +33,9 @@ from easyanim_server.engine.memory.placement import Placement
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
 
-UNIT_FRAMES = 13
-"""Most frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little to do
-with the number of tokens."""
+UNIT_LATENT_FRAMES = 4
+"""Most latent frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little
+to do with the number of tokens."""
 
 SATURATED = 0.1
 """Seconds of a prediction beyond which guidance is never tried in a batch of two: one sample then fills any card, and
@@ -59,6 +60,7 @@ class Planner:
 
     Args:
         denoiser: Whose blocks run; converted in place where the precision asks for it.
+        geometry: Of the model.
         backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
         precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones;
             ``fp8-weights`` stores them in 8 bits and casts them before every product.
@@ -73,6 +75,7 @@ class Planner:
     def __init__(
         self,
         denoiser: Denoiser,
+        geometry: Geometry,
         backend: str,
         precision: str,
         kernel: str,
@@ -81,7 +84,8 @@ class Planner:
     ) -> None:
         self._denoiser = denoiser
         self._placement = placement
-        self._backends = Backends(denoiser, placement.device if placement else None)
+        self._unit_frames = geometry.frames_of(UNIT_LATENT_FRAMES)
+        self._backends = Backends(denoiser, geometry, placement.device if placement else None)
         self._device, self._dtype = self._backends.device, self._backends.dtype
         self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
         self._precision = precision
@@ -151,7 +155,7 @@ class Planner:
         """The eager network's predictions, and how far rounding takes them; kept in the cache, if there is one."""
         # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
         other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
-        clip = replace(buckets[0], frames=min(buckets[0].frames, UNIT_FRAMES))
+        clip = replace(buckets[0], frames=min(buckets[0].frames, self._unit_frames))
         rounding = f"rounding of {clip} to {other}"
         kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.transformer, self._denoiser.mode)
         if kept.missing(rounding, *map(str, buckets)):

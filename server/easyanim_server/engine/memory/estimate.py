@@ -14,8 +14,9 @@ from torch import nn
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE, is_cut
@@ -42,7 +43,7 @@ TILES_SHARE = 1.25
 """Pixels of all tiles for one of the video, about: they overlap."""
 
 TEXT_ACTIVATIONS = 128 * MIB
-"""Memory of reading a prompt of 256 tokens beside the weights, generously."""
+"""Memory of reading a prompt beside the weights, generously."""
 
 FRAGMENTATION = 1.03
 """What the allocator takes of the device for what is asked of it."""
@@ -88,6 +89,7 @@ class Outline:
     """Of its widest layer in pixels' resolution."""
     itemsize: int
     """Bytes of a number in the compute type."""
+    geometry: Geometry
 
     @classmethod
     def of(cls, modules: Components, dtype: torch.dtype) -> Outline:
@@ -115,6 +117,7 @@ class Outline:
             vae=weigh(modules.vae),
             vae_channels=modules.vae.config.block_out_channels[0],
             itemsize=itemsize,
+            geometry=modules.geometry,
         )  # fmt: skip
 
     @property
@@ -183,7 +186,7 @@ def estimate(
     else:
         step += min(places, len(blocks)) * max(blocks)
         if how == "group_offload":  # both predictions of guidance are under way at once
-            activations += _tokens(bucket) * outline.dim * outline.itemsize
+            activations += _tokens(outline, bucket) * outline.dim * outline.itemsize
     peaks = {
         Phase.TEXT_ENCODE: text + TEXT_ACTIVATIONS,
         Phase.DENOISE: step + activations,
@@ -205,8 +208,8 @@ def estimate(
     )
 
 
-def _tokens(bucket: Bucket) -> int:
-    return MAX_TOKENS + video_tokens(bucket)
+def _tokens(outline: Outline, bucket: Bucket) -> int:
+    return MAX_TOKENS + outline.geometry.video_tokens(bucket)
 
 
 def _step_activations(outline: Outline, bucket: Bucket, backend: str, precision: str) -> int:
@@ -214,7 +217,7 @@ def _step_activations(outline: Outline, bucket: Bucket, backend: str, precision:
     vectors, base = STEP_ACTIVATIONS.get((backend, known), STEP_ACTIVATIONS["eager", known])
     if precision == "fp8-weights":
         base += 3 * 4 * outline.dim**2 * outline.itemsize  # the widest layer, cast, and what casting takes
-    return int(vectors * _tokens(bucket) * outline.dim * outline.itemsize) + base
+    return int(vectors * _tokens(outline, bucket) * outline.dim * outline.itemsize) + base
 
 
 def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool) -> int:
@@ -227,7 +230,7 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
 
 
 def _seconds(outline: Outline, bucket: Bucket, how: str, precision: str, blocks: int, tiled: bool, steps: int) -> float:
-    flops = step_flops(outline.transformer, video_tokens(bucket), MAX_TOKENS, 2)
+    flops = step_flops(outline.transformer, outline.geometry.video_tokens(bucket), MAX_TOKENS, 2)
     linear, attention = RATES["fp8" if precision == "fp8" else "bf16"]
     step = flops.linear / linear + flops.attention / attention
     moved = 0.0

@@ -17,8 +17,10 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEMO, TINY
 from easyanim_server.config import checks as preflight
-from easyanim_server.config.checks import is_hosted, published_size
+from easyanim_server.config.checks import is_hosted
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
@@ -28,8 +30,6 @@ from easyanim_server.engine.weights import folder as folders
 from easyanim_server.engine.weights.export import write
 from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, check, read, weight_files
 
-TINY = "builtin:tiny"
-DEMO = "builtin:demo"
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 """Comes with the package; its README.md is the model's card."""
 SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
@@ -95,8 +95,8 @@ def outline(model: str, revision: str | None = None) -> Components:
 
 def like_published(model: str) -> str:
     """The synthetic model of the shape of a published one, by its name; other models as they are."""
-    size = published_size(model)
-    return f"synthetic:{size}" if size else model
+    known = catalog.find(model)
+    return known.like or model if known else model
 
 
 def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:

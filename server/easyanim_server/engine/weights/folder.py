@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
-from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server import catalog
+from easyanim_server.domain.model import Capabilities
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51 import positions
 
 
@@ -45,6 +48,22 @@ class Components:
         """Compute type of the transformer."""
         dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make, by their configurations."""
+        return Geometry(
+            temporal=self.vae.temporal_compression_ratio,
+            spatial=self.vae.spatial_compression_ratio,
+            patch=self.transformer.config.patch_size,
+            latent_channels=self.vae.config.latent_channels,
+            max_frames=catalog.EASYANIMATE_V51.geometry.max_frames,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for: as published, but for the shapes, which its configurations decide."""
+        return replace(catalog.expected(self.name), geometry=self.geometry)
 
     def fingerprint(self) -> str:
         """SHA-256 over the networks' configurations and their weights' names and shapes, as hex.
