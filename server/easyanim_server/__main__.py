@@ -18,6 +18,7 @@ try:
     from easyanim_server.config import checks as preflight
     from easyanim_server.config.settings import ENV_PREFIX, Settings
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
+    from easyanim_server.domain.execution import Word
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry.log import configure_logging
     from easyanim_server.workers.process import LocalWorker
@@ -69,6 +70,8 @@ def _described(name: str) -> str:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
+    if isinstance(annotation, type) and issubclass(annotation, Word):
+        return tuple(map(str, annotation))
     return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 
 

@@ -20,7 +20,7 @@ MIB = 2**20
 
 SCRIPT = """
 import json, sys, torch
-from easyanim_server.engine import checkpoint, measure
+from easyanim_server.engine.weights import checkpoint; from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.engine.engine import Engine
 checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.bfloat16)  # the libraries, once
 before, host = measure.HostPeak().nbytes, measure.HostPeak()

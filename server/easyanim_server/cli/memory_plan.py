@@ -14,9 +14,11 @@ from rich.text import Text
 
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.execution import Tiling
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.placement import FASTEST_FIRST, IN_8_BITS
 from easyanim_server.engine.devices import resolve_dtype
-from easyanim_server.engine.memory.choose import FASTEST_FIRST, IN_8_BITS, choose
+from easyanim_server.engine.memory.choose import choose
 from easyanim_server.engine.memory.estimate import LINK_RATE, PAGEABLE_RATE, REFERENCE_CARD, Estimate, Outline, estimate
 from easyanim_server.engine.weights import checkpoint
 
@@ -82,9 +84,9 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
     rows = []
     for bucket in settings.catalogue:
         for name in (*FASTEST_FIRST, *IN_8_BITS):
-            precision = settings.precision if name in FASTEST_FIRST else "fp8-weights"
-            row = estimate(outline, bucket, name, backend, precision, tiled=settings.vae_tiling == "on")
-            if row.least_card > card and settings.vae_tiling == "auto":
+            precision = "fp8-weights" if name.in_8_bits else settings.precision.value
+            row = estimate(outline, bucket, name, backend, precision, tiled=settings.vae_tiling is Tiling.ON)
+            if row.least_card > card and settings.vae_tiling is Tiling.AUTO:
                 tiled = estimate(outline, bucket, name, backend, precision, tiled=True)
                 row = tiled if tiled.least_card <= card else row
             rows.append(row)
@@ -94,7 +96,7 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
             precision=settings.precision, tiling=settings.vae_tiling,
         )  # fmt: skip
         # A placement that was named is named by the reason.
-        named = settings.placement == chosen.placement
+        named = settings.placement.placement is chosen.placement
         auto = chosen.reason if named else f"{settings.placement} means {chosen.placement}: {chosen.reason}"
     except ConfigurationError as error:
         auto = str(error)

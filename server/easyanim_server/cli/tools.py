@@ -171,7 +171,7 @@ def _model(settings: Settings) -> list[Finding]:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":
         memory = _host_memory(memory.detail, Outline.of(modules, dtype).total, str(dtype).removeprefix("torch."))
-    named = settings.placement == choice.placement  # and then the reason says so
+    named = settings.placement.placement is choice.placement  # and then the reason says so
     placed = choice.reason if named else f"{settings.placement} means {choice.placement} here: {choice.reason}"
     return [memory, source, Finding("placement", placed)]
 

@@ -23,21 +23,13 @@ from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.execution import Backend, Precision, Tiling
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.placement import PlacementSetting
 
 ENV_PREFIX = "EASYANIM_"
 CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
 """Read by the client's command line; a shell may have it for both."""
-
-Placement = Literal[
-    "auto",
-    "full",
-    "model_cpu_offload",
-    "group_offload",
-    "sequential_cpu_offload",
-    "full_and_qfloat8",
-    "model_cpu_offload_and_qfloat8",
-]
 
 MAX_PORT = 65535
 
@@ -63,14 +55,14 @@ class Settings(BaseSettings):
     """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
     attention_mode: Literal["original", "diffusers"] = "original"
     """original runs the network as it was trained; diffusers repeats its port, which differs, for comparison."""
-    backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
+    backend: Backend = Backend.AUTO
     """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
-    precision: Literal["bf16", "fp8"] = "bf16"
+    precision: Precision = Precision.BF16
     """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
-    placement: Placement = "auto"
+    placement: PlacementSetting = PlacementSetting.AUTO
     """Where weights are kept: full (the card), model_cpu_offload, group_offload, sequential_cpu_offload, the first two
     with _and_qfloat8 for 8-bit weights, or auto, the fastest in which every bucket fits."""
-    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    vae_tiling: Tiling = Tiling.AUTO
     """Whether the VAE works on overlapping tiles, which changes pixels; auto does where no bucket fits otherwise."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
     """Whether the VAE takes videos of a batch one by one; of no effect on the server's batches of one; auto is off."""

@@ -35,6 +35,7 @@ from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDe
 from easyanim_server.domain.events import Phase, Work
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.planner import DAMAGED, Planner
@@ -50,7 +51,7 @@ from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
 from easyanim_server.engine.memory.estimate import TILES_SHARE
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
-from easyanim_server.engine.memory.placement import QFLOAT8, Placement, starts_on_host
+from easyanim_server.engine.memory.placement import Placement
 from easyanim_server.engine.sampling import Sampler, Sampling
 from easyanim_server.engine.step_cache.teacache import resolve_coefficients
 from easyanim_server.engine.weights import checkpoint
@@ -124,7 +125,7 @@ class Engine:
             noise_augmentation = self._capabilities.defaults.noise_augmentation
         self._sampler = Sampler(modules, denoiser, self._vae, noise_augmentation)
         self._tokenizer = prompt_tokenizer(modules)
-        self.placement = Placement(placement, modules, denoiser, locked_limit)
+        self.placement = Placement(WeightPlacement(placement), modules, denoiser, locked_limit)
         """Where the weights are."""
         self._second_try = OomRetry(self.placement, modules.device)
         self._planner = Planner(
@@ -167,7 +168,7 @@ class Engine:
         choice = find_placement(settings, device, dtype)
         if found is not None:
             choice = replace(choice, reason=f"{choice.reason}; {found.source}")
-        precision = resolve_precision(settings.precision, choice.placement.endswith(QFLOAT8), device)
+        precision = resolve_precision(settings.precision, choice.placement.in_8_bits, device)
         log.info("placement %s: %s", choice.placement, choice.reason)
         if settings.backend != "eager" or device.type == "cuda":  # where kernels are compiled without a compiler too
             cache.use(settings.cache_dir, device)
@@ -178,20 +179,20 @@ class Engine:
             device=device,
             dtype=dtype,
             revision=settings.revision,
-            on_host=starts_on_host(choice.placement),
+            on_host=choice.placement.starts_on_host,
         )
         return cls(
             modules,
             settings.attention_mode,
             settings.noise_augmentation,
-            backend=settings.backend,
+            backend=settings.backend.value,
             precision=precision,
             attention=settings.attention,
             guidance_batch=settings.guidance_batch,
-            placement=choice.placement,
+            placement=choice.placement.value,
             choice=choice,
             locked_limit=locked_limit(settings.pinned_memory_gib),
-            tiling=settings.vae_tiling,
+            tiling=settings.vae_tiling.value,
             slicing=settings.vae_slicing == "on",
             cache_coefficients=settings.cache_coefficients,
         )

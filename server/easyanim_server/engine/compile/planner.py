@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.cache import store as cache
@@ -255,7 +256,7 @@ class Planner:
 
     def _may_pair(self, backend: str) -> bool:
         """Whether it is worth measuring: where weights make room for activations, these are not doubled."""
-        full = self._placement is None or self._placement.name == "full"
+        full = self._placement is None or self._placement.current is WeightPlacement.FULL
         return self._device.type == "cuda" and backend != "tensorrt" and full
 
     def _pairing_is_faster(self, bucket: Bucket, path: ExecutionPath) -> bool:

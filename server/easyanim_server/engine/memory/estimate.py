@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.placement import Movement, WeightPlacement
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE, is_cut
-from easyanim_server.engine.memory.placement import QFLOAT8, movement
 from easyanim_server.engine.memory.prefetch import AHEAD
 
 GIB = 2**30
@@ -137,7 +137,7 @@ class Estimate:
     """What a bucket will take in a placement, where one job runs at a time."""
 
     bucket: Bucket
-    placement: str
+    placement: WeightPlacement
     precision: str
     tiled: bool
     """Whether the VAE works on tiles."""
@@ -160,39 +160,46 @@ class Estimate:
 
 
 def estimate(
-    outline: Outline, bucket: Bucket, placement: str, backend: str, precision: str, *, tiled: bool, steps: int = 35
+    outline: Outline,
+    bucket: Bucket,
+    placement: WeightPlacement,
+    backend: str,
+    precision: str,
+    *,
+    tiled: bool,
+    steps: int = DEFAULT_STEPS,
 ) -> Estimate:
     """Predict what a bucket takes.
 
     Args:
         outline: The model.
         bucket: The video's shape.
-        placement: One of `settings.PLACEMENTS` but ``auto``; a name in `QFLOAT8` means 8-bit weights.
+        placement: Where weights are, and what they are stored in.
         backend: What runs the blocks; unknown ones are taken for eager, which takes most.
         precision: ``bf16``, ``fp8`` or ``fp8-weights``.
         tiled: Whether the VAE works on tiles, if there is more than one.
         steps: Of the generation whose time is predicted.
     """
     tiled = tiled and is_cut(bucket.height, bucket.width)
-    if precision == "bf16" and placement.endswith(QFLOAT8):
+    if precision == "bf16" and placement.in_8_bits:
         precision = "fp8-weights"
-    how = movement(placement)
+    how = placement.movement
     blocks = outline.blocks if precision == "bf16" else outline.blocks_fp8
     step, activations = outline.rest, _step_activations(outline, bucket, backend, precision)
-    places = 1 if how == "sequential_cpu_offload" else 1 + AHEAD
-    text = outline.text if how == "full" else min(places * outline.text_layer, outline.text - outline.text_table)
-    if how in ("full", "model_cpu_offload"):
+    places = 1 if how is Movement.SEQUENTIAL else 1 + AHEAD
+    text = outline.text if how is Movement.FULL else min(places * outline.text_layer, outline.text - outline.text_table)
+    if how in (Movement.FULL, Movement.MODEL):
         step += sum(blocks)
     else:
         step += min(places, len(blocks)) * max(blocks)
-        if how == "group_offload":  # both predictions of guidance are under way at once
+        if how is Movement.GROUP:  # both predictions of guidance are under way at once
             activations += _tokens(outline, bucket) * outline.dim * outline.itemsize
     peaks = {
         Phase.TEXT_ENCODE: text + TEXT_ACTIVATIONS,
         Phase.DENOISE: step + activations,
         **{phase: outline.vae + _vae_activations(outline, bucket, phase, tiled) for phase in VAE_ACTIVATIONS},
     }
-    if how == "full":
+    if how is Movement.FULL:
         weights = {Phase.TEXT_ENCODE: text, Phase.DENOISE: step}
         peaks = {
             phase: peak + text + step + outline.vae - weights.get(phase, outline.vae) for phase, peak in peaks.items()
@@ -203,7 +210,7 @@ def estimate(
         precision=precision,
         tiled=tiled,
         peaks=peaks,
-        host=0 if placement == "full" else outline.text + outline.rest + sum(blocks) + outline.vae,
+        host=0 if placement is WeightPlacement.FULL else outline.text + outline.rest + sum(blocks) + outline.vae,
         seconds=_seconds(outline, bucket, how, precision, sum(blocks), tiled, steps),
     )
 
@@ -229,18 +236,20 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
     return int(VAE_ACTIVATIONS[phase] * at_once * outline.vae_channels * outline.itemsize) + kept
 
 
-def _seconds(outline: Outline, bucket: Bucket, how: str, precision: str, blocks: int, tiled: bool, steps: int) -> float:
+def _seconds(
+    outline: Outline, bucket: Bucket, how: Movement, precision: str, blocks: int, tiled: bool, steps: int
+) -> float:
     flops = step_flops(outline.transformer, outline.geometry.video_tokens(bucket), MAX_TOKENS, 2)
     linear, attention = RATES["fp8" if precision == "fp8" else "bf16"]
     step = flops.linear / linear + flops.attention / attention
     moved = 0.0
-    if how == "group_offload":
+    if how is Movement.GROUP:
         step = max(step, blocks / LINK_RATE)
         moved = (outline.text + outline.rest + 2 * outline.vae) / LINK_RATE
-    elif how == "sequential_cpu_offload":
+    elif how is Movement.SEQUENTIAL:
         step += 2 * blocks / PAGEABLE_RATE
         moved = (outline.text + outline.rest + 2 * outline.vae) / PAGEABLE_RATE
-    elif how == "model_cpu_offload":
+    elif how is Movement.MODEL:
         moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / LINK_RATE
     pixels = bucket.height * bucket.width * bucket.frames * (1.25 if tiled else 1.0)
     return steps * step + sum(VAE_SECONDS.values()) * pixels + moved

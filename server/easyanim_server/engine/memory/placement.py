@@ -14,6 +14,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from easyanim_server.domain.placement import Movement, WeightPlacement
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
@@ -25,21 +26,8 @@ log = logging.getLogger(__name__)
 Part = Literal["text", "transformer", "vae"]
 """What is needed at a time."""
 
-QFLOAT8 = "_and_qfloat8"
-"""Ends the names of placements whose weights are stored in 8 bits."""
-
-LEANEST = "group_offload"
+LEANEST = WeightPlacement.GROUP
 """What a generation is tried again in when its own placement has run out of memory."""
-
-
-def movement(name: str) -> str:
-    """How weights move in a placement, whatever they are stored in: its name without `QFLOAT8`."""
-    return name.removesuffix(QFLOAT8)
-
-
-def starts_on_host(name: str) -> bool:
-    """Whether weights are loaded into host memory, to be moved or converted from there."""
-    return name != "full"
 
 
 class Placement:
@@ -55,24 +43,31 @@ class Placement:
     compiled again. Latents, embeddings and whatever else belongs to a generation stay on the device all along.
 
     Args:
-        name: One of `settings.PLACEMENTS`; for all but ``full``, `modules` are best on the host.
+        placement: Where weights are; for all but ``full``, `modules` are best on the host.
         modules: All networks. Their weights are to be moved by this object alone.
         denoiser: Shares the transformer's weights, and makes its blocks wait for theirs.
         locked_limit: Most bytes of host memory to lock into place; beyond it, copies are slower.
     """
 
-    def __init__(self, name: str, modules: Components, denoiser: Denoiser, locked_limit: int = 0) -> None:
+    def __init__(
+        self, placement: WeightPlacement, modules: Components, denoiser: Denoiser, locked_limit: int = 0
+    ) -> None:
         self.device = modules.device
-        self.name = name
+        self.current = placement
         """The placement in use."""
-        self._configured = name
+        self._configured = placement
         self._modules = modules
         self._denoiser = denoiser
         self._locks = PageLocks(locked_limit)
         self._parts: dict[Part, _Network] = {}
         self._here: Part | Literal["all"] | None = "all"
-        if starts_on_host(name):
+        if placement.starts_on_host:
             self._pack()
+
+    @property
+    def name(self) -> str:
+        """Of the placement in use."""
+        return str(self.current)
 
     @property
     def host_bytes(self) -> int:
@@ -93,15 +88,15 @@ class Placement:
         if self._here in (part, "all"):
             return
         self.leave()
-        how = movement(self.name)
-        everything = how == "full"
+        how = self.current.movement
+        everything = how is Movement.FULL
         try:
             for name, network in self._parts.items():
                 if everything:
                     network.bring(how)
                 elif name == part:
                     # Read once for a prompt, the text encoder takes as long in one piece as it takes layer by layer.
-                    network.bring(LEANEST if part == "text" and how == "model_cpu_offload" else how)
+                    network.bring(LEANEST.movement if part == "text" and how is Movement.MODEL else how)
         except torch.OutOfMemoryError:
             self.leave()
             raise
@@ -117,23 +112,23 @@ class Placement:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # other networks need other sizes
 
-    def use(self, name: str) -> None:
+    def use(self, placement: WeightPlacement) -> None:
         """Change the placement for good; 8-bit weights stay what they are."""
-        self._configured = name
-        self._change(name)
+        self._configured = placement
+        self._change(placement)
 
-    def _change(self, name: str) -> None:
-        if name == self.name:
+    def _change(self, placement: WeightPlacement) -> None:
+        if placement is self.current:
             return
         self.leave()
         if not self._parts:
             self._pack()
-        self.name = name
+        self.current = placement
         self._lock()
 
     def make_leaner(self) -> bool:
         """Go over to the leanest fast placement, until `restore`; False where there is none, or no host memory."""
-        if movement(self.name) in (LEANEST, "sequential_cpu_offload"):
+        if self.current.movement in (Movement.GROUP, Movement.SEQUENTIAL):
             return False
         if not self._parts and psutil.virtual_memory().available < sum(_bytes_of(self._networks)):
             return False
@@ -150,7 +145,7 @@ class Placement:
         if not self._parts:
             yield
             return
-        before = self.name
+        before = self.current
         self._change(LEANEST)
         try:
             yield
@@ -215,7 +210,7 @@ class Placement:
         order: tuple[Part, ...] = ("transformer", "text", "vae")
         for part in order:
             for parcel in self._parts[part].parcels:
-                if movement(self.name) in ("full", "sequential_cpu_offload"):
+                if self.current.movement in (Movement.FULL, Movement.SEQUENTIAL):
                     self._locks.release(parcel.host)
                 else:
                     self._locks.lock(parcel.host)
@@ -242,10 +237,10 @@ class _Network:
         self.units = units
         self._device = device
         self._connect = connect
-        self._streams: dict[str, Prefetch] = {}
+        self._streams: dict[Movement, Prefetch] = {}
         if connect is not None:
-            self._streams["group_offload"] = Prefetch(units, device, AHEAD)
-            self._streams["sequential_cpu_offload"] = Prefetch(units, device, None)
+            self._streams[Movement.GROUP] = Prefetch(units, device, AHEAD)
+            self._streams[Movement.SEQUENTIAL] = Prefetch(units, device, None)
         self._stream: Prefetch | None = None
         self._disconnect: Callable[[], None] = lambda: None
 
@@ -257,7 +252,7 @@ class _Network:
     def nbytes(self) -> int:
         return sum(parcel.nbytes for parcel in self.parcels)
 
-    def bring(self, how: str) -> None:
+    def bring(self, how: Movement) -> None:
         self.rest.bring(self._device)
         stream = self._streams.get(how)
         if stream is None or self._connect is None:
@@ -306,7 +301,7 @@ class _TextEncoder(_Network):
     def parcels(self) -> Sequence[HostBuffer]:
         return [self.rest, *self.units, self._table]
 
-    def bring(self, how: str) -> None:
+    def bring(self, how: Movement) -> None:
         super().bring(how)
         if how not in self._streams:
             self._table.bring(self._device)
