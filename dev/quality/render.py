@@ -63,7 +63,7 @@ class EngineRenderer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._device = resolve_device(settings.device)
-        self._engine = Engine.load(settings)
+        self._engine = Engine.from_settings(settings)
         self._stopwatch = measure.Stopwatch(self._device)
 
     def facts(self) -> dict[str, Any]:

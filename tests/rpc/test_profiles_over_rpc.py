@@ -17,7 +17,7 @@ from easyanim_client.metadata import find_comment
 from tests.conftest import Stub, request
 from tests.servers import RunningServer, settings
 
-REAL = "easyanim_server.engine.engine:Engine.load"
+REAL = "easyanim_server.engine.engine:Engine.from_settings"
 CACHED = {"cache_threshold": 10.0, "solver": "unipc"}
 """A threshold that all but the first and the last step stay under."""
 

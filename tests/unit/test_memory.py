@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from easyanim_server.domain.events import Phase
 from easyanim_server.domain.execution import Tiling
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
+from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.memory.choose import PlacementChoice, choose, find_placement
 from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
 from easyanim_server.engine.weights import checkpoint
@@ -108,14 +110,16 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
     def pretend(gib: float) -> torch.device:
         free = int(gib * GIB) - CONTEXT_BYTES
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, int(gib * GIB)))
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB, total=64 * GIB))
         return torch.device("cuda")
 
     return pretend
 
 
 def find(device: torch.device, **values: Any) -> PlacementChoice:
-    return find_placement(Settings.load({"model": "synthetic:7b", **values}), device, torch.bfloat16)
+    settings = Settings.load({"model": "synthetic:7b", "device": "cpu", **values})
+    config = replace(EngineConfig.resolve(settings), device=device, dtype=torch.bfloat16)
+    return find_placement(config, lambda: Outline.of(checkpoint.outline("synthetic:7b"), config.dtype))
 
 
 def test_settings_and_card_decide_before_anything_is_loaded(card: Callable[[float], torch.device]) -> None:
@@ -130,7 +134,7 @@ def test_weights_that_the_host_has_no_room_for_are_refused_at_start(
     card: Callable[[float], torch.device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = card(24)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB, total=64 * GIB))
     with pytest.raises(ConfigurationError, match=r"keeps 25\.9 GiB of weights in host memory, of which 16\.0 GiB"):
         find(device)
     assert find(card(80)).placement == "full"

@@ -259,8 +259,10 @@ def test_placements_can_be_changed_in_a_running_engine(plain: NDArray[np.uint8])
 def test_loading_onto_the_host_gives_the_video_of_loading_onto_the_device() -> None:
     from easyanim_server.config.settings import Settings
 
-    plain = render(Engine.load(Settings(model="builtin:tiny", device="cpu")), make_job())
+    plain = render(Engine.from_settings(Settings(model="builtin:tiny", device="cpu")), make_job())
     for placement in EXACT[1:]:
-        engine = Engine.load(Settings(model="builtin:tiny", device="cpu", placement=PlacementSetting(placement)))
+        engine = Engine.from_settings(
+            Settings(model="builtin:tiny", device="cpu", placement=PlacementSetting(placement))
+        )
         assert engine.model.placement == placement
         assert np.array_equal(render(engine, make_job()), plain)

@@ -121,7 +121,7 @@ class SpeedTest:
     def __init__(self, model: str, device: torch.device, repeats: int) -> None:
         self._modules = _load(model, device)
         self._geometry = self._modules.geometry
-        self._reads_text = model not in checkpoint.SYNTHETIC
+        self._reads_text = model not in builtin.SYNTHETIC
         self._device = device
         self._repeats = repeats
         self._stopwatch = Stopwatch(device)
@@ -293,8 +293,8 @@ class SpeedTest:
 
 
 def _load(model: str, device: torch.device) -> Components:
-    if model in checkpoint.SYNTHETIC:
-        return builtin.synthetic(checkpoint.SYNTHETIC[model], device=device, dtype=torch.bfloat16, text_layers=0)
+    if model in builtin.SYNTHETIC:
+        return builtin.synthetic(builtin.SYNTHETIC[model], device=device, dtype=torch.bfloat16, text_layers=0)
     return checkpoint.load(model, device=device, dtype=torch.bfloat16)
 
 

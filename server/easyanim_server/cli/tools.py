@@ -21,6 +21,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, MAX_STEPS, Job
 from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.memory.choose import find_placement
@@ -58,7 +59,7 @@ def export(model: str, folder: Path) -> None:
 
 def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
-    engine = Engine.load(settings)
+    engine = Engine.from_settings(settings)
     lines = []
     for ready in engine.prepare(settings.catalogue, report):
         how = f"{ready.backend}, {ready.precision}, attention {ready.attention}"
@@ -94,7 +95,7 @@ def fit_cache(
         Job(str(seed), prompt, recommended_negative(prompt), bucket, steps, DEFAULT_GUIDANCE, seed)
         for seed, prompt in enumerate(chosen)
     ]
-    engine = Engine.load(settings)
+    engine = Engine.from_settings(settings)
     engine.prepare([bucket], report)
     return cachefit.fit_model(engine, jobs, report)
 
@@ -166,7 +167,8 @@ def _model(settings: Settings) -> list[Finding]:
         return [memory, source]
     dtype = resolve_dtype(settings.dtype, device)
     try:
-        choice = find_placement(settings.model_copy(update={"model": outlined, "revision": None}), device, dtype)
+        asked = settings.model_copy(update={"model": outlined, "revision": None, "tuned": None})
+        choice = find_placement(EngineConfig.resolve(asked), lambda: Outline.of(modules, dtype))
     except EasyAnimError as error:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":

@@ -29,27 +29,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase, Work
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.planner import DAMAGED, Planner
 from easyanim_server.engine.compile.precision import resolve_precision
-from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.devices import device_name, limit_memory
+from easyanim_server.engine.families.base import ModelFamily
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.families.easyanimate_v51.transformer import Denoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder, to_uint8
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
+from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
-from easyanim_server.engine.memory.estimate import TILES_SHARE
+from easyanim_server.engine.memory.estimate import TILES_SHARE, Outline
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
 from easyanim_server.engine.memory.placement import Placement
 from easyanim_server.engine.sampling import Sampler, Sampling
@@ -61,6 +65,17 @@ log = logging.getLogger(__name__)
 
 def unobserved(phase: Phase, completed: int, total: int) -> None:
     """Observe nothing."""
+
+
+def require_shapes(buckets: Sequence[Bucket], geometry: Geometry) -> None:
+    """Refuse buckets that a model does not make.
+
+    Raises:
+        ConfigurationError: names the first, and what is allowed.
+    """
+    for bucket in buckets:
+        if wrong := geometry.refusal(bucket):
+            raise ConfigurationError(f"bucket {str(bucket)!r}: {wrong}")
 
 
 class Engine:
@@ -151,50 +166,56 @@ class Engine:
         )
 
     @classmethod
-    def load(cls, settings: Settings) -> Engine:
-        """Load the model that `settings` name, onto the device that they name.
+    def from_settings(cls, settings: Settings) -> Engine:
+        """Resolve settings and load the model that they name; what worker processes call.
 
         Raises:
-            ConfigurationError: there is no such device, not enough memory for a bucket, or another device than the
-                settings were tuned on.
+            ConfigurationError: as `EngineConfig.resolve` and `load`.
+            UnsupportedModel: as `load`.
+        """
+        return cls.load(EngineConfig.resolve(settings))
+
+    @classmethod
+    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] = FAMILIES) -> Engine:
+        """Find a model, decide where its weights go, and load it.
+
+        Args:
+            config: The model, the device and how to run.
+            families: Those that the model may be of.
+
+        Raises:
+            ConfigurationError: the model does not make a bucket, or there is not enough memory for one.
             UnsupportedModel: this engine cannot run the model.
         """
-        device = resolve_device(settings.device)
-        dtype = resolve_dtype(settings.dtype, device)
-        found = tuning.read(settings.tuned) if settings.tuned else None
-        if found is not None and settings.tuned is not None:
-            found.require_device(device_name(device), settings.tuned)
-        limit_memory(device, settings.vram_limit_gib)
-        choice = find_placement(settings, device, dtype)
-        if found is not None:
-            choice = replace(choice, reason=f"{choice.reason}; {found.source}")
-        precision = resolve_precision(settings.precision, choice.placement.in_8_bits, device)
+        limit_memory(config.device, config.vram_limit_gib)
+        index = checkpoint.find(config.model, config.revision)
+        family = recognise(index, families)
+        require_shapes(config.buckets, family.capabilities(index).geometry)
+        choice = find_placement(config, lambda: Outline.of(family.outline(index), config.dtype))
+        if config.tuned:
+            choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")
+        precision = resolve_precision(config.precision, choice.placement.in_8_bits, config.device)
         log.info("placement %s: %s", choice.placement, choice.reason)
-        if settings.backend != "eager" or device.type == "cuda":  # where kernels are compiled without a compiler too
-            cache.use(settings.cache_dir, device)
-        if settings.cpu_threads:
-            torch.set_num_threads(settings.cpu_threads)
-        modules = checkpoint.load(
-            settings.model,
-            device=device,
-            dtype=dtype,
-            revision=settings.revision,
-            on_host=choice.placement.starts_on_host,
-        )
+        if config.backend is not Backend.EAGER or config.device.type == "cuda":
+            cache.use(config.cache_dir, config.device)  # kernels are compiled on CUDA without a compiler too
+        if config.cpu_threads:
+            torch.set_num_threads(config.cpu_threads)
+        index = checkpoint.complete(index, family.files(index), config.revision)
+        modules = family.load(index, device=config.device, dtype=config.dtype, on_host=choice.placement.starts_on_host)
         return cls(
             modules,
-            settings.attention_mode,
-            settings.noise_augmentation,
-            backend=settings.backend.value,
+            config.attention_mode,
+            config.noise_augmentation,
+            backend=config.backend.value,
             precision=precision,
-            attention=settings.attention,
-            guidance_batch=settings.guidance_batch,
+            attention=config.attention,
+            guidance_batch=config.guidance_batch,
             placement=choice.placement.value,
             choice=choice,
-            locked_limit=locked_limit(settings.pinned_memory_gib),
-            tiling=settings.vae_tiling.value,
-            slicing=settings.vae_slicing == "on",
-            cache_coefficients=settings.cache_coefficients,
+            locked_limit=config.locked_limit,
+            tiling=config.vae_tiling.value,
+            slicing=config.vae_slicing,
+            cache_coefficients=config.cache_coefficients,
         )
 
     @property

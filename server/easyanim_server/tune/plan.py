@@ -6,7 +6,7 @@ import multiprocessing
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from easyanim_server.domain.execution import Backend, Precision
 from easyanim_server.domain.job import MAX_STEPS, Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, IN_8_BITS, PlacementSetting
 from easyanim_server.engine.compile.backends import BACKENDS
-from easyanim_server.engine.devices import device_name, resolve_device, resolve_dtype
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.devices import device_name, resolve_device
 from easyanim_server.engine.memory.choose import Forecast, predicted
 
 PRECISIONS = ("bf16", "fp8")
@@ -182,9 +183,8 @@ def _look(plan: TunePlan) -> Machine:
     facts = {**measure.machine(device), "cpu": record.processor(), "versions": record.versions()}
     candidates = [plan.defaults, BEFORE, *plan.candidates(device.type)]
     asked = [(one.placement, one.backend, one.precision) for one in candidates if one.placement != "auto"]
-    dtype = resolve_dtype(plan.base.dtype, device)
-    base = plan.base.model_copy(update={"buckets": plan.buckets})
-    forecasts = predicted(base, device, dtype, list(dict.fromkeys(asked)))
+    config = replace(EngineConfig.resolve(plan.base), buckets=plan.buckets)
+    forecasts = predicted(config, list(dict.fromkeys(asked)))
     return Machine(device_name(device), device.type, facts, forecasts)
 
 

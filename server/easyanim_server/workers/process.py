@@ -34,7 +34,7 @@ from easyanim_server.workers.messages import (
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_ENGINE = "easyanim_server.engine.engine:Engine.load"
+DEFAULT_ENGINE = "easyanim_server.engine.engine:Engine.from_settings"
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end before it is killed."""
@@ -63,6 +63,7 @@ class LocalWorker:
             engine_path: ``module:callable`` that makes the engine; another one for tests and other models.
         """
         self._settings = settings
+        self._device = settings.device
         self._engine_path = engine_path
         self._spawned: Spawned | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
@@ -95,9 +96,9 @@ class LocalWorker:
             ready.cancel()
             await self.stop()
             raise
-        if self._settings.device == "auto":
+        if self._device == "auto":
             # The next process must not make do with the CPU where the card has been lost.
-            self._settings = self._settings.model_copy(update={"device": "cuda" if served.device_uuids else "cpu"})
+            self._device = "cuda" if served.device_uuids else "cpu"
         return served
 
     async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
@@ -162,7 +163,7 @@ class LocalWorker:
             with theirs:
                 process = context.Process(
                     target=_run_loop,
-                    args=(theirs, self._settings, self._engine_path),
+                    args=(theirs, self._settings.model_copy(update={"device": self._device}), self._engine_path),
                     name="easyanim-worker",
                     daemon=True,
                 )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
 import torch
 
-from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
-from easyanim_server.domain.execution import Tiling
+from easyanim_server.domain.execution import Backend, Tiling
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
 from easyanim_server.engine.compile.precision import resolve_precision
+from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
 from easyanim_server.engine.weights import checkpoint
 
@@ -173,25 +173,29 @@ def _help(outline: Outline, wrong: Sequence[Estimate], card: int, backend: str, 
     return f"leave it out of --buckets, or use a card with {_gib(least)} or more"
 
 
-def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype) -> PlacementChoice:
+def find_placement(config: EngineConfig, outline: Callable[[], Outline]) -> PlacementChoice:
     """Choose for the device that is there, before any weight is loaded.
 
     On the CPU nothing is short but host memory, so `auto` is `full` and any other placement works for the sake of it.
 
+    Args:
+        config: Device, buckets and how to run.
+        outline: Called where the model's size matters.
+
     Raises:
         ConfigurationError: a bucket does not fit the device, or the weights do not fit the host.
-        UnsupportedModel: there is no such model.
+        UnsupportedModel: the model has no outline.
     """
-    named = settings.placement.placement
-    if device.type == "cuda":
+    named = config.placement.placement
+    if config.device.type == "cuda":
         made = choose(
-            Outline.of(checkpoint.outline(settings.model, settings.revision), dtype),
-            settings.catalogue,
-            room(settings, device),
-            placement=settings.placement,
-            backend="inductor" if settings.backend == "auto" else settings.backend,
-            precision=resolve_precision(settings.precision, bool(named and named.in_8_bits), device),
-            tiling=settings.vae_tiling,
+            outline(),
+            config.buckets,
+            room(config),
+            placement=config.placement,
+            backend="inductor" if config.backend is Backend.AUTO else config.backend,
+            precision=resolve_precision(config.precision, bool(named and named.in_8_bits), config.device),
+            tiling=config.vae_tiling,
         )
         _check_host(made)
         return made
@@ -200,31 +204,29 @@ def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype)
     return PlacementChoice(named, (), f"{named} as configured")
 
 
-def room(settings: Settings, device: torch.device) -> int:
-    """Bytes of a CUDA device that a process with these settings may plan with now."""
-    free, total = torch.cuda.mem_get_info(device)
-    return capacity(total, free, settings.vram_limit_gib)
+def room(config: EngineConfig) -> int:
+    """Bytes of a CUDA device that a process so configured may plan with now."""
+    free, total = torch.cuda.mem_get_info(config.device)
+    return capacity(total, free, config.vram_limit_gib)
 
 
-def predicted(settings: Settings, device: torch.device, dtype: torch.dtype, asked: Sequence[Asked]) -> list[Forecast]:
+def predicted(config: EngineConfig, asked: Sequence[Asked]) -> list[Forecast]:
     """What candidates for tuning are predicted to take, bucket by bucket; nothing on the CPU, where nothing is short.
 
     Args:
-        settings: Model, buckets, tiling and limits count.
-        device: What they would run on.
-        dtype: The compute type.
+        config: Model, device, buckets, tiling and limits count.
         asked: Placement, backend and precision of each.
     """
-    if device.type != "cuda":
+    if config.device.type != "cuda":
         return []
-    outline = Outline.of(checkpoint.outline(settings.model, settings.revision), dtype)
-    card = room(settings, device)
+    outline = Outline.of(checkpoint.outline(config.model, config.revision), config.dtype)
+    card = room(config)
     forecasts = []
     for placement, backend, precision in asked:
         placed = WeightPlacement(placement)
-        runs = resolve_precision(precision, True, device) if placed.in_8_bits else precision
-        for bucket in settings.catalogue:
-            for tiled in settings.vae_tiling.tried:
+        runs = resolve_precision(precision, True, config.device) if placed.in_8_bits else precision
+        for bucket in config.buckets:
+            for tiled in config.vae_tiling.tried:
                 item = estimate(outline, bucket, placed, backend, runs, tiled=tiled)
                 if item.least_card <= card:
                     break

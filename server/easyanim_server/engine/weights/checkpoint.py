@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import EasyAnimateInpaintPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -24,15 +25,15 @@ from easyanim_server.config.checks import is_hosted
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
+from easyanim_server.engine.families.easyanimate_v51.builtin import SYNTHETIC
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.weights import folder as folders
+from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.weights.export import write
-from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, check, read, weight_files
+from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, weight_files
+from easyanim_server.engine.weights.index import CheckpointIndex
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 """Comes with the package; its README.md is the model's card."""
-SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
 # By themselves these libraries write to stderr, past whatever form the program's log has.
 for _library in (diffusers_logging, transformers_logging):
@@ -44,76 +45,77 @@ logging.getLogger("diffusers.configuration_utils").addFilter(
 )
 
 
+def find(model: str, revision: str | None = None) -> CheckpointIndex:
+    """Find a model by its name. Of a Hugging Face id configurations are downloaded, and nothing else.
+
+    Args:
+        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
+            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
+        revision: Branch, tag or commit of a Hugging Face id.
+
+    Raises:
+        UnsupportedModel: there is no such model; says what to use instead.
+        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+    """
+    preflight.check_model(model, revision)
+    known = catalog.find(model)
+    if known is not None and known.origin == "made":
+        return CheckpointIndex(model, None)
+    if known is not None and known.origin == "package":
+        return CheckpointIndex(model, _demo())
+    return CheckpointIndex(model, _fetch(model, revision, CONFIG_PATTERNS) if is_hosted(model) else _local(model))
+
+
+def complete(index: CheckpointIndex, files: Sequence[str], revision: str | None = None) -> CheckpointIndex:
+    """Download files of weights where the model is hosted; of other models they are there, or `load` misses them.
+
+    Raises:
+        ConfigurationError: they cannot be downloaded.
+    """
+    if index.folder is None or not is_hosted(index.name):
+        return index
+    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files]))
+
+
 def load(
     model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
 ) -> Components:
     """Load a model, downloading it where needed.
 
     Args:
-        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
-            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
+        model: As `find` takes it.
         device: Where the networks compute.
         dtype: Of their weights.
-        revision: Branch, tag or commit of a Hugging Face id.
+        revision: As `find` takes it.
         on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
-        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+        ConfigurationError: as `find`.
     """
-    preflight.check_model(model, revision)
-    if model in SYNTHETIC:
-        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
-    home = torch.device("cpu") if on_host else device
-    if model == TINY:
-        modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
-    else:
-        folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
-        modules = read(folder, model, device=home, dtype=dtype, own=on_host)
-    modules.compute = device
-    return modules
+    index = find(model, revision)
+    family = recognise(index)  # before gigabytes are downloaded
+    index = complete(index, family.files(index), revision)
+    loaded: Components = family.load(index, device=device, dtype=dtype, on_host=on_host)
+    return loaded
 
 
 def outline(model: str, revision: str | None = None) -> Components:
     """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
 
-    Of a Hugging Face id configurations are downloaded, and nothing else.
-
     Raises:
         UnsupportedModel: as `load`.
         ConfigurationError: as `load`.
     """
-    preflight.check_model(model, revision)
-    if model in SYNTHETIC:
-        return builtin.synthetic_outline(SYNTHETIC[model])
-    if model == TINY:
-        return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
-    if model == DEMO:
-        return folders.outline(_demo(), model)
-    return folders.outline(_fetch(model, revision, CONFIG_PATTERNS) if is_hosted(model) else _local(model), model)
+    index = find(model, revision)
+    outlined: Components = recognise(index).outline(index)
+    return outlined
 
 
 def like_published(model: str) -> str:
     """The synthetic model of the shape of a published one, by its name; other models as they are."""
     known = catalog.find(model)
     return known.like or model if known else model
-
-
-def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
-    """Take the parts of a stock pipeline, which goes on sharing their weights.
-
-    Args:
-        pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
-        name: Becomes the modules' name.
-    """
-    return Components(
-        name=name,
-        transformer=pipeline.transformer,
-        vae=pipeline.vae,
-        text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-    )
 
 
 def export(model: str, folder: Path, device: torch.device | None = None) -> None:
@@ -154,13 +156,6 @@ def _demo() -> Path:
 
 def _local(model: str) -> Path:
     return Path(model).expanduser()
-
-
-def _download(model: str, revision: str | None) -> Path:
-    """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
-    folder = _fetch(model, revision, CONFIG_PATTERNS)
-    check(folder, model)
-    return _fetch(model, revision, CONFIG_PATTERNS + weight_files(folder))
 
 
 def _fetch(model: str, revision: str | None, patterns: list[str]) -> Path:

@@ -7,7 +7,12 @@ import json
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLMagvit,
+    EasyAnimateInpaintPipeline,
+    EasyAnimateTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +20,7 @@ from easyanim_server import catalog
 from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51 import positions
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 
 
 @dataclass
@@ -36,6 +42,23 @@ class Components:
     scheduler: FlowMatchEulerDiscreteScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
+
+    @classmethod
+    def of(cls, pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
+        """Take the parts of a stock pipeline, which goes on sharing their weights.
+
+        Args:
+            pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
+            name: Becomes the modules' name.
+        """
+        return cls(
+            name=name,
+            transformer=pipeline.transformer,
+            vae=pipeline.vae,
+            text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
+            tokenizer=pipeline.tokenizer,
+            scheduler=pipeline.scheduler,
+        )
 
     @property
     def device(self) -> torch.device:
