@@ -59,9 +59,8 @@ def _run(given: argparse.Namespace, command: str) -> int:
     flags = {"model": given.model, "device": given.device, "buckets": ",".join(map(str, options.buckets))}
     flags |= {name: getattr(given, name) for name in ("backend", "cache_coefficients") if getattr(given, name)}
     settings = Settings.load(flags)
-    checkpoint.outline(
-        settings.model, settings.revision
-    )  # a model that is not there is known before anything is fetched
+    # A model that is not there is known before anything is fetched.
+    checkpoint.outline(settings.model, torch.float32, settings.revision)
     photographs = _photographs(given.photographs)
     device = resolve_device(settings.device)
     renderer = EngineRenderer(settings)

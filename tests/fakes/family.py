@@ -13,6 +13,8 @@ from torch import nn
 from easyanim_server.domain.model import Capabilities, GenerationDefaults, TokenizerSpec
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.base import Match, Refusal
+from easyanim_server.engine.families.easyanimate_v51.cost import Flops
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.index import CheckpointIndex
 
 WEIGHTS = "net/net.safetensors"
@@ -41,7 +43,15 @@ class FakeFamily:
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         return [WEIGHTS]
 
-    def outline(self, index: CheckpointIndex) -> nn.Module:
+    def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
+        weights = dtype.itemsize * sum(weight.numel() for weight in self._network(index).parameters())
+        return Outline(
+            geometry=self.capabilities(index).geometry, text_tokens=0, width=1, step_cost=lambda tokens: Flops(0, 0),
+            text=0, text_table=0, text_layer=0, rest=0, blocks=(weights,), blocks_fp8=(weights,), vae=0,
+            vae_channels=1, vae_tile=512, itemsize=dtype.itemsize,
+        )  # fmt: skip
+
+    def _network(self, index: CheckpointIndex) -> nn.Module:
         shape = index.tensors("net")["weight"]
         assert shape is not None
         with torch.device("meta"):
@@ -49,7 +59,7 @@ class FakeFamily:
 
     def load(self, index: CheckpointIndex, *, device: torch.device, dtype: torch.dtype, on_host: bool) -> nn.Module:
         assert index.folder is not None
-        network = self.outline(index)
+        network = self._network(index)
         network.load_state_dict(load_file(index.folder / WEIGHTS), assign=True)
         return network.to(device, dtype)
 

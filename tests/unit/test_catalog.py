@@ -22,7 +22,7 @@ def test_the_catalogue_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("model", ["builtin:tiny", "builtin:demo", "synthetic:7b", "synthetic:12b"])
 def test_the_geometry_of_known_models_is_that_of_their_configurations(model: str) -> None:
-    assert checkpoint.outline(model).geometry == catalog.expected(model).geometry
+    assert checkpoint.outline(model, torch.float32).geometry == catalog.expected(model).geometry
 
 
 def test_capabilities_are_those_of_the_loaded_configurations() -> None:

@@ -22,7 +22,8 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.memory.choose import PlacementChoice, choose, find_placement
-from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, estimate
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -34,7 +35,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def outline() -> Outline:
-    return Outline.of(checkpoint.outline("synthetic:7b"), torch.bfloat16)
+    return checkpoint.outline("synthetic:7b", torch.bfloat16)
 
 
 def rows(name: str) -> list[Row]:
@@ -119,7 +120,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
 def find(device: torch.device, **values: Any) -> PlacementChoice:
     settings = Settings.load({"model": "synthetic:7b", "device": "cpu", **values})
     config = replace(EngineConfig.resolve(settings), device=device, dtype=torch.bfloat16)
-    return find_placement(config, lambda: Outline.of(checkpoint.outline("synthetic:7b"), config.dtype))
+    return find_placement(config, lambda: checkpoint.outline("synthetic:7b", config.dtype))
 
 
 def test_settings_and_card_decide_before_anything_is_loaded(card: Callable[[float], torch.device]) -> None:

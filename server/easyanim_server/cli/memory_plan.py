@@ -17,9 +17,9 @@ from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.execution import Tiling
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, IN_8_BITS
-from easyanim_server.engine.devices import resolve_dtype
+from easyanim_server.engine.devices import resolve_device, resolve_dtype
 from easyanim_server.engine.memory.choose import choose
-from easyanim_server.engine.memory.estimate import LINK_RATE, PAGEABLE_RATE, REFERENCE_CARD, Estimate, Outline, estimate
+from easyanim_server.engine.memory.estimate import LINK_RATE, PAGEABLE_RATE, REFERENCE_CARD, Estimate, estimate
 from easyanim_server.engine.weights import checkpoint
 
 UNITS = {"GB": 10**9, "GiB": 2**30, "MiB": 2**20}
@@ -78,8 +78,8 @@ def plan(settings: Settings, vram: str) -> MemoryPlan:
         UnsupportedModel: there is no such model.
     """
     card = parse_size(vram)
-    modules = checkpoint.outline(checkpoint.like_published(settings.model))
-    outline = Outline.of(modules, resolve_dtype("bfloat16", modules.device))
+    dtype = resolve_dtype("bfloat16", resolve_device("cpu"))
+    outline = checkpoint.outline(checkpoint.like_published(settings.model), dtype)
     backend = "inductor" if settings.backend == "auto" else settings.backend
     rows = []
     for bucket in settings.catalogue:

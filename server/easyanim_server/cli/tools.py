@@ -25,7 +25,6 @@ from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.memory.choose import find_placement
-from easyanim_server.engine.memory.estimate import Outline
 from easyanim_server.engine.step_cache import fit as cachefit
 from easyanim_server.engine.step_cache.fit import Fit
 from easyanim_server.engine.weights import checkpoint
@@ -152,27 +151,29 @@ def _model(settings: Settings) -> list[Finding]:
     memory = Finding("host memory", f"{_gib(psutil.virtual_memory().total)}, {os.cpu_count()} CPU cores")
     name = settings.model
     try:
+        device, unknown_device = resolve_device(settings.device), False
+    except EasyAnimError:  # said by another finding
+        device, unknown_device = resolve_device("cpu"), True
+    dtype = resolve_dtype(settings.dtype, device)
+    try:
         preflight.check_model(name, settings.revision)
         source = _source(settings)
         outlined = checkpoint.like_published(name) if preflight.is_hosted(name) else name
         if preflight.is_hosted(outlined):
             unknown = f"known once the configuration of {name} is downloaded"
             return [memory, source, Finding("placement", unknown)]
-        modules = checkpoint.outline(outlined)
+        outline = checkpoint.outline(outlined, dtype)
     except EasyAnimError as error:
         return [memory, Finding("model", str(error), fatal=True)]
-    try:
-        device = resolve_device(settings.device)
-    except EasyAnimError:  # said by another finding
+    if unknown_device:
         return [memory, source]
-    dtype = resolve_dtype(settings.dtype, device)
     try:
         asked = settings.model_copy(update={"model": outlined, "revision": None, "tuned": None})
-        choice = find_placement(EngineConfig.resolve(asked), lambda: Outline.of(modules, dtype))
+        choice = find_placement(EngineConfig.resolve(asked), lambda: outline)
     except EasyAnimError as error:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":
-        memory = _host_memory(memory.detail, Outline.of(modules, dtype).total, str(dtype).removeprefix("torch."))
+        memory = _host_memory(memory.detail, outline.total, str(dtype).removeprefix("torch."))
     named = settings.placement.placement is choice.placement  # and then the reason says so
     placed = choice.reason if named else f"{settings.placement} means {choice.placement} here: {choice.reason}"
     return [memory, source, Finding("placement", placed)]

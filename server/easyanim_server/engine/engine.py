@@ -53,7 +53,7 @@ from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
 from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
-from easyanim_server.engine.memory.estimate import TILES_SHARE, Outline
+from easyanim_server.engine.memory.estimate import TILES_SHARE
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
 from easyanim_server.engine.memory.placement import Placement
 from easyanim_server.engine.sampling import Sampler, Sampling
@@ -191,7 +191,7 @@ class Engine:
         index = checkpoint.find(config.model, config.revision)
         family = recognise(index, families)
         require_shapes(config.buckets, family.capabilities(index).geometry)
-        choice = find_placement(config, lambda: Outline.of(family.outline(index), config.dtype))
+        choice = find_placement(config, lambda: family.outline(index, config.dtype))
         if config.tuned:
             choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")
         precision = resolve_precision(config.precision, choice.placement.in_8_bits, config.device)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from easyanim_server.domain.model import Capabilities
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.index import CheckpointIndex
 
 
@@ -41,8 +42,8 @@ class ModelFamily(Protocol):
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         """Files with weights that `load` needs, relative to the checkpoint's folder. They need not exist yet."""
 
-    def outline(self, index: CheckpointIndex) -> Any:
-        """Build the networks without weights, to measure what they take; on the meta device where they are large.
+    def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
+        """Measure what the networks take in a compute type, without weights.
 
         Raises:
             UnsupportedModel: the configurations describe no networks.

@@ -14,7 +14,8 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.config import EngineConfig
-from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, estimate
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import checkpoint
 
 
@@ -219,7 +220,7 @@ def predicted(config: EngineConfig, asked: Sequence[Asked]) -> list[Forecast]:
     """
     if config.device.type != "cuda":
         return []
-    outline = Outline.of(checkpoint.outline(config.model, config.revision), config.dtype)
+    outline = checkpoint.outline(config.model, config.dtype, config.revision)
     card = room(config)
     forecasts = []
     for placement, backend, precision in asked:

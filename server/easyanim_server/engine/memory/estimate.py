@@ -7,20 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
 from easyanim_server.domain.placement import Movement, WeightPlacement
-from easyanim_server.domain.shape import Geometry
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
-from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE, is_cut
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.memory.prefetch import AHEAD
 
 GIB = 2**30
@@ -65,71 +56,6 @@ LINK_RATE = 25e9
 
 PAGEABLE_RATE = 6e9
 """The same from memory that is not locked."""
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a model weighs and how wide it is; all that a prediction of its memory needs."""
-
-    transformer: Mapping[str, Any]
-    """Its configuration."""
-    text: int
-    """Bytes of the text encoder; of which `text_table` are its embeddings and `text_layer` is the largest layer."""
-    text_table: int
-    text_layer: int
-    rest: int
-    """Bytes of the transformer outside its blocks."""
-    blocks: tuple[int, ...]
-    """Bytes of each block as loaded."""
-    blocks_fp8: tuple[int, ...]
-    """Bytes of each block with its large products in 8 bits."""
-    vae: int
-    """Bytes of the VAE."""
-    vae_channels: int
-    """Of its widest layer in pixels' resolution."""
-    itemsize: int
-    """Bytes of a number in the compute type."""
-    geometry: Geometry
-
-    @classmethod
-    def of(cls, modules: Components, dtype: torch.dtype) -> Outline:
-        """Measure networks, which may be on the meta device; their own type does not matter."""
-        itemsize = dtype.itemsize
-
-        def weigh(*networks: nn.Module) -> int:
-            return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
-
-        stock = modules.transformer.transformer_blocks
-        encoder = modules.text_encoder
-        assert isinstance(encoder, TrimmedTextEncoder)
-        text = encoder.model
-        blocks = tuple(weigh(block) for block in stock)
-        return cls(
-            transformer=dict(modules.transformer.config),
-            text=weigh(modules.text_encoder),
-            text_table=weigh(text.embed_tokens),
-            text_layer=max((weigh(layer) for layer in text.layers), default=0),
-            rest=weigh(modules.transformer) - sum(blocks),
-            blocks=blocks,
-            blocks_fp8=tuple(
-                whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)
-            ),
-            vae=weigh(modules.vae),
-            vae_channels=modules.vae.config.block_out_channels[0],
-            itemsize=itemsize,
-            geometry=modules.geometry,
-        )  # fmt: skip
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        width: int = self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
-        return width
-
-    @property
-    def total(self) -> int:
-        """Bytes of all networks as loaded."""
-        return self.text + self.rest + sum(self.blocks) + self.vae
 
 
 @dataclass(frozen=True)
@@ -180,7 +106,7 @@ def estimate(
         tiled: Whether the VAE works on tiles, if there is more than one.
         steps: Of the generation whose time is predicted.
     """
-    tiled = tiled and is_cut(bucket.height, bucket.width)
+    tiled = tiled and outline.is_cut(bucket)
     if precision == "bf16" and placement.in_8_bits:
         precision = "fp8-weights"
     how = placement.movement
@@ -193,7 +119,7 @@ def estimate(
     else:
         step += min(places, len(blocks)) * max(blocks)
         if how is Movement.GROUP:  # both predictions of guidance are under way at once
-            activations += _tokens(outline, bucket) * outline.dim * outline.itemsize
+            activations += _tokens(outline, bucket) * outline.width * outline.itemsize
     peaks = {
         Phase.TEXT_ENCODE: text + TEXT_ACTIVATIONS,
         Phase.DENOISE: step + activations,
@@ -216,20 +142,20 @@ def estimate(
 
 
 def _tokens(outline: Outline, bucket: Bucket) -> int:
-    return MAX_TOKENS + outline.geometry.video_tokens(bucket)
+    return outline.text_tokens + outline.geometry.video_tokens(bucket)
 
 
 def _step_activations(outline: Outline, bucket: Bucket, backend: str, precision: str) -> int:
     known = "fp8" if precision == "fp8" else "bf16"
     vectors, base = STEP_ACTIVATIONS.get((backend, known), STEP_ACTIVATIONS["eager", known])
     if precision == "fp8-weights":
-        base += 3 * 4 * outline.dim**2 * outline.itemsize  # the widest layer, cast, and what casting takes
-    return int(vectors * _tokens(outline, bucket) * outline.dim * outline.itemsize) + base
+        base += 3 * 4 * outline.width**2 * outline.itemsize  # the widest layer, cast, and what casting takes
+    return int(vectors * _tokens(outline, bucket) * outline.width * outline.itemsize) + base
 
 
 def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool) -> int:
     pixels = bucket.height * bucket.width
-    at_once = min(bucket.height, TILE) * min(bucket.width, TILE) if tiled else pixels
+    at_once = min(bucket.height, outline.vae_tile) * min(bucket.width, outline.vae_tile) if tiled else pixels
     video = 3 * bucket.frames * pixels * outline.itemsize
     # Encoding begins with the whole video; decoded frames leave as they come, but in tiles, which overlap, at the end.
     kept = video if phase is Phase.IMAGE_ENCODE else int(TILES_SHARE * video) if tiled else 0
@@ -239,7 +165,7 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
 def _seconds(
     outline: Outline, bucket: Bucket, how: Movement, precision: str, blocks: int, tiled: bool, steps: int
 ) -> float:
-    flops = step_flops(outline.transformer, outline.geometry.video_tokens(bucket), MAX_TOKENS, 2)
+    flops = outline.step_cost(outline.geometry.video_tokens(bucket))
     linear, attention = RATES["fp8" if precision == "fp8" else "bf16"]
     step = flops.linear / linear + flops.attention / attention
     moved = 0.0
@@ -253,16 +179,3 @@ def _seconds(
         moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / LINK_RATE
     pixels = bucket.height * bucket.width * bucket.frames * (1.25 if tiled else 1.0)
     return steps * step + sum(VAE_SECONDS.values()) * pixels + moved
-
-
-def _saved(block: nn.Module, itemsize: int) -> int:
-    """Bytes that 8-bit weights of a stock block's large products save, less their scales."""
-    branches = [block.attn1, block.ff, block.txt_ff]
-    linear = [
-        layer
-        for branch in branches
-        if isinstance(branch, nn.Module)
-        for layer in branch.modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    return sum((itemsize - 1) * layer.weight.numel() - 4 * layer.out_features for layer in linear)

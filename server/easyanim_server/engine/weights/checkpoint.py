@@ -28,6 +28,7 @@ from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
 from easyanim_server.engine.families.easyanimate_v51.builtin import SYNTHETIC
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.registry import recognise
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.export import write
 from easyanim_server.engine.weights.folder import CONFIG_PATTERNS, weight_files
 from easyanim_server.engine.weights.index import CheckpointIndex
@@ -100,16 +101,15 @@ def load(
     return loaded
 
 
-def outline(model: str, revision: str | None = None) -> Components:
-    """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
+def outline(model: str, dtype: torch.dtype, revision: str | None = None) -> Outline:
+    """Measure a model in a compute type, without its weights.
 
     Raises:
         UnsupportedModel: as `load`.
         ConfigurationError: as `load`.
     """
     index = find(model, revision)
-    outlined: Components = recognise(index).outline(index)
-    return outlined
+    return recognise(index).outline(index, dtype)
 
 
 def like_published(model: str) -> str:

@@ -15,6 +15,8 @@ from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.base import Match, Refusal
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.outline import measure
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import folder as folders
 from easyanim_server.engine.weights.index import CheckpointIndex
 
@@ -61,8 +63,12 @@ class EasyAnimateV51:
         """See `ModelFamily.files`."""
         return folders.weight_files(index.folder) if index.folder else ()
 
-    def outline(self, index: CheckpointIndex) -> Components:
-        """See `ModelFamily.outline`; ``builtin:tiny`` has its weights, on the CPU."""
+    def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
+        """See `ModelFamily.outline`."""
+        return measure(self.networks(index), dtype)
+
+    def networks(self, index: CheckpointIndex) -> Components:
+        """Build the networks without weights: on the meta device, but for ``builtin:tiny``."""
         if index.name in builtin.SYNTHETIC:
             return builtin.synthetic_outline(builtin.SYNTHETIC[index.name])
         if index.folder is None:
