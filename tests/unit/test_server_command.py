@@ -119,6 +119,10 @@ def test_files_and_folders_that_cannot_be_used_are_refused_before_anything_liste
     code, out, said = ended(*serve, "--cache-coefficients", file)
     assert (code, out) == (2, "")
     assert f"cache_coefficients '{file}' was not written by fit-cache" in said
+    file.write_text('{"coefficients": [1, 2], "model_fingerprint": "ab"}')
+    code, out, said = ended(*serve, "--cache-coefficients", file)
+    assert (code, out) == (2, "")
+    assert f"cache_coefficients '{file}' must have 5 finite numbers" in said
     code, out, said = ended(*serve, "--cache-coefficients", tmp_path / "absent")
     assert (code, out) == (2, "")
     assert f"cache_coefficients '{tmp_path}/absent' cannot be read: No such file or directory" in said

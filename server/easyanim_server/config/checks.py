@@ -6,7 +6,6 @@ Imports neither torch nor gRPC, so that a mistyped flag costs no seconds.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from easyanim_server.catalog import DEFAULT_MODEL, MADE_HERE
+from easyanim_server.config import coefficients
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 
@@ -42,7 +42,7 @@ def check_files(settings: Settings) -> None:
         ConfigurationError: names the setting, its value, and what is in the way.
     """
     if settings.cache_coefficients is not None:
-        _check_coefficients(settings.cache_coefficients)
+        coefficients.read(settings.cache_coefficients)
     if settings.cache_dir is not None:
         check_folder("cache_dir", settings.cache_dir)
 
@@ -155,20 +155,6 @@ def _bind_error(family: int, address: tuple[Any, ...]) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _check_coefficients(file: Path) -> None:
-    """As far as that goes without the model: `engine.stepcache` has the rest."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cache_coefficients {str(file)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"cache_coefficients {str(file)!r} was not written by fit-cache: {error}") from error
-    if not isinstance(document, dict) or not {"coefficients", "model_fingerprint"} <= document.keys():
-        raise ConfigurationError(
-            f"cache_coefficients {str(file)!r} was not written by fit-cache, whose have a model_fingerprint"
-        )
 
 
 def _is_path(model: str) -> bool:
