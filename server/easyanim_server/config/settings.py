@@ -254,8 +254,12 @@ class Settings(BaseSettings):
 
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
-        """The buckets to serve, in order of preference."""
-        return self.buckets or self.expected.defaults.buckets
+        """The buckets to serve, in order of preference, as far as they are known before the model is loaded."""
+        return self.buckets_of(self.expected)
+
+    def buckets_of(self, capabilities: Capabilities) -> tuple[Bucket, ...]:
+        """The buckets to serve of a model, in order of preference."""
+        return self.buckets or capabilities.defaults.buckets
 
     @property
     def expected(self) -> Capabilities:

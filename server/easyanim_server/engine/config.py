@@ -25,7 +25,7 @@ class EngineConfig:
     device: torch.device
     dtype: torch.dtype
     buckets: tuple[Bucket, ...]
-    """What room is needed for."""
+    """What room is needed for; empty means the model's own."""
     attention_mode: Literal["original", "diffusers"]
     noise_augmentation: float | None
     """None means what the model was trained with."""
@@ -65,7 +65,7 @@ class EngineConfig:
             revision=settings.revision,
             device=device,
             dtype=resolve_dtype(settings.dtype, device),
-            buckets=settings.catalogue,
+            buckets=settings.buckets,
             attention_mode=settings.attention_mode,
             noise_augmentation=settings.noise_augmentation,
             backend=settings.backend,

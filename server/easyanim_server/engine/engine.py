@@ -48,7 +48,7 @@ from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.devices import device_name, limit_memory
 from easyanim_server.engine.families.base import LoadOptions, ModelFamily
-from easyanim_server.engine.families.registry import FAMILIES, recognise
+from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.families.runtime import DENOISER, Condition, Pipeline
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.guidance import StepExecution, eager_execution
@@ -164,12 +164,12 @@ class Engine:
         return cls.load(EngineConfig.resolve(settings))
 
     @classmethod
-    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] = FAMILIES) -> Engine:
+    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] | None = None) -> Engine:
         """Find a model, decide where its weights go, and load it.
 
         Args:
             config: The model, the device and how to run.
-            families: Those that the model may be of.
+            families: Those that the model may be of; by default all that are registered.
 
         Raises:
             ConfigurationError: the model does not make a bucket, or there is not enough memory for one.
@@ -178,7 +178,9 @@ class Engine:
         limit_memory(config.device, config.vram_limit_gib)
         index = checkpoint.find(config.model, config.revision)
         family = recognise(index, families)
-        require_shapes(config.buckets, family.capabilities(index).geometry)
+        capabilities = family.capabilities(index)
+        config = replace(config, buckets=config.buckets or capabilities.defaults.buckets)
+        require_shapes(config.buckets, capabilities.geometry)
         choice = find_placement(config, lambda: family.outline(index, config.dtype))
         if config.tuned:
             choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")

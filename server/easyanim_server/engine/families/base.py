@@ -13,6 +13,10 @@ from easyanim_server.engine.families.runtime import Pipeline
 from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.index import CheckpointIndex
 
+ENTRY_POINTS = "easyanim_server.families"
+"""Group of entry points by which other distributions register their families; each gives a `ModelFamily` when called
+without arguments."""
+
 
 def never(height: int, width: int) -> bool:
     """Whether the VAE is to work on tiles: at no size."""
@@ -54,7 +58,7 @@ class LoadOptions:
 
 
 class ModelFamily(Protocol):
-    """Models that share code: EasyAnimate V5.1 is one. Registered in `families.registry`."""
+    """Models that share code: EasyAnimate V5.1 is one. See docs/families.md."""
 
     @property
     def name(self) -> str:

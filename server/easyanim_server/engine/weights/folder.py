@@ -9,7 +9,6 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
-from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.domain.errors import UnsupportedModel
@@ -96,7 +95,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder, catalog.expected(model)),
+        defaults=modeldefaults.read(folder),
     )
 
 

@@ -60,8 +60,8 @@ class EasyAnimateV51:
             latent_channels=vae.get("latent_channels", published.latent_channels),
             max_frames=published.max_frames,
         )
-        shaped = replace(expected, geometry=geometry)
-        return replace(shaped, defaults=modeldefaults.read(index.folder, shaped))
+        defaults = modeldefaults.read(index.folder, expected.defaults, geometry)
+        return replace(expected, geometry=geometry, defaults=defaults)
 
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         """See `ModelFamily.files`."""
