@@ -203,11 +203,23 @@ class SecondFamily:
             vae_channels=1, vae_tile=512, itemsize=dtype.itemsize,
         )  # fmt: skip
 
-    def load(self, index: CheckpointIndex, options: LoadOptions) -> Pipeline:
+    def check(self, index: CheckpointIndex) -> None:
+        self.components(index, device=torch.device("cpu"), dtype=torch.float32, on_host=False)
+
+    def components(
+        self, index: CheckpointIndex, *, device: torch.device, dtype: torch.dtype, on_host: bool
+    ) -> SecondPipeline:
         assert index.folder is not None
         pipeline = SecondPipeline(index.name)
-        weights = {name: tensor.to(options.dtype) for name, tensor in load_file(index.folder / WEIGHTS).items()}
+        weights = {name: tensor.to(dtype) for name, tensor in load_file(index.folder / WEIGHTS).items()}
         nn.ModuleDict(pipeline.networks()).load_state_dict(weights)
+        return pipeline
+
+    def export(self, index: CheckpointIndex, folder: Path, device: torch.device) -> None:
+        raise NotImplementedError("none of its models is made at start")
+
+    def load(self, index: CheckpointIndex, options: LoadOptions) -> Pipeline:
+        pipeline: Pipeline = self.components(index, device=options.device, dtype=options.dtype, on_host=options.on_host)
         return pipeline
 
 

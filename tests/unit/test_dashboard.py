@@ -204,8 +204,9 @@ def test_what_the_cpu_variant_changes_is_there_to_be_changed() -> None:
 
 
 def test_settings_in_the_image_are_settings() -> None:
-    from easyanim_server.config.settings import unknown_environment
+    from easyanim_server.config.settings import Settings
+    from easyanim_server.config.sources import unknown_environment
 
     names = re.findall(r"\b(EASYANIM_\w+)=", (ROOT / "Dockerfile").read_text())
     assert names
-    assert unknown_environment(dict.fromkeys(names, "")) == []
+    assert unknown_environment(dict.fromkeys(names, ""), Settings.model_fields) == []

@@ -1,13 +1,16 @@
-"""A family of another distribution, registered by its entry point, is served by the installed command and the client."""
+"""The installed command serves a family of another distribution, registered by its entry point, to the client."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from easyanim_client import Client, InvalidRequest, State, Video
 from tests.conftest import encode_picture
@@ -59,7 +62,7 @@ def test_the_client_learns_what_the_model_can_be_asked_for(served: Served) -> No
 
 
 def test_a_video_is_made_with_the_models_own_defaults(served: Served) -> None:
-    first, again, other = (served.client.generate("a cat", seed=seed, format="matroska").result() for seed in (1, 1, 2))
+    first, again, other = (served.client.generate("a cat", seed=seed, format="mkv").result() for seed in (1, 1, 2))
 
     assert isinstance(first, Video)
     parameters = first.receipt.parameters
@@ -91,22 +94,27 @@ def test_what_the_model_cannot_do_is_refused_by_name(served: Served, arguments: 
     assert said in str(refused.value)
 
 
-def test_the_doctor_knows_the_family_too(served: Served) -> None:
-    words = [BIN / "easyanim-server", "doctor", "--model", served.model, "--device", "cpu", "--listen", "127.0.0.1:0"]
-    ended = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env={"PATH": "/usr/bin:/bin", **served.environment}
-    )
+def examined(model: str | Path, environment: Mapping[str, str]) -> str:
+    """What the doctor says of a model, as one line."""
+    words = [BIN / "easyanim-server", "doctor", "--model", model, "--device", "cpu", "--listen", "127.0.0.1:0"]
+    surroundings = {**os.environ, **environment}
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=surroundings)
+    return " ".join(f"{ended.stdout} {ended.stderr}".split())
 
-    assert "full" in ended.stdout, ended.stdout + ended.stderr
-    assert "diffusers layout" not in ended.stdout
+
+def test_the_doctor_knows_the_family_too(served: Served) -> None:
+    assert "ok placement auto means full here" in examined(served.model, served.environment)
+
+
+def test_the_doctor_refuses_what_the_family_refuses(served: Served, tmp_path: Path) -> None:
+    second_family.write(tmp_path / "model")
+    save_file({"words.weight": torch.zeros(9, 9)}, tmp_path / "model" / second_family.WEIGHTS)
+
+    assert "has words.weight (9, 9), not (256, 3)" in examined(tmp_path / "model", served.environment)
 
 
 def test_a_family_that_cannot_be_imported_is_named_with_what_registers_it(tmp_path: Path) -> None:
-    environment = distribution(tmp_path, "tests.fakes.absent:SecondFamily")
-    words = [BIN / "easyanim-server", "doctor", "--model", "builtin:tiny", "--device", "cpu", "--listen", "127.0.0.1:0"]
-    ended = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env={"PATH": "/usr/bin:/bin", **environment}
-    )
+    said = examined("builtin:tiny", distribution(tmp_path, "tests.fakes.absent:SecondFamily"))
 
-    assert "the model family second (tests.fakes.absent:SecondFamily) cannot be loaded" in ended.stdout + ended.stderr
-    assert "mend or uninstall second-family" in ended.stdout + ended.stderr
+    assert "the model family second (tests.fakes.absent:SecondFamily) cannot be loaded" in said
+    assert "mend or uninstall second-family" in said
