@@ -95,10 +95,8 @@ def test_a_light_probe_answers_for_readiness_and_liveness(operated: Operated) ->
 
 def test_a_burst_is_answered_by_the_server_and_not_by_grpc(operated: Operated) -> None:
     with ExitStack() as open_channels:
-        channels = [
-            open_channels.enter_context(grpc.insecure_channel(operated.address, [("grpc.use_local_subchannel_pool", 1)]))
-            for _ in range(8)
-        ]
+        apart = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [open_channels.enter_context(grpc.insecure_channel(operated.address, apart)) for _ in range(8)]
         for channel in channels:
             grpc.channel_ready_future(channel).result(60)
         os.kill(operated.process.pid, signal.SIGSTOP)  # so that all calls are there at once
