@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.domain.published import Kind
 from easyanim_server.engine.weights.original import is_diffusers, is_original
 
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -15,15 +16,6 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 
 Version = Literal["V5", "V5.1"]
 Layout = Literal["original", "diffusers"]
-Kind = Literal["text-to-video", "image-to-video", "Control", "Control-Camera"]
-
-DESCRIBED: dict[Kind, str] = {
-    "text-to-video": "a text-to-video model",
-    "image-to-video": "an image-to-video model",
-    "Control": "a Control model, which follows a control video",
-    "Control-Camera": "a Control-Camera model, which follows a camera path",
-}
-
 READERS: dict[str, Version] = {
     "embeddings.word_embeddings.weight": "V5",
     "bert.embeddings.word_embeddings.weight": "V5",

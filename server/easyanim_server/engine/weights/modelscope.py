@@ -15,11 +15,9 @@ import httpx
 from huggingface_hub import constants
 
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
+from easyanim_server.domain.published import MODELSCOPE as PREFIX
 from easyanim_server.engine.weights.contents import one_line
 from easyanim_server.engine.weights.download import Observe, RemoteFile, download, open_client, unobserved
-
-PREFIX = "modelscope:"
-"""Before an id of ModelScope, in the setting ``model``."""
 
 ENDPOINT = "https://www.modelscope.cn"
 REVISION = "master"
@@ -44,6 +42,19 @@ def folder_of(model: str, revision: str | None = None) -> Path:
     return cache.expanduser() / "hub" / "models" / owner / kept
 
 
+def files(model: str, revision: str | None, patterns: Sequence[str]) -> list[RemoteFile]:
+    """A model's files of those patterns, here or not.
+
+    Raises:
+        httpx.HTTPError: ModelScope cannot be asked.
+        UnsupportedModel: there is no such model or revision.
+    """
+    if constants.is_offline_mode():
+        raise httpx.ConnectError("HF_HUB_OFFLINE is set")
+    with open_client() as client:
+        return [file for file in _files(client, model, revision) if _fits(file.path, patterns)]
+
+
 def bring(
     model: str, revision: str | None, patterns: Sequence[str], needed: Sequence[str], observe: Observe = unobserved
 ) -> Path:
@@ -62,10 +73,8 @@ def bring(
     """
     folder = folder_of(model, revision)
     try:
-        if constants.is_offline_mode():
-            raise httpx.ConnectError("HF_HUB_OFFLINE is set")
+        wanted = files(model, revision, patterns)
         with open_client() as client:
-            wanted = [file for file in _files(client, model, revision) if _fits(file.path, patterns)]
             for file in wanted:
                 place = folder / file.path
                 if place.is_file() and place.stat().st_size == file.size:
@@ -78,17 +87,6 @@ def bring(
         if absent:
             raise _refusal(model, folder, error, absent) from error
     return folder
-
-
-def sizes(model: str, revision: str | None, patterns: Sequence[str]) -> int:
-    """Bytes of a model's files of those patterns, there or not.
-
-    Raises:
-        httpx.HTTPError: ModelScope cannot be reached.
-        UnsupportedModel: as `bring`.
-    """
-    with open_client() as client:
-        return sum(file.size for file in _files(client, model, revision) if _fits(file.path, patterns))
 
 
 def _files(client: httpx.Client, model: str, revision: str | None) -> list[RemoteFile]:
