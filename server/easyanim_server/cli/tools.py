@@ -45,6 +45,11 @@ def export(model: str, folder: Path) -> None:
     checkpoint.export(model, folder)
 
 
+def convert(model: str, revision: str | None, target: Path) -> None:
+    """Write `model` as a diffusers folder. See `checkpoint.convert`."""
+    checkpoint.convert(model, target, revision)
+
+
 def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
     engine = Engine.load(settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def files(model: str, revision: str | None, patterns: Sequence[str]) -> list[Rem
         Exception: of the library, where the Hub cannot be asked or has no such model.
     """
     api = HfApi()
-    commit = api.model_info(model, revision=revision).sha
+    commit = api.model_info(model, revision=revision or constants.DEFAULT_REVISION).sha
     found = []
     for entry in api.list_repo_tree(model, recursive=True, revision=commit):
         if isinstance(entry, RepoFile) and entry.lfs and any(fnmatch(entry.path, pattern) for pattern in patterns):
@@ -55,7 +55,12 @@ def files(model: str, revision: str | None, patterns: Sequence[str]) -> list[Rem
 
 
 def bring(
-    model: str, revision: str | None, patterns: Sequence[str], needed: Sequence[str], observe: Observe = unobserved
+    model: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    needed: Sequence[str],
+    started: Callable[[int], None] = unobserved,
+    observe: Observe = unobserved,
 ) -> Path:
     """Download files, or take them from the cache where the Hub cannot be reached, or is not what answers.
 
@@ -64,7 +69,8 @@ def bring(
         revision: Branch, tag or commit.
         patterns: Of the files to download.
         needed: Files without which the cache is not complete.
-        observe: Progress of the LFS files among them.
+        started: Is called with the bytes of the LFS files among them, once they are known.
+        observe: Progress of these.
 
     Raises:
         UnsupportedModel: there is no such model or revision.
@@ -72,7 +78,9 @@ def bring(
     """
     try:
         if not constants.is_offline_mode() and any(name.endswith(".safetensors") for name in needed):
-            _bring_large(model, files(model, revision, patterns), observe)
+            wanted = files(model, revision, patterns)
+            started(sum(file.size for file in wanted))
+            _bring_large(model, wanted, observe)
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # httpx, the disk, the storage backend: each fails in its own types
         folder = cached_folder(model, revision)

@@ -6,7 +6,7 @@ Files are kept where that package keeps them, so that each finds what the other 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlencode
@@ -56,7 +56,12 @@ def files(model: str, revision: str | None, patterns: Sequence[str]) -> list[Rem
 
 
 def bring(
-    model: str, revision: str | None, patterns: Sequence[str], needed: Sequence[str], observe: Observe = unobserved
+    model: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    needed: Sequence[str],
+    started: Callable[[int], None] = unobserved,
+    observe: Observe = unobserved,
 ) -> Path:
     """Download a model's files that are not there, or take them as they are where ModelScope cannot be asked.
 
@@ -65,6 +70,7 @@ def bring(
         revision: Branch or tag; by default `REVISION`.
         patterns: Of the files.
         needed: Files without which the model is not complete.
+        started: Is called with the bytes of all of them, once they are known.
         observe: Progress.
 
     Raises:
@@ -74,6 +80,7 @@ def bring(
     folder = folder_of(model, revision)
     try:
         wanted = files(model, revision, patterns)
+        started(sum(file.size for file in wanted))
         with open_client() as client:
             for file in wanted:
                 place = folder / file.path
