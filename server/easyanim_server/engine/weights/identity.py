@@ -9,6 +9,7 @@ from typing import Literal
 
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.published import Kind
+from easyanim_server.engine.weights.index import CheckpointIndex
 from easyanim_server.engine.weights.original import is_diffusers, is_original
 
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -26,6 +27,9 @@ READERS: dict[str, Version] = {
 
 SECOND_READERS = ("shared.weight", "encoder.embed_tokens.weight")
 """The table of words in ``text_encoder_2/``, T5's."""
+
+COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+"""Folders with weights."""
 
 POSE_CHANNELS = 6
 """Of a camera's rays."""
@@ -93,10 +97,28 @@ def identify(transformer: Shapes, vae: Shapes, text: Shapes, second_text: Shapes
     kind = kind_of(inputs, latent, version)
     if kind is None:
         raise UnsupportedModel(
-            f"is no EasyAnimate {version} model: its transformer's proj.weight has {inputs} input channels, where "
-            f"latents have {latent}"
+            f"transformer's proj.weight has {inputs} input channels, as no EasyAnimate {version} has with latents of "
+            f"{latent}"
         )
     return Identity(version, kind, layout)
+
+
+def identity_of(index: CheckpointIndex) -> Identity | None:
+    """Tell a checkpoint by the headers of its files; None where not all of them are here to be read.
+
+    Raises:
+        UnsupportedModel: its tensors are of no model or of several; says by which names.
+    """
+    try:
+        transformer, vae, text, second = (index.tensors(name) for name in COMPONENTS)
+    except UnsupportedModel:  # which who reads the file says better
+        return None
+    if not all((transformer, vae, text)) or None in (*transformer.values(), *vae.values()):
+        return None
+    try:
+        return identify(transformer, vae, text, second)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{index.name}: {error}") from error
 
 
 def _version(transformer: Shapes) -> Version:
@@ -111,7 +133,7 @@ def _version(transformer: Shapes) -> Version:
     if second:
         return "V5.1"
     raise UnsupportedModel(
-        "is no EasyAnimate V5 or V5.1 model: its transformer has neither text_proj_t5.weight nor text_proj.1.weight"
+        "transformer has neither text_proj_t5.weight, as V5 has, nor text_proj.1.weight, as V5.1 has"
     )
 
 
