@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import constants
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server import catalog
@@ -225,6 +226,18 @@ def cached_folder(model: str, revision: str | None = None) -> Path | None:
         return hub.cached_folder(model, revision)
     folder = modelscope.folder_of(model, revision)
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def cache_of(model: str, revision: str | None = None) -> tuple[Path, str]:
+    """Where files of a hosted model are kept on this machine, and the variable that moves that place."""
+    if modelscope.is_modelscope(model):
+        return modelscope.folder_of(model, revision), "MODELSCOPE_CACHE"
+    return Path(constants.HF_HUB_CACHE), "HF_HOME"
+
+
+def host_of(model: str) -> str:
+    """The name of the host of a model that is downloaded."""
+    return "ModelScope" if modelscope.is_modelscope(model) else "Hugging Face"
 
 
 def download(

@@ -140,5 +140,6 @@ def _refusal(model: str, folder: Path, error: Exception, absent: Sequence[str]) 
             "be written"
         )
     return ConfigurationError(
-        f"ModelScope cannot be asked at {endpoint()} ({one_line(error)}), and {folder} lacks {lacking}"
+        f"{model} is not complete here: ModelScope cannot be asked at {endpoint()} ({one_line(error)}), and {folder} "
+        f"lacks {lacking}"
     )
