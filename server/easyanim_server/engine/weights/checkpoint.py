@@ -276,5 +276,5 @@ def _fetch(
     observe: Observe = unobserved,
 ) -> Path:
     """Download files from the host of a model, or take them as they are here where it cannot be asked."""
-    host = modelscope if modelscope.is_modelscope(model) else hub
-    return host.bring(model, revision, patterns, needed, started, observe)
+    bring = modelscope.bring if modelscope.is_modelscope(model) else hub.bring
+    return bring(model, revision, patterns, needed, started, observe)

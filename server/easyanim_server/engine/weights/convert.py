@@ -13,9 +13,10 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.domain.published import Kind
 from easyanim_server.engine.weights import original
 from easyanim_server.engine.weights.contents import read_object
-from easyanim_server.engine.weights.identity import Kind, layout_of
+from easyanim_server.engine.weights.identity import layout_of
 from easyanim_server.engine.weights.read import as_stored, files_of, stored_names
 from easyanim_server.engine.weights.rewrite import rewrite
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.engine.weights.contents import one_line
