@@ -30,6 +30,7 @@ from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config import tuned as tuning
+from easyanim_server.domain import published
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.execution import Backend, Precision, Tiling
 from easyanim_server.domain.job import Bucket
@@ -85,10 +86,10 @@ class Settings(BaseSettings):
     """What stands below all other sources; see `load`."""
 
     model: str = DEFAULT_MODEL
-    """What to serve: a Hugging Face id, a local diffusers folder, builtin:demo, builtin:tiny, synthetic:7b or
+    """What to serve: a Hugging Face id, modelscope:ID, a local folder, builtin:demo, builtin:tiny, synthetic:7b or
     synthetic:12b."""
     revision: str | None = None
-    """Branch, tag or commit of a Hugging Face id."""
+    """Branch, tag or commit of a Hugging Face id, branch or tag of ModelScope's."""
     listen: str = "127.0.0.1:50051"
     """Address and port of the gRPC server, port 0 takes a free one; or unix:PATH, or unix-abstract:NAME."""
     device: str = "auto"
@@ -201,6 +202,12 @@ class Settings(BaseSettings):
         # As a path it would be the working directory.
         unset = value == "" and cls.model_fields[str(info.field_name)].default is None
         return None if unset else value
+
+    @field_validator("model")
+    @classmethod
+    def _resolve_model(cls, value: str) -> str:
+        # As articles name the authors' models; a folder of that name goes before.
+        return value if Path(value).exists() else published.resolve(value)
 
     @field_validator("buckets", mode="before")
     @classmethod
