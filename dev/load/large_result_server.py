@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 
 from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import CHUNK_BYTES, Chunk, Completed, Phase, Progress
 from easyanim_server.domain.job import Job
@@ -49,7 +50,7 @@ class SimulatedWorker:
             self._model, PromptTokenizer(word_tokenizer(), "", "", max_tokens=256), capabilities=EASYANIMATE_V51
         )
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         # As fast as the disk takes it.
         for number in range(self._count):
             yield Chunk(number * CHUNK_BYTES, self._chunk)
