@@ -26,7 +26,7 @@ from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV5
 from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import folder as folders
-from easyanim_server.engine.weights import hub, modelscope
+from easyanim_server.engine.weights import hub, identity, modelscope
 from easyanim_server.engine.weights.contents import check_safetensors
 from easyanim_server.engine.weights.convert import convert as to_diffusers
 from easyanim_server.engine.weights.download import Observe, unobserved
@@ -65,9 +65,11 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
     if known is not None and known.origin == "package":
         return CheckpointIndex(model, _demo())
     hosted = is_hosted(model)
-    return CheckpointIndex(
+    index = CheckpointIndex(
         model, _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if hosted else preflight.local_folder(model)
     )
+    identity.check(index)
+    return index
 
 
 def complete(
@@ -84,7 +86,9 @@ def complete(
     """
     if index.folder is None or not is_hosted(index.name):
         return index
-    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files, started, observe))
+    whole = replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files, started, observe))
+    identity.check(whole)
+    return whole
 
 
 def load(
@@ -208,7 +212,7 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
     absent = hub.absent_of(folder, CONFIG_NAMES) if is_hosted(model) else []
     if absent:
         return absent
-    recognise(CheckpointIndex(model, folder))
+    identity.check(CheckpointIndex(model, folder))
     modules = folders.outline(folder, model)
     wanted = weight_files(folder)
     absent = hub.absent_of(folder, wanted) if is_hosted(model) else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from easyanim_server.domain.errors import UnsupportedModel
-from easyanim_server.domain.published import Kind
+from easyanim_server.domain.published import DESCRIBED, Kind
 from easyanim_server.engine.weights.index import CheckpointIndex
 from easyanim_server.engine.weights.original import is_diffusers, is_original
 
@@ -27,6 +27,8 @@ READERS: dict[str, Version] = {
 
 SECOND_READERS = ("shared.weight", "encoder.embed_tokens.weight")
 """The table of words in ``text_encoder_2/``, T5's."""
+
+SERVED: tuple[Kind, ...] = ("text-to-video", "image-to-video")
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 """Folders with weights."""
@@ -119,6 +121,18 @@ def identity_of(index: CheckpointIndex) -> Identity | None:
         return identify(transformer, vae, text, second)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{index.name}: {error}") from error
+
+
+def check(index: CheckpointIndex) -> None:
+    """Refuse a checkpoint whose weights are here and are of no model that can be served, whatever is configured.
+
+    Raises:
+        UnsupportedModel: its tensors are of no model or of several, or of one that follows another video or a camera.
+    """
+    identity = identity_of(index)
+    if identity is not None and identity.kind not in SERVED:
+        described, told = DESCRIBED[identity.kind], "its transformer's proj.weight has the input channels of one"
+        raise UnsupportedModel(f"{index.name} is {described}, which this server does not serve yet: {told}")
 
 
 def _version(transformer: Shapes) -> Version:
