@@ -106,7 +106,7 @@ def identify(transformer: Shapes, vae: Shapes, text: Shapes, second_text: Shapes
 
 
 def identity_of(index: CheckpointIndex) -> Identity | None:
-    """Tell a checkpoint by the headers of its files; None where not all of them are here to be read.
+    """Tell a checkpoint by the headers of its files; None where not all are here, or it is no EasyAnimate's.
 
     Raises:
         UnsupportedModel: its tensors are of no model or of several; says by which names.
@@ -116,6 +116,8 @@ def identity_of(index: CheckpointIndex) -> Identity | None:
     except UnsupportedModel:  # which who reads the file says better
         return None
     if not all((transformer, vae, text)) or None in (*transformer.values(), *vae.values()):
+        return None
+    if not any(name.startswith("text_proj") for name in transformer):  # another family's, which is asked for itself
         return None
     try:
         return identify(transformer, vae, text, second)
@@ -155,9 +157,10 @@ def _require_readers(version: Version, transformer: Shapes, text: Shapes, second
     """Refuse text encoders of the other version, or of another width than the transformer reads."""
     mark = "text_proj_t5.weight" if version == "V5" else "text_proj.1.weight"
     found = next((name for name in READERS if name in text), None)
-    if text and (found is None or READERS[found] != version):
-        has = f"has {found}, as {READERS[found]} has" if found else "has the word table of no known text encoder"
-        raise UnsupportedModel(f"transformer has {mark}, as {version} has, and text_encoder {has}")
+    if found and READERS[found] != version:
+        raise UnsupportedModel(
+            f"transformer has {mark}, as {version} has, and text_encoder has {found}, as {READERS[found]} has"
+        )
     widths = [("text_encoder", text, found, "text_proj.weight" if version == "V5" else mark)]
     if version == "V5":
         other = next((name for name in SECOND_READERS if name in second_text), None)
