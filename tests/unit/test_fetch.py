@@ -226,3 +226,30 @@ def test_an_engine_starts_on_a_folder_in_its_authors_layout(original: Path) -> N
     engine.step(sampling)
 
     assert [frames.shape for frames in engine.decode(sampling)] == [(1, 32, 64, 3), (4, 32, 64, 3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_blocks.1.attn2.to_out.0.bias": None}, "missing transformer_blocks.1.attn2.to_out.0.bias"),
+        ({"transformer_blocks.3.attn2.to_q.bias": (32,)}, "unexpected transformer_blocks.3.attn2.to_q.bias"),
+        (
+            {"transformer_blocks.0.attn2.to_q.weight": (32, 16)},
+            "wrong shape transformer_blocks.0.attn2.to_q.weight [32, 16] instead of [32, 32]",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_as_the_file_names_them(
+    original: Path, changes: dict[str, tuple[int, ...] | None], message: str
+) -> None:
+    tensors = load_file(original / WEIGHTS)
+    for name, shape in changes.items():
+        tensors.pop(name, None)
+        if shape is not None:
+            tensors[name] = torch.zeros(shape)
+    save_file(tensors, original / WEIGHTS)
+
+    with pytest.raises(UnsupportedModel) as caught:
+        checkpoint.load(str(original), device=CPU, dtype=torch.float32)
+
+    assert message in str(caught.value)

@@ -15,6 +15,7 @@ from torch import nn
 
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.weights.contents import check_safetensors, read_object
+from easyanim_server.engine.weights.original import is_original, original_name
 
 Rename = Callable[[str], str | None]
 """From a stored name to the network's own; None leaves the tensor in its file."""
@@ -143,18 +144,22 @@ def _compare(network: nn.Module, folder: Path, files: Sequence[str], rename: Ren
     """Read the files' headers alone, so that a wrong checkpoint is refused before gigabytes are read."""
     missing = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     unexpected, misshapen = [], []
+    originals = False
     for file in files:
         with _opened(folder / file) as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
                 own = rename(name)
                 if own is None:
                     continue
+                originals |= is_original(name)
                 shape = missing.pop(own, None)
                 found = stored.get_slice(name).get_shape()
                 if shape is None:
                     unexpected.append(name)
                 elif found != shape:
                     misshapen.append(f"{name} {found} instead of {shape}")
+    if originals:  # in the words of the file
+        missing = {original_name(name): shape for name, shape in missing.items()}
     problems = [
         f"{what} {_some(names)}"
         for what, names in (("missing", list(missing)), ("unexpected", unexpected), ("wrong shape", misshapen))
