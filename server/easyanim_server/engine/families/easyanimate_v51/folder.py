@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
-from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.domain.errors import UnsupportedModel
@@ -18,28 +18,14 @@ from easyanim_server.engine.families.easyanimate_v51.components import Component
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.weights import read as weights
 from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken, typed
+from easyanim_server.engine.weights.layout import CONFIG_FILES
 from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import files_of, load_weights
 
-CONFIG_FILES = {
-    "transformer": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
-"""The file that describes each component."""
-
-CONFIG_NAMES = ["model_index.json", *(f"{component}/{file}" for component, file in CONFIG_FILES.items())]
-"""Without which there is no model."""
-
-CONFIG_PATTERNS = [
-    *CONFIG_NAMES,
-    modeldefaults.FILE,
-    "*/*.index.json",
-    "tokenizer/*",
-]
-"""All that `check` reads, for a download without weights."""
+# Diffusers warns of a key that published configurations have and that its own pipeline reads, and of ours.
+logging.getLogger("diffusers.configuration_utils").addFilter(
+    lambda record: not any(key in record.getMessage() for key in ("cache_mag_vae", positions.KEY))
+)
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 """Stems of the libraries' weight files."""
@@ -97,7 +83,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder, catalog.expected(model)),
+        defaults=modeldefaults.read(folder),
     )
 
 
