@@ -77,7 +77,8 @@ def test_the_schedule_starts_from_noise_alone_and_lands_beside_the_next_start() 
     schedule = schedule_for(published(), 7, Solver.DDIM)
 
     assert schedule.prediction is Prediction.V
-    assert float(schedule.sigmas[0]) == 1.0 and float(schedule.scales[0]) == 1.0  # type: ignore[index]
+    assert float(schedule.sigmas[0]) == 1.0
+    assert float(schedule.scales[0]) == 1.0  # type: ignore[index]
     assert schedule.timesteps.tolist() == [999, 856, 713, 570, 428, 285, 142]
     assert float(schedule.ends[-1, 0]) > 0 == float(schedule.sigmas[-1])  # type: ignore[index]
     assert float(schedule.ends[0, 0]) > float(schedule.sigmas[1])  # type: ignore[index]
@@ -90,7 +91,8 @@ def test_multistep_solvers_are_the_stock_ones_of_the_same_configuration(
 ) -> None:
     apart = both(published(), MULTISTEP[solver](), solver, steps, noise)
 
-    assert max(apart) < 2e-3 and apart[-1] < 1e-3
+    assert max(apart) < 2e-3
+    assert apart[-1] < 1e-3
 
 
 @pytest.mark.parametrize(

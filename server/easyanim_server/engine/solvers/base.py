@@ -46,8 +46,8 @@ class Schedule:
     """Factor from z to the network's input at each of `sigmas`, (steps + 1,) float32, on the host; None where it is 1
     throughout."""
     ends: Tensor | None = None
-    """Share of noise and scale that each step ends at, (steps, 2) float32, on the host; None where those are the next of
-    `sigmas` and `scales`. Published schedules that round timesteps miss their own next level by a training step."""
+    """Share of noise and scale that each step ends at, (steps, 2) float32, on the host; None where those are the next
+    of `sigmas` and `scales`. Published schedules that round timesteps miss their own next level by a training step."""
     data_bound: float | None = None
     """Values of predicted data are clipped to this size; None where they are not."""
 

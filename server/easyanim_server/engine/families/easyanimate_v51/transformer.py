@@ -15,13 +15,12 @@ from easyanim_server.engine.attention.select import largest_product
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
 from easyanim_server.engine.families.easyanimate_v51.cost import video_tokens
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, TEXT, TEXT_T5
 from easyanim_server.engine.families.runtime import BlockContext, Condition, ExecutionPath, NetworkInputs, Rope
 
-TEXT, TEXT_T5, INPAINT = "text", "text_t5", "inpaint"
-"""Names of the conditions, (batch, tokens, hidden) each, of which the second is there where the network has a projection
-for it; and of what is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents. Networks that
-make videos from text alone have no such input."""
+INPAINT = "inpaint"
+"""Name of what is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents. Networks that make
+videos from text alone have no such input."""
 
 PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
 """The large ones of a block, by their names in `TokenLayers`."""
