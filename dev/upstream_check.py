@@ -1,9 +1,9 @@
 """Holds the engine to what EasyAnimate's own modules computed: ``python -m dev.upstream_check DIR``.
 
-A folder of fixtures has a checkpoint for each model in ``models/`` and a folder for each case: ``request.json``, pictures,
-``text.safetensors`` and ``expected.safetensors``; tests/fixtures/README.md describes them. Every case runs with the noise
-given there, in float32 on the CPU, and has one row: the largest differences of text, of what is given of the video, of
-one forward, of latents and of frames.
+A folder of fixtures has a checkpoint for each model in ``models/`` and a folder for each case: ``request.json``,
+pictures, ``text.safetensors`` and ``expected.safetensors``; tests/fixtures/README.md describes them. Every case runs
+with the noise given there, in float32 on the CPU, and has one row: the largest differences of text, of what is given of
+the video, of timesteps, of one forward, of latents and of frames.
 
 Ends with 1 where a difference is beyond its tolerance or a case fails, or where no case can be run. Cases that ask for
 what the server cannot do yet are named and change nothing.
@@ -77,7 +77,9 @@ class Case:
 
     def expected(self) -> dict[str, Tensor]:
         """All tensors, by the names in the files."""
-        return load_file(_real(self.folder / "expected.safetensors")) | load_file(_real(self.folder / "text.safetensors"))
+        return load_file(_real(self.folder / "expected.safetensors")) | load_file(
+            _real(self.folder / "text.safetensors")
+        )
 
     def job(self) -> Job:
         """The request."""

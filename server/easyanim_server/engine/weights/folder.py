@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
+from easyanim_server.engine.families.easyanimate_v5 import folder as v5
+from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.original import transformer_name
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.vae_attention import own_names
+from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights import read as weights
-from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken, typed
-from easyanim_server.engine.weights.read import files_of, load_weights, stored_names
+from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken
+from easyanim_server.engine.weights.read import files_of, load_weights
 
 CONFIG_FILES = {
     "transformer": "config.json",
@@ -36,6 +40,8 @@ CONFIG_PATTERNS = [
     modeldefaults.FILE,
     "*/*.index.json",
     "tokenizer/*",
+    "tokenizer_2/*",
+    "text_encoder_2/config.json",
 ]
 """All that `check` reads, for a download without weights."""
 
@@ -60,6 +66,8 @@ def check(folder: Path, model: str) -> None:
 
 def weight_files(folder: Path) -> list[str]:
     """Name the files, relative to `folder`, whose weights `read` needs. They need not exist yet."""
+    if v5.is_v5(folder):
+        return v5.weight_files(folder)
     text_encoder = TrimmedTextEncoder.on_meta(_text_encoder_config(folder))
     return [
         *(f"transformer/{name}" for name in files_of(folder / "transformer", _DIFFUSERS)),
@@ -68,7 +76,7 @@ def weight_files(folder: Path) -> list[str]:
     ]
 
 
-def outline(folder: Path, model: str) -> Components:
+def outline(folder: Path, model: str) -> Components | ComponentsV5:
     """Build the networks of a folder that `check` accepts on the meta device; no weight is read.
 
     Raises:
@@ -76,11 +84,12 @@ def outline(folder: Path, model: str) -> Components:
         ConfigurationError: its `easyanim.json` is damaged.
     """
     check(folder, model)
+    if v5.is_v5(folder):
+        return v5.outline(folder, model)
     described = {name: folder / name / file for name, file in CONFIG_FILES.items()}
     with blamed_on(described["transformer"]), torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel.from_config(read_object(described["transformer"]))
-    with blamed_on(described["vae"]), torch.device("meta"):
-        vae = AutoencoderKLMagvit.from_config(read_object(described["vae"]))
+    vae = vae_outline(folder)
     if "cache_mag_vae" not in vae.config:
         # The stock pipeline reads this published key, which the class itself does not know.
         vae.register_to_config(cache_mag_vae=True)
@@ -99,7 +108,7 @@ def outline(folder: Path, model: str) -> Components:
     )
 
 
-def check_weights(modules: Components, folder: Path) -> None:
+def check_weights(modules: Components | ComponentsV5, folder: Path) -> None:
     """Refuse a folder whose weights `read` cannot load, by their headers; no weight is read.
 
     Args:
@@ -109,14 +118,19 @@ def check_weights(modules: Components, folder: Path) -> None:
     Raises:
         UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
     """
-    weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS)
-    weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS)
+    if isinstance(modules, ComponentsV5):
+        v5.check_stored(modules, folder)
+        return
+    weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS, transformer_name)
+    weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS, own_names(attention_heads(folder)))
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
     weights.check_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name)
 
 
-def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> Components:
+def read(
+    folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False
+) -> Components | ComponentsV5:
     """Load a folder that `check` accepts.
 
     Args:
@@ -130,9 +144,14 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
         UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
     """
     modules = outline(folder, model)
+    if isinstance(modules, ComponentsV5):
+        return v5.read(folder, model, device=device, dtype=dtype, own=own)
     check_weights(modules, folder)
-    for name, network in (("transformer", modules.transformer), ("vae", modules.vae)):
-        load_weights(network, folder / name, _DIFFUSERS, device=device, dtype=dtype, own=own)
+    for name, network, rename in (
+        ("transformer", modules.transformer, transformer_name),
+        ("vae", modules.vae, own_names(attention_heads(folder))),
+    ):
+        load_weights(network, folder / name, _DIFFUSERS, rename, device=device, dtype=dtype, own=own)
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
     load_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name, device=device, dtype=dtype, own=own)
@@ -143,48 +162,28 @@ def _problem(folder: Path) -> str | None:
     """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
     if not (folder / "model_index.json").is_file():
         return "has no model_index.json, so it is no folder in diffusers layout"
-    index = read_object(folder / "model_index.json")
-    if "text_encoder_2" in index or "Multi_Text_Encoder" in str(index.get("_class_name")):
-        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+    index = read_object(folder / "model_index.json")  # whose _class_name is wrong in published models
+    if v5.is_v5(folder):
+        return v5.problem(folder)
+    if "text_encoder_2" in index:
+        return "is half of EasyAnimate V5: it has text_encoder_2, and transformer/config.json has no text_embed_dim_t5"
     for component, file in CONFIG_FILES.items():
         if not (folder / component / file).is_file():
             return f"has no {component}/{file}"
     transformer, vae, text_encoder, _, scheduler = (
         read_object(folder / name / file) for name, file in CONFIG_FILES.items()
     )
-    if transformer.get("text_embed_dim_t5") or not transformer.get("enable_text_attention_mask", True):
-        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+    if not transformer.get("enable_text_attention_mask", True):
+        return "is half of EasyAnimate V5: enable_text_attention_mask is false, and there is no text_embed_dim_t5"
     if text_encoder.get("model_type") != "qwen2_vl":
         return f"reads prompts with {text_encoder.get('model_type')}, and EasyAnimate V5.1 with qwen2_vl"
     if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
         return f"is sampled with {scheduler.get('_class_name')}, and V5.1 with FlowMatchEulerDiscreteScheduler"
-    # The authors' first format has the same configurations, and other names for the weights.
-    if any(".attn2." in name for name in stored_names(folder / "transformer", _DIFFUSERS)):
-        return "is in EasyAnimate's original format, not in diffusers'"
     try:
         positions.formula(transformer, "original")
     except ValueError as error:
         return f"has a transformer/config.json whose {error}"
-    return _wrong_inputs(folder, transformer, vae)
-
-
-def _wrong_inputs(folder: Path, transformer: dict[str, Any], vae: dict[str, Any]) -> str | None:
-    latent = typed(vae, folder / "vae/config.json", "latent_channels", int, 16)
-    channels = typed(transformer, folder / "transformer/config.json", "in_channels", int, None)
-    levels = typed(vae, folder / "vae/config.json", "block_out_channels", list, [1] * 4)
-    kinds = {
-        latent: "a text-to-video model",
-        3 * latent: "a Control model, which follows a control video",
-        2 * latent + 6: "a Control-Camera model, which follows a camera path",
-    }
-    if channels != 2 * latent + 1:
-        kind = kinds.get(channels, "no image-to-video model")
-        return f"is {kind}: its transformer has {channels} input channels, and image-to-video has {2 * latent + 1}"
-    if not transformer.get("resize_inpaint_mask_directly", True):
-        return "encodes its mask with the VAE (resize_inpaint_mask_directly is false), which no V5.1 model does"
-    if len(levels) != 4:
-        return "has a VAE of another compression than 4x8x8"
-    return None
+    return wrong_inputs(folder, transformer, vae)
 
 
 def _text_encoder_config(folder: Path) -> Qwen2VLConfig:

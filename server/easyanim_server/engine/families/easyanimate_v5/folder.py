@@ -4,28 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLMagvit, DDIMScheduler, EasyAnimateTransformer3DModel
+from diffusers import DDIMScheduler, EasyAnimateTransformer3DModel
 from transformers import BertConfig, T5Config
 
 from easyanim_server.config import model_defaults
-from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
 from easyanim_server.engine.families.easyanimate_v5.schedule import check as check_scheduler
 from easyanim_server.engine.families.easyanimate_v5.text import PromptIds
-from easyanim_server.engine.families.easyanimate_v51 import vae_attention
+from easyanim_server.engine.families.easyanimate_v51 import positions, vae_attention
 from easyanim_server.engine.families.easyanimate_v51.original import transformer_name
+from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights.contents import blamed_on, read_object
-from easyanim_server.engine.weights.read import Rename, as_stored, check_weights, files_of, load_weights, stored_names
+from easyanim_server.engine.weights.read import Rename, check_weights, files_of, load_weights
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 """Stems of the libraries' weight files."""
 
+CONFIG_FILES = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "text_encoder_2": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+"""The file that describes each component."""
+
 TRANSFORMER_DEFAULTS = {"enable_text_attention_mask": False, "add_norm_text_encoder": False}
 """What configurations leave out, and the authors' code fills in."""
+
+
+def is_v5(folder: Path) -> bool:
+    """Whether a folder's transformer reads T5's embeddings, which makes it a V5; the others are not looked at."""
+    file = folder / "transformer/config.json"
+    return file.is_file() and bool(read_object(file).get("text_embed_dim_t5"))
+
+
+def problem(folder: Path) -> str | None:
+    """Why a folder of which `is_v5` holds cannot run, by configurations alone.
+
+    Returns:
+        What completes a sentence that begins with the model's name; None where nothing is wrong.
+    """
+    for component, file in CONFIG_FILES.items():
+        if not (folder / component / file).is_file():
+            return (
+                f"reads T5's embeddings (text_embed_dim_t5 in transformer/config.json), and has no {component}/{file}"
+            )
+    transformer, vae, bert, t5, _, _, scheduler = (
+        read_object(folder / name / file) for name, file in CONFIG_FILES.items()
+    )
+    for component, config, known in (("text_encoder", bert, ("bert",)), ("text_encoder_2", t5, ("t5", "mt5"))):
+        if config.get("model_type") not in known:
+            return (
+                f"has a {component} of model_type {config.get('model_type')!r}, and EasyAnimate V5 one of {known[0]!r}"
+            )
+    for key, width, held in (
+        ("text_embed_dim", bert.get("hidden_size"), "text_encoder/config.json's hidden_size"),
+        ("text_embed_dim_t5", t5.get("d_model"), "text_encoder_2/config.json's d_model"),
+    ):
+        if transformer.get(key) != width:
+            return f"is of two models: {key} in transformer/config.json is {transformer.get(key)}, {held} is {width}"
+    if transformer.get("add_norm_text_encoder"):
+        return "is of two models: transformer/config.json has add_norm_text_encoder, as V5.1, and text_embed_dim_t5"
+    if scheduler.get("_class_name") != "DDIMScheduler":
+        return f"is sampled with {scheduler.get('_class_name')}, and EasyAnimate V5 with DDIMScheduler"
+    try:
+        positions.formula(transformer, "original")
+    except ValueError as error:
+        return f"has a transformer/config.json whose {error}"
+    return wrong_inputs(folder, transformer, vae)
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -57,7 +109,7 @@ def outline(folder: Path, model: str) -> ComponentsV5:
     return ComponentsV5(
         name=model,
         transformer=transformer,
-        vae=_vae(folder),
+        vae=vae_outline(folder),
         text_encoder=BertEncoder.on_meta(_bert_config(folder)),
         text_encoder_2=T5Encoder.on_meta(_t5_config(folder)),
         tokenizer=PromptIds.bert(folder / "tokenizer"),
@@ -65,6 +117,16 @@ def outline(folder: Path, model: str) -> ComponentsV5:
         scheduler=scheduler,
         defaults=model_defaults.read(folder),
     )
+
+
+def check_stored(modules: ComponentsV5, folder: Path) -> None:
+    """Refuse a folder whose weights `read` cannot load, by their headers; no weight is read.
+
+    Raises:
+        UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
+    """
+    for component, (stem, rename) in _parts(folder).items():
+        check_weights(getattr(modules, component), folder / component, stem, rename)
 
 
 def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> ComponentsV5:
@@ -82,10 +144,8 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
         ConfigurationError: as `outline`.
     """
     modules = outline(folder, model)
-    parts = _parts(folder)
-    for component, (stem, rename) in parts.items():  # all headers before any weight
-        check_weights(getattr(modules, component), folder / component, stem, rename)
-    for component, (stem, rename) in parts.items():
+    check_stored(modules, folder)
+    for component, (stem, rename) in _parts(folder).items():
         network = getattr(modules, component)
         load_weights(network, folder / component, stem, rename, device=device, dtype=dtype, own=own)
     return modules
@@ -93,39 +153,12 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
 
 def _parts(folder: Path) -> Mapping[str, tuple[str, Rename]]:
     """Stem of the weight files, and the names in the network, of each component."""
-    attends = _attention_heads(folder) > 0
-
-    def vae_name(stored: str) -> str | None:
-        return None if not attends and ".mid_block.attentions." in stored else stored
-
     return {
         "transformer": (DIFFUSERS, transformer_name),
-        "vae": (DIFFUSERS, as_stored if attends else vae_name),
+        "vae": (DIFFUSERS, vae_attention.own_names(attention_heads(folder))),
         "text_encoder": (TRANSFORMERS, BertEncoder.on_meta(_bert_config(folder)).own_name),
         "text_encoder_2": (TRANSFORMERS, T5Encoder.on_meta(_t5_config(folder)).own_name),
     }
-
-
-def _vae(folder: Path) -> AutoencoderKLMagvit:
-    config = read_object(folder / "vae/config.json")
-    with blamed_on(folder / "vae/config.json"), torch.device("meta"):
-        vae = AutoencoderKLMagvit.from_config(config)
-    heads = _attention_heads(folder)
-    if heads:
-        vae_attention.add_attention(vae, heads)
-    return vae
-
-
-def _attention_heads(folder: Path) -> int:
-    """Of the VAE's attention; 0 where it has none."""
-    config: dict[str, Any] = read_object(folder / "vae/config.json")
-    names = stored_names(folder / "vae", DIFFUSERS)
-    # Before weights are downloaded, the configuration is all there is.
-    stored = any(".mid_block.attentions." in name for name in names) or (not names and config.get(vae_attention.USE, True))
-    try:
-        return vae_attention.attention_of(config, bool(stored))
-    except ValueError as error:
-        raise UnsupportedModel(f"{folder / 'vae/config.json'}: {error}") from error
 
 
 def _bert_config(folder: Path) -> BertConfig:

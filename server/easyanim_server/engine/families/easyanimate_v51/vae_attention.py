@@ -5,6 +5,7 @@ Source: EasyAnimate ``easyanimate/vae/ldm/modules/vaemodules/attention.py``, c2a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from easyanim_server.engine.kernels.vae_ops import centred
 
 USE, KIND, HEADS = "mid_block_use_attention", "mid_block_attention_type", "mid_block_num_attention_heads"
 """Keys of ``vae/config.json``."""
+
+KEYS = ".mid_block.attentions."
+"""In the names of its weights."""
 
 PUBLISHED_KIND = "spatial"
 
@@ -105,3 +109,8 @@ def attention_of(config: dict[str, Any], stored: bool) -> int:
     if config.get(KIND) != PUBLISHED_KIND:
         raise ValueError(f"{KIND} is {config.get(KIND)!r}; must be {PUBLISHED_KIND!r}")
     return int(config.get(HEADS, 1))
+
+
+def own_names(heads: int) -> Callable[[str], str | None]:
+    """What translates names from a VAE's checkpoint: without heads its attention's weights stay in their file."""
+    return lambda stored: None if not heads and KEYS in stored else stored
