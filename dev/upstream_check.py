@@ -175,7 +175,7 @@ def _row(case: Case) -> bool | None:
 
 def open_engine(model: Path) -> Engine:
     """An engine with a checkpoint, eager in float32 on the CPU."""
-    return Engine.load(Settings(model=str(model), device="cpu", dtype="float32", backend="eager"))
+    return Engine.from_settings(Settings(model=str(model), device="cpu", dtype="float32", backend="eager"))
 
 
 @contextmanager

@@ -31,12 +31,12 @@ from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket, Job, Picture
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import GIB, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.memory.placement import QFLOAT8
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -70,8 +70,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
 
 def on_a_gpu() -> list[Case]:
     """The rows to reach first, then what is good to know; 8-bit weights last, which gives those of 16 bits up."""
-    small, square, middle, large = map(Bucket.parse, ("384x672", "512x512", "576x1008", "768x1344"))
-    whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload" + QFLOAT8
+    small, square, middle, large = map(Bucket.parse, ("384x672x49", "512x512x49", "576x1008x49", "768x1344x49"))
+    whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload_and_qfloat8"
     steps = {small: 6, square: 6, middle: 3, large: 2}
     order = [(None, bucket, "full") for bucket in (small, square, middle, large)]
     order += [(24, bucket, whole) for bucket in (small, large, middle, square)]
@@ -89,7 +89,7 @@ def on_a_gpu() -> list[Case]:
 def on_the_cpu() -> list[Case]:
     """The same code on the tiny model."""
     bucket = Bucket.parse("32x48x5")
-    names = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload" + QFLOAT8)
+    names = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload_and_qfloat8")
     return [Case(None, bucket, name, 2) for name in names]
 
 
@@ -182,11 +182,11 @@ class MemoryBenchmark:
     def _prepared(self, case: Case) -> Engine:
         """The engine in the case's placement, under its cap."""
         self._limit(None)
-        in_8_bits = case.placement.endswith(QFLOAT8)
+        in_8_bits = WeightPlacement(case.placement).in_8_bits
         if self._engine is None or in_8_bits != self._in_8_bits:
             self._engine = self._make(in_8_bits, case)
         engine = self._engine
-        engine.placement.use(case.placement)
+        engine.placement.use(WeightPlacement(case.placement))
         engine.placement.need("transformer")  # moves what `full` has left on the device
         self._tiled = case.tiled
         if case.placement != "full":
@@ -210,7 +210,7 @@ class MemoryBenchmark:
             placement=placement,
             locked_limit=locked_limit(None),
         )
-        buckets = [item.bucket for item in self._cases if item.placement.endswith(QFLOAT8) == in_8_bits]
+        buckets = [item.bucket for item in self._cases if WeightPlacement(item.placement).in_8_bits == in_8_bits]
         ready = engine.prepare(list(dict.fromkeys(buckets)), self._say)
         for item in ready:
             if item.fallback:

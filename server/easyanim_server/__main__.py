@@ -16,13 +16,15 @@ try:
     from pydantic.fields import FieldInfo
 
     from easyanim_server import __version__
+    from easyanim_server.catalog import DEFAULT_MODEL
     from easyanim_server.cli import doctor
     from easyanim_server.cli.usage import Commands, option_name
     from easyanim_server.config import checks as preflight
     from easyanim_server.config import environment
-    from easyanim_server.config.settings import DEFAULT_MODEL, ENV_PREFIX, Settings
+    from easyanim_server.config.settings import ENV_PREFIX, Settings
     from easyanim_server.domain import cards
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
+    from easyanim_server.domain.execution import Word
     from easyanim_server.rpc.server import serve as serve_app
     from easyanim_server.telemetry import output
     from easyanim_server.telemetry.log import configure_logging
@@ -80,6 +82,8 @@ def _described(name: str) -> str:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
+    if isinstance(annotation, type) and issubclass(annotation, Word):
+        return tuple(map(str, annotation))
     return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 
 

@@ -17,6 +17,7 @@ import torch
 from dev.bench.memory import Case, MemoryBenchmark
 from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
@@ -131,7 +132,7 @@ def test_locked_memory_is_bounded_and_given_back() -> None:
     engine = Engine(EasyAnimatePipeline(modules), placement=GROUP, locked_limit=2 * 2**20)
     assert 0 < engine.placement.locked_bytes <= 2 * 2**20
     assert engine.placement.host_bytes > engine.placement.locked_bytes
-    engine.placement.use(SEQUENTIAL)
+    engine.placement.use(WeightPlacement(SEQUENTIAL))
     assert engine.placement.locked_bytes == 0
 
 

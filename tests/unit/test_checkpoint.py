@@ -8,7 +8,7 @@ import torch
 from diffusers import EasyAnimateInpaintPipeline
 from safetensors.torch import load_file, save_file
 
-from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.compile.reference_cache import ReferenceCache
 from easyanim_server.engine.families.easyanimate_v51 import builtin

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.errors import QueueFull, WorkerLost
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.domain.job import Bucket, Job
@@ -38,7 +39,7 @@ def registry() -> CollectorRegistry:
     job = Job("1", "a cat", "", bucket, steps=1, guidance=1.0, seed=1)
     model = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
     plan = BucketStatus(bucket, "eager", "float32", "torch")
-    metrics.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), (plan,)))
+    metrics.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), (plan,), capabilities=EASYANIMATE_V51))
     metrics.worker_lost(stuck=False)
     metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))

@@ -8,11 +8,10 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
-from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
-from easyanim_server.engine.families.easyanimate_v5 import folder as v5
-from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.original import transformer_name
@@ -66,8 +65,6 @@ def check(folder: Path, model: str) -> None:
 
 def weight_files(folder: Path) -> list[str]:
     """Name the files, relative to `folder`, whose weights `read` needs. They need not exist yet."""
-    if v5.is_v5(folder):
-        return v5.weight_files(folder)
     text_encoder = TrimmedTextEncoder.on_meta(_text_encoder_config(folder))
     return [
         *(f"transformer/{name}" for name in files_of(folder / "transformer", _DIFFUSERS)),
@@ -76,7 +73,7 @@ def weight_files(folder: Path) -> list[str]:
     ]
 
 
-def outline(folder: Path, model: str) -> Components | ComponentsV5:
+def outline(folder: Path, model: str) -> Components:
     """Build the networks of a folder that `check` accepts on the meta device; no weight is read.
 
     Raises:
@@ -84,8 +81,6 @@ def outline(folder: Path, model: str) -> Components | ComponentsV5:
         ConfigurationError: its `easyanim.json` is damaged.
     """
     check(folder, model)
-    if v5.is_v5(folder):
-        return v5.outline(folder, model)
     described = {name: folder / name / file for name, file in CONFIG_FILES.items()}
     with blamed_on(described["transformer"]), torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel.from_config(read_object(described["transformer"]))
@@ -104,11 +99,11 @@ def outline(folder: Path, model: str) -> Components | ComponentsV5:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder),
+        defaults=modeldefaults.read(folder, catalog.expected(model)),
     )
 
 
-def check_weights(modules: Components | ComponentsV5, folder: Path) -> None:
+def check_weights(modules: Components, folder: Path) -> None:
     """Refuse a folder whose weights `read` cannot load, by their headers; no weight is read.
 
     Args:
@@ -118,9 +113,6 @@ def check_weights(modules: Components | ComponentsV5, folder: Path) -> None:
     Raises:
         UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
     """
-    if isinstance(modules, ComponentsV5):
-        v5.check_stored(modules, folder)
-        return
     weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS, transformer_name)
     weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS, own_names(attention_heads(folder)))
     text = modules.text_encoder
@@ -128,9 +120,7 @@ def check_weights(modules: Components | ComponentsV5, folder: Path) -> None:
     weights.check_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name)
 
 
-def read(
-    folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False
-) -> Components | ComponentsV5:
+def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, own: bool = False) -> Components:
     """Load a folder that `check` accepts.
 
     Args:
@@ -144,8 +134,6 @@ def read(
         UnsupportedModel: the folder is refused, or its weights do not fit its configuration.
     """
     modules = outline(folder, model)
-    if isinstance(modules, ComponentsV5):
-        return v5.read(folder, model, device=device, dtype=dtype, own=own)
     check_weights(modules, folder)
     for name, network, rename in (
         ("transformer", modules.transformer, transformer_name),
@@ -163,8 +151,6 @@ def _problem(folder: Path) -> str | None:
     if not (folder / "model_index.json").is_file():
         return "has no model_index.json, so it is no folder in diffusers layout"
     index = read_object(folder / "model_index.json")  # whose _class_name is wrong in published models
-    if v5.is_v5(folder):
-        return v5.problem(folder)
     if "text_encoder_2" in index:
         return "is half of EasyAnimate V5: it has text_encoder_2, and transformer/config.json has no text_embed_dim_t5"
     for component, file in CONFIG_FILES.items():

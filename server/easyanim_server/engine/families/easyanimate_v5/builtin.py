@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, proce
 from tokenizers.models import Unigram, WordPiece
 from transformers import BertConfig, T5Config
 
+from easyanim_server import catalog
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
 from easyanim_server.engine.families.easyanimate_v5.spiece import END
@@ -60,7 +61,10 @@ PUBLISHED_SCHEDULER: dict[str, Any] = {
 }
 """Configuration of V5's scheduler."""
 
-BERT_TOKENS, T5_TOKENS = 77, 256
+SYNTHETIC: dict[str, SyntheticSize] = {"synthetic:v5-7b": "7b", "synthetic:v5-12b": "12b"}
+"""Models of published shape that are made here, by name."""
+
+BERT_TOKENS, T5_TOKENS = (spec.max_tokens for spec in catalog.EASYANIMATE_V5.tokenizers)
 
 
 def transformer_config(size: SyntheticSize) -> dict[str, Any]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import AutoencoderKLMagvit, DDIMScheduler, EasyAnimateTransformer3DModel
 
-from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
+from easyanim_server import catalog
+from easyanim_server.domain.defaults import ModelDefaults
+from easyanim_server.domain.model import Capabilities, TokenizerSpec
 from easyanim_server.domain.profiles import Solver
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
 from easyanim_server.engine.families.easyanimate_v5.schedule import schedule_for
 from easyanim_server.engine.families.easyanimate_v5.text import BertT5Text, PromptIds
-from easyanim_server.engine.families.easyanimate_v51.components import fingerprint_of, published_coefficients
+from easyanim_server.engine.families.easyanimate_v51.components import (
+    fingerprint_of,
+    geometry_of,
+    published_coefficients,
+    tasks_of,
+)
 from easyanim_server.engine.families.easyanimate_v51.text import TextSide
 from easyanim_server.engine.solvers.base import Schedule
 
@@ -42,7 +50,7 @@ class ComponentsV5:
     scheduler: DDIMScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
-    defaults: ModelDefaults = PUBLISHED
+    defaults: ModelDefaults = catalog.EASYANIMATE_V5.defaults
     """What requests get that leave it out."""
 
     @property
@@ -56,6 +64,24 @@ class ComponentsV5:
         """Compute type of the transformer."""
         dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make, by their configurations."""
+        return geometry_of(self.transformer, self.vae)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for: as published, but for what its configurations decide."""
+        published = catalog.EASYANIMATE_V5
+        limits = zip(published.tokenizers, (self.tokenizer.limit, self.tokenizer_2.limit), strict=True)
+        return replace(
+            published,
+            tasks=tasks_of(self.transformer.config, self.vae.config, published.tasks),
+            geometry=self.geometry,
+            tokenizers=tuple(TokenizerSpec(spec.name, limit) for spec, limit in limits),
+            defaults=self.defaults,
+        )
 
     @property
     def cache_coefficients(self) -> tuple[float, ...]:

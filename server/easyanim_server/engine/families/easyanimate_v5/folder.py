@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, EasyAnimateTransformer3DModel
 from transformers import BertConfig, T5Config
 
+from easyanim_server import catalog
 from easyanim_server.config import model_defaults
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
@@ -115,7 +116,7 @@ def outline(folder: Path, model: str) -> ComponentsV5:
         tokenizer=PromptIds.bert(folder / "tokenizer"),
         tokenizer_2=PromptIds.t5(folder / "tokenizer_2"),
         scheduler=scheduler,
-        defaults=model_defaults.read(folder),
+        defaults=model_defaults.read(folder, catalog.EASYANIMATE_V5),
     )
 
 

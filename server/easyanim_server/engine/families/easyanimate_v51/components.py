@@ -5,21 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLMagvit,
+    EasyAnimateInpaintPipeline,
+    EasyAnimateTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
+from easyanim_server import catalog
+from easyanim_server.domain.defaults import ModelDefaults
+from easyanim_server.domain.job import TEXT
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.profiles import Solver
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51 import positions
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.schedule import schedule_for
 from easyanim_server.engine.families.easyanimate_v51.text import QwenText, TextSide
 from easyanim_server.engine.solvers.base import Schedule
 from easyanim_server.engine.step_cache.teacache import UNFITTED
+
+LATENT_CHANNELS = 16
+"""Of the VAE where its configuration does not say."""
 
 CACHE_COEFFICIENTS: dict[tuple[int, int], tuple[float, ...]] = {
     (36, 18): (1.07862322, -4.19362456, 3.06725828, 0.33161686, 0.02374758),
@@ -41,7 +54,14 @@ class Modules(Protocol):
     name: str
     transformer: EasyAnimateTransformer3DModel
     vae: AutoencoderKLMagvit
-    defaults: ModelDefaults
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for."""
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +104,25 @@ class Components:
     scheduler: FlowMatchEulerDiscreteScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
-    defaults: ModelDefaults = PUBLISHED
+    defaults: ModelDefaults = catalog.EASYANIMATE_V51.defaults
     """What requests get that leave it out."""
+
+    @classmethod
+    def of(cls, pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
+        """Take the parts of a stock pipeline, which goes on sharing their weights.
+
+        Args:
+            pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
+            name: Becomes the modules' name.
+        """
+        return cls(
+            name=name,
+            transformer=pipeline.transformer,
+            vae=pipeline.vae,
+            text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
+            tokenizer=pipeline.tokenizer,
+            scheduler=pipeline.scheduler,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +135,17 @@ class Components:
         """Compute type of the transformer."""
         dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make, by their configurations."""
+        return geometry_of(self.transformer, self.vae)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for: as published, but for the shapes, which its configurations decide."""
+        tasks = tasks_of(self.transformer.config, self.vae.config, catalog.expected(self.name).tasks)
+        return replace(catalog.expected(self.name), geometry=self.geometry, defaults=self.defaults, tasks=tasks)
 
     @property
     def cache_coefficients(self) -> tuple[float, ...]:
@@ -115,6 +163,23 @@ class Components:
     def fingerprint(self) -> str:
         """See `fingerprint_of`."""
         return fingerprint_of(self.transformer, self.vae, self.text_encoder)
+
+
+def geometry_of(transformer: Any, vae: Any) -> Geometry:
+    """What shapes networks make, by their configurations."""
+    return Geometry(
+        temporal=vae.temporal_compression_ratio,
+        spatial=vae.spatial_compression_ratio,
+        patch=transformer.config.patch_size,
+        latent_channels=vae.config.latent_channels,
+        max_frames=catalog.EASYANIMATE_V51.geometry.max_frames,
+    )
+
+
+def tasks_of(transformer: Mapping[str, Any], vae: Mapping[str, Any], most: frozenset[str]) -> frozenset[str]:
+    """Of the tasks that a family has, those that a transformer's input channels leave; arguments are configurations."""
+    latent = vae.get("latent_channels", LATENT_CHANNELS)
+    return most if transformer.get("in_channels", latent + 1) > latent else frozenset({TEXT})
 
 
 def fingerprint_of(transformer: Any, vae: Any, *text_encoders: nn.Module) -> str:

@@ -9,24 +9,21 @@ import torch
 from torch import Tensor
 
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import NOISE_AUGMENTATION, Bucket, Job, Picture
+from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Solver as SolverName
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.engine.families.base import never
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Modules
 from easyanim_server.engine.families.easyanimate_v51.inputs import LATENTS, PICTURES, draw, given_frames, given_video
 from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT, EasyAnimateDenoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
 from easyanim_server.engine.families.runtime import DENOISER, Component, Condition, Need
 from easyanim_server.engine.solvers.base import Schedule
 
 VAE = "vae"
 """Name of the component."""
-
-
-def never_tiled(height: int, width: int) -> bool:
-    """Whether the VAE works on tiles: at no size."""
-    return False
 
 
 class EasyAnimatePipeline:
@@ -35,8 +32,10 @@ class EasyAnimatePipeline:
     Args:
         modules: The loaded networks, and how they read prompts and are sampled.
         attention_mode: `original` runs the network as it was trained.
-        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
-        tiled: Whether the VAE works on tiles for a video of that height and width, in pixels.
+        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1]; None for what
+            the model was trained with.
+        tiled: Whether the VAE is to work on tiles, where there is more than one, for a video of that
+            height and width, in pixels.
         sliced: Whether the VAE takes videos of a batch one by one.
     """
 
@@ -44,9 +43,9 @@ class EasyAnimatePipeline:
         self,
         modules: Modules,
         attention_mode: AttentionMode = "original",
-        noise_augmentation: float = NOISE_AUGMENTATION,
+        noise_augmentation: float | None = None,
         *,
-        tiled: Callable[[int, int], bool] = never_tiled,
+        tiled: Callable[[int, int], bool] = never,
         sliced: bool = False,
     ) -> None:
         self.modules = modules
@@ -54,20 +53,22 @@ class EasyAnimatePipeline:
         self.device, self.dtype = modules.device, modules.dtype
         self.attention_mode = attention_mode
         self._text = modules.text_side()
-        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, self._text.tokens)
+        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, self._text.tokens, modules.geometry)
+        self.tiles = lambda height, width: is_cut(height, width) and tiled(height, width)
         self.vae = VideoAutoencoder(
             modules.vae,
             device=modules.device,
             exact=attention_mode == "diffusers",  # which is there to be compared with
-            tiled=tiled,
+            tiled=self.tiles,
             sliced=sliced,
         )
-        self.tiles = tiled
         self.tokenizer = self._text.tokenizer
         self.parameters = sum(parameter.numel() for parameter in modules.transformer.parameters())
-        self.short_clip = 1 + modules.vae.temporal_compression_ratio
+        self.short_clip = modules.geometry.frames_of(2)
         self.cache_coefficients = modules.cache_coefficients
-        self.defaults = modules.defaults
+        self.capabilities = modules.capabilities
+        if noise_augmentation is None:
+            noise_augmentation = modules.capabilities.defaults.noise_augmentation
         adds_noise = modules.transformer.config.add_noise_in_inpaint_model
         self._noise_augmentation = noise_augmentation if adds_noise else 0.0
         self._schedules: dict[tuple[int, SolverName], Schedule] = {}
@@ -138,13 +139,10 @@ class EasyAnimatePipeline:
         Raises:
             ValueError: also where the network makes videos from text alone.
         """
-        given = given_frames(job)
+        given = given_frames(job, self.capabilities.geometry)
         if given and not self.denoiser.is_given:
             raise ValueError(f"{self.name} makes videos from text alone, and the job has a picture")
         return given
 
     def _latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int, int]:
-        vae = self.modules.vae
-        temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
-        frames = (bucket.frames - 1) // temporal + 1
-        return 1, vae.config.latent_channels, frames, bucket.height // spatial, bucket.width // spatial
+        return 1, *self.capabilities.geometry.latent_shape(bucket)

@@ -10,12 +10,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.runtime import Component, Condition, Need
 
-MAX_TOKENS = 256
+MAX_TOKENS = EASYANIMATE_V51.tokenizers[0].max_tokens
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
 
 TEXT, TEXT_T5 = "text", "text_t5"
