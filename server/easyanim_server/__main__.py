@@ -30,9 +30,11 @@ try:
     from easyanim_server.telemetry.log import configure_logging
     from easyanim_server.workers.process import LocalWorker
 except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f"easyanim-server needs {missing.name}: pip install '.[server]' in a clone of easyanim installs it"
-    ) from missing
+    print(
+        f"easyanim-server needs {missing.name}: pip install '.[server]' in a clone of easyanim installs it",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from missing
 
 log = structlog.get_logger(__name__)
 

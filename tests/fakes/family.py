@@ -13,7 +13,7 @@ from torch import nn
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.model import Capabilities, TokenizerSpec
 from easyanim_server.domain.shape import Geometry
-from easyanim_server.engine.families.base import Match, Refusal
+from easyanim_server.engine.families.base import LoadOptions, Match, Refusal
 from easyanim_server.engine.families.easyanimate_v51.cost import Flops
 from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.index import CheckpointIndex
@@ -58,11 +58,11 @@ class FakeFamily:
         with torch.device("meta"):
             return nn.Conv3d(shape[1], shape[0], shape[2], bias=False)
 
-    def load(self, index: CheckpointIndex, *, device: torch.device, dtype: torch.dtype, on_host: bool) -> nn.Module:
+    def load(self, index: CheckpointIndex, options: LoadOptions) -> nn.Module:
         assert index.folder is not None
         network = self._network(index)
         network.load_state_dict(load_file(index.folder / WEIGHTS), assign=True)
-        return network.to(device, dtype)
+        return network.to(options.device, options.dtype)
 
 
 def write(folder: Path, channels: int = 6) -> None:

@@ -26,7 +26,7 @@ from easyanim_server.engine.weights import checkpoint
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-SMALL, SQUARE, MIDDLE, LARGE = map(Bucket.parse, ("384x672", "512x512", "576x1008", "768x1344"))
+SMALL, SQUARE, MIDDLE, LARGE = map(Bucket.parse, ("384x672x49", "512x512x49", "576x1008x49", "768x1344x49"))
 WHOLE, GROUP, SEQUENTIAL, FP8 = (
     "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload_and_qfloat8",
 )  # fmt: skip

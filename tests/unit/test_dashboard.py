@@ -203,6 +203,18 @@ def test_what_the_cpu_variant_changes_is_there_to_be_changed() -> None:
         assert service["environment"].keys() <= base[name]["environment"].keys()
 
 
+def test_the_cpu_variant_builds_all_its_images_without_cuda() -> None:
+    over = yaml.load((DEPLOY / "compose.cpu.yaml").read_text(), Loader)["services"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+
+    assert {name for name, service in over.items() if "build" in service} == {"warm", "easyanim"}
+    for service in over.values():
+        assert service["build"]["args"] == {"BASE": "ubuntu:24.04"}
+        assert ":cpu" in service["image"], "the name of the other image would be taken for one that is there"
+    bases = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
+    assert bases == {"${BASE}", "python"}, "a stage that keeps another base"
+
+
 def test_settings_in_the_image_are_settings() -> None:
     from easyanim_server.config.settings import unknown_environment
 

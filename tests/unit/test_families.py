@@ -17,6 +17,7 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.base import LoadOptions
 from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.index import CheckpointIndex
@@ -46,7 +47,7 @@ def test_a_second_family_is_recognised_from_its_folder_and_loads_it(folder: Path
     assert family.name == "fake"
     assert family.capabilities(index).geometry.latent_shape(Bucket(8, 12, 5)) == (6, 3, 2, 3)
     assert family.outline(index, torch.bfloat16).total == 2 * 18
-    network = family.load(index, device=CPU, dtype=torch.float32, on_host=False)
+    network = family.load(index, LoadOptions(CPU, torch.float32))
     assert isinstance(network, nn.Conv3d)
     assert network.weight.sum() == 18
 

@@ -37,7 +37,7 @@ class CheckpointIndex:
         if self.folder is None or not self.has(file):
             return {}
         try:
-            content = json.loads((self.folder / file).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / file).read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise UnsupportedModel(f"{self.folder / file} is not valid JSON: {error}") from error
         if not isinstance(content, dict):
