@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
-from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.job import START, Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus
 from easyanim_server.engine.compile.planner import DAMAGED
 from easyanim_server.engine.finite import require_finite
@@ -67,8 +67,13 @@ def _step_once(engine: Engine, bucket: Bucket) -> tuple[float, int]:
 
 
 def _decode_once(engine: Engine, bucket: Bucket) -> int:
-    """Encode and decode a short clip; returns the most device memory that all frames would take, in bytes."""
-    black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+    """Decode a short clip, and encode it where the model takes pictures.
+
+    Returns:
+        The most device memory that all frames would take, in bytes.
+    """
+    takes_pictures = START in engine.pipeline.capabilities.tasks
+    black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height)) if takes_pictures else None
     short = replace(bucket, frames=min(bucket.frames, engine.pipeline.short_clip))
     engine.peak_bytes(reset=True)
     for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):

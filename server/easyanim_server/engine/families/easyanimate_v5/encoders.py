@@ -19,7 +19,7 @@ class BertEncoder(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.model = BertModel(config, add_pooling_layer=False)
+        self.model = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
 
     @classmethod
     def on_meta(cls, config: BertConfig) -> BertEncoder:
@@ -55,7 +55,7 @@ class T5Encoder(nn.Module):
         super().__init__()
         own = copy.deepcopy(config)
         own.use_cache = own.is_decoder = own.is_encoder_decoder = False
-        self.encoder = T5Stack(own)
+        self.encoder = T5Stack(own)  # type: ignore[no-untyped-call]
 
     @classmethod
     def on_meta(cls, config: T5Config) -> T5Encoder:

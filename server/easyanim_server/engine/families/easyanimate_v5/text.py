@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertTokenizer
 
+from easyanim_server.catalog import EASYANIMATE_V5
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v5 import spiece
@@ -92,7 +93,7 @@ class PromptIds:
 
     def counter(self, name: str) -> PromptTokenizer:
         """What the front counts tokens with."""
-        return PromptTokenizer(self.tokenizer.to_str(), self.prefix, self.suffix, self.limit)
+        return PromptTokenizer(self.tokenizer.to_str(), self.prefix, self.suffix, self.limit, kept=1, name=name)
 
     @property
     def _padding_id(self) -> int:
@@ -125,7 +126,8 @@ class BertT5Text:
         self._bert_ids, self._t5_ids = bert_ids, t5_ids
         self._device, self._dtype = device, dtype
         self.tokens = (bert_ids.limit, t5_ids.limit)
-        self.tokenizer = t5_ids.counter("t5")
+        bert_spec, t5_spec = EASYANIMATE_V5.tokenizers
+        self.tokenizer = replace(t5_ids.counter(t5_spec.name), others=(bert_ids.counter(bert_spec.name),))
 
     @property
     def components(self) -> Mapping[str, Component]:
