@@ -52,7 +52,7 @@ def _reads_t5(folder: Path) -> bool:
     """Whether a folder is EasyAnimate V5's by its transformer's configuration; what is damaged is refused later."""
     try:
         return bool(
-            json.loads((folder / "transformer/config.json").read_text(encoding="utf-8")).get("text_embed_dim_t5")
+            json.loads((folder / "transformer/config.json").read_text(encoding="utf-8-sig")).get("text_embed_dim_t5")
         )
     except (OSError, ValueError, AttributeError):
         return False

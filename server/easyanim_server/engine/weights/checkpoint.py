@@ -90,7 +90,7 @@ def complete(index: CheckpointIndex, files: Sequence[str], revision: str | None 
 def load(
     model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
 ) -> Components:
-    """Load a model, downloading it where needed.
+    """Load the networks of an EasyAnimate V5.1, downloading it where needed; `Engine.load` takes every family.
 
     Args:
         model: As `find` takes it.
@@ -104,8 +104,9 @@ def load(
         ConfigurationError: as `find`.
     """
     index = find(model, revision)
-    family = EasyAnimateV51()
-    recognise(index, [family])  # before gigabytes are downloaded
+    family = recognise(index)  # before gigabytes are downloaded
+    if not isinstance(family, EasyAnimateV51):
+        raise UnsupportedModel(f"{model} is of {family.name}; what is to be done works with EasyAnimate V5.1 alone")
     index = complete(index, family.files(index), revision)
     return family.components(index, device=device, dtype=dtype, on_host=on_host)
 

@@ -153,7 +153,7 @@ class BertT5Text:
 def _limit(folder: Path) -> int:
     """Tokens of every prompt by a tokenizer's configuration."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
         return int(min(config.get("model_max_length", MOST_TOKENS), MOST_TOKENS))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{folder / CONFIG} has no number as model_max_length: {error}") from error
