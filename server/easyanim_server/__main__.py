@@ -306,6 +306,44 @@ def export(
 
 @app.command(
     epilog=_examples(
+        "easyanim-server fetch EasyAnimateV5-7b-zh-InP",
+        "easyanim-server fetch modelscope:PAI/EasyAnimateV5.1-7b-zh-InP",
+        "HF_HUB_OFFLINE=1 easyanim-server serve --model EasyAnimateV5-7b-zh-InP",
+    )
+)
+def fetch(
+    model: Annotated[str, typer.Argument(help="An id of Hugging Face, or modelscope:ID.")] = DEFAULT_MODEL,
+    revision: Annotated[str | None, typer.Option(help=_described("revision"))] = None,
+) -> None:
+    """Download all that `serve` reads of a model, so that it needs no network; goes on where it was cut off."""
+    settings = Settings.load({"model": model, **({"revision": revision} if revision else {})})
+    from easyanim_server.cli import fetch as fetching
+
+    typer.echo(fetching.fetch(settings.model, settings.revision))
+
+
+@app.command(
+    epilog=_examples(
+        "easyanim-server convert ./EasyAnimateV5.1-7b-zh-InP ./EasyAnimateV5.1-7b-zh-InP-diffusers",
+    )
+)
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder in the authors' layout, or an id.")],
+    target: Annotated[Path, typer.Argument(help="Where to write; there must be nothing yet.")],
+    revision: Annotated[str | None, typer.Option(help=_described("revision"))] = None,
+) -> None:
+    """Write a model of EasyAnimate's own layout as a diffusers folder; `serve` reads either, so it need not be."""
+    settings = Settings.load({"model": source, **({"revision": revision} if revision else {})})
+    preflight.check_model(settings.model, settings.revision)
+    environment.temporary_folder()
+    from easyanim_server.cli import tools
+
+    tools.convert(settings.model, settings.revision, target)
+    typer.echo(f"wrote {settings.model} to {target}")
+
+
+@app.command(
+    epilog=_examples(
         "easyanim-server bench --buckets 384x672 --precisions bf16",
         "easyanim-server bench --device cpu --buckets 96x160x13 --backends eager --steps 4",
     )

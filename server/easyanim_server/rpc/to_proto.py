@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -70,9 +70,16 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
 
 
 def to_server_info(
-    settings: Settings, manager: JobManager, devices: Sequence[DeviceStatus]
+    settings: Settings, manager: JobManager, devices: Sequence[DeviceStatus], activity: Sequence[pb.Activity]
 ) -> pb.GetServerInfoResponse:
-    """What the server serves and what it is doing."""
+    """What the server serves and what it is doing.
+
+    Args:
+        settings: How it serves.
+        manager: What it does.
+        devices: As they were just read.
+        activity: Of all jobs, see `activity_of`.
+    """
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, BucketStatus] = {}
     capabilities = settings.expected
@@ -100,7 +107,7 @@ def to_server_info(
         state_detail=manager.detail,
         placement=info.model.placement if info else "",
         placement_reason=info.model.placement_reason if info else "",
-        activity=_activity(manager),
+        activity=activity,
         device_status=[_device_status(device) for device in devices],
         profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in PROFILES],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
@@ -140,10 +147,9 @@ def _profile(name: str, profile: Profile, settings: Settings) -> pb.Profile:
     )
 
 
-def _activity(manager: JobManager) -> list[pb.Activity]:
-    """The running jobs, then those that wait."""
-    activity = []
-    for record in manager.running:
+def activity_of(manager: JobManager) -> Iterator[pb.Activity]:
+    """The running jobs, then those that wait; jobs may come and go while this is iterated."""
+    for record in tuple(manager.running):
         latest = manager.latest(record)
         progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
         running = _standing(record, progress)
@@ -156,14 +162,13 @@ def _activity(manager: JobManager) -> list[pb.Activity]:
                 elapsed_duration=_duration(progress.elapsed),
             )
         )
-        activity.append(running)
+        yield running
     for record, queued in manager.waiting():
         waiting = _standing(record, queued)
         waiting.MergeFrom(
             pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - record.created))
         )
-        activity.append(waiting)
-    return activity
+        yield waiting
 
 
 def _standing(record: JobRecord, news: Progress | Queued) -> pb.Activity:

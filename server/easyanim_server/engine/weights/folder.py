@@ -1,4 +1,4 @@
-"""A model's folder in diffusers layout: which ones are refused, and how the others become modules."""
+"""A model's folder, in diffusers' layout or its authors': which ones are refused, and how the others become modules."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.original import transformer_name
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.vae_attention import own_names
 from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights import read as weights
 from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken
+from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import files_of, load_weights
 
 CONFIG_FILES = {
@@ -52,7 +52,7 @@ def check(folder: Path, model: str) -> None:
     """Refuse what this server cannot run, from configurations and names alone; no weight is read.
 
     Args:
-        folder: In diffusers layout, with or without weights.
+        folder: In either layout, with or without weights.
         model: What the operator called it, for the message.
 
     Raises:
@@ -124,7 +124,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     """Load a folder that `check` accepts.
 
     Args:
-        folder: In diffusers layout, with safetensors weights.
+        folder: In either layout, with safetensors weights.
         model: What the operator called it; becomes the modules' name.
         device: Where the networks go.
         dtype: Of the weights, whatever the files hold.
@@ -149,7 +149,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
 def _problem(folder: Path) -> str | None:
     """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
     if not (folder / "model_index.json").is_file():
-        return "has no model_index.json, so it is no folder in diffusers layout"
+        return "has no model_index.json, so it is no model's folder"
     index = read_object(folder / "model_index.json")  # whose _class_name is wrong in published models
     if "text_encoder_2" in index:
         return "is half of EasyAnimate V5: it has text_encoder_2, and transformer/config.json has no text_embed_dim_t5"

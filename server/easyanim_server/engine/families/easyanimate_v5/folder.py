@@ -16,9 +16,9 @@ from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder,
 from easyanim_server.engine.families.easyanimate_v5.schedule import check as check_scheduler
 from easyanim_server.engine.families.easyanimate_v5.text import PromptIds
 from easyanim_server.engine.families.easyanimate_v51 import positions, vae_attention
-from easyanim_server.engine.families.easyanimate_v51.original import transformer_name
 from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights.contents import blamed_on, read_object
+from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import Rename, check_weights, files_of, load_weights
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
