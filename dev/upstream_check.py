@@ -163,7 +163,7 @@ def _row(case: Case) -> bool | None:
         return None
     try:
         with _whole(case.model) as model:
-            differences = compare(case, open_engine(model))
+            differences = compare(case, open_engine(model, case.request.get("noise_aug_strength")))
     except Exception as error:  # the other cases are still to be run
         print(f"{name}failed: {type(error).__name__}: {error}")
         return False
@@ -173,9 +173,10 @@ def _row(case: Case) -> bool | None:
     return not wrong
 
 
-def open_engine(model: Path) -> Engine:
-    """An engine with a checkpoint, eager in float32 on the CPU."""
-    return Engine.from_settings(Settings(model=str(model), device="cpu", dtype="float32", backend="eager"))
+def open_engine(model: Path, noise: float | None = None) -> Engine:
+    """An engine with a checkpoint, eager in float32 on the CPU; with the model's own noise on pictures by default."""
+    given = {} if noise is None else {"noise_augmentation": noise}
+    return Engine.from_settings(Settings(model=str(model), device="cpu", dtype="float32", backend="eager", **given))
 
 
 @contextmanager

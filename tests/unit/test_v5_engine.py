@@ -21,9 +21,11 @@ from easyanim_server.engine.families.easyanimate_v5 import builtin, folder
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.families.registry import FAMILIES
 from easyanim_server.engine.sampling import Sampling
 from easyanim_server.engine.snapshot import SnapshotError
 from easyanim_server.engine.step_cache.teacache import UNFITTED
+from easyanim_server.engine.weights.index import CheckpointIndex
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "upstream"
 BUCKET = Bucket(32, 48, 9)
@@ -156,6 +158,21 @@ def test_synthetic_models_have_the_published_sizes() -> None:
     assert counts == {"transformer": 6813, "vae": 246, "text_encoder": 351, "text_encoder_2": 1670}
     assert outlines["12b"].transformer.config.mmdit_layers == 48
     assert [ids.limit for ids in (outlines["7b"].tokenizer, outlines["7b"].tokenizer_2)] == [77, 256]
+
+
+def test_its_outline_counts_both_encoders_and_the_tokens_of_both() -> None:
+    (family,) = (known for known in FAMILIES if known.name == "easyanimate-v5")
+    outline = family.outline(CheckpointIndex("synthetic:v5-7b", None), torch.bfloat16)
+    v51 = FAMILIES[0].outline(CheckpointIndex("synthetic:7b", None), torch.bfloat16)
+
+    assert outline.text_tokens == 333
+    assert outline.text == 2 * (350986240 + 1669958656)
+    assert outline.text_table == 2 * (47020 * 1024 + 250112 * 2048)
+    assert outline.vae > v51.vae
+    tokens = outline.geometry.video_tokens(Bucket(384, 672, 49))
+    more = outline.step_cost(tokens).attention / v51.step_cost(tokens).attention
+    # The last block leaves the text behind, but for its keys and values.
+    assert more == pytest.approx(((tokens + 333) / (tokens + 256)) ** 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("way", ["eager", "exact"])
