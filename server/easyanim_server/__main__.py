@@ -21,7 +21,8 @@ try:
     from easyanim_server.cli.usage import Commands, option_name
     from easyanim_server.config import checks as preflight
     from easyanim_server.config import environment
-    from easyanim_server.config.settings import ENV_PREFIX, Settings
+    from easyanim_server.config.settings import Settings
+    from easyanim_server.config.sources import ENV_PREFIX
     from easyanim_server.domain import cards
     from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
     from easyanim_server.domain.execution import Word

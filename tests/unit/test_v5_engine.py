@@ -17,11 +17,11 @@ from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.compile.numeric_check import FACTORS
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v5 import builtin, folder
+from easyanim_server.engine.families.easyanimate_v5 import builtin, export, folder
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
-from easyanim_server.engine.families.registry import FAMILIES
+from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.sampling import Sampling
 from easyanim_server.engine.snapshot import SnapshotError
 from easyanim_server.engine.step_cache.teacache import UNFITTED
@@ -213,3 +213,20 @@ def test_nothing_given_is_a_mask_and_latents_of_zeros_for_an_image_to_video_mode
 
     assert sampling.inputs["inpaint"].shape == (1, 17, 3, 4, 6)
     assert not sampling.inputs["inpaint"].any()
+
+
+def test_what_is_exported_is_read_back_bit_by_bit(tmp_path: Path) -> None:
+    written = modules()
+    export.write(written, tmp_path / "model")
+
+    index = CheckpointIndex("mine", tmp_path / "model")
+    family = recognise(index)
+    family.check(index)
+    again = family.components(index, device=torch.device("cpu"), dtype=torch.float32, on_host=False)
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        one, other = (getattr(each, part).state_dict() for each in (written, again))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for prompt in ("a cat", "猫 sits"):
+        assert torch.equal(again.tokenizer.read(prompt), written.tokenizer.read(prompt))
+        assert torch.equal(again.tokenizer_2.read(prompt), written.tokenizer_2.read(prompt))

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
     engine = Engine.from_settings(settings)
     lines = []
-    for ready in engine.prepare(settings.catalogue, report):
+    for ready in engine.prepare(settings.buckets_of(engine.capabilities), report):
         how = f"{ready.backend}, {ready.precision}, attention {ready.attention}"
         note = f"; {ready.fallback}" if ready.fallback else ""
         lines.append(f"{ready.bucket}: {how}, built in {ready.build_seconds:.1f} s{note}")
@@ -166,7 +167,7 @@ def _model(settings: Settings) -> list[Finding]:
         return [memory, source]
     try:
         asked = settings.model_copy(update={"model": outlined, "revision": None, "tuned": None})
-        choice = find_placement(EngineConfig.resolve(asked), lambda: outline)
+        choice = find_placement(replace(EngineConfig.resolve(asked), buckets=asked.catalogue), lambda: outline)
     except EasyAnimError as error:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":

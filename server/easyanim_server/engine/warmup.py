@@ -72,11 +72,11 @@ def _decode_once(engine: Engine, bucket: Bucket) -> int:
     Returns:
         The most device memory that all frames would take, in bytes.
     """
-    takes_pictures = START in engine.pipeline.capabilities.tasks
-    black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height)) if takes_pictures else None
+    black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+    start = black if START in engine.capabilities.tasks else None
     short = replace(bucket, frames=min(bucket.frames, engine.pipeline.short_clip))
     engine.peak_bytes(reset=True)
-    for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
+    for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=start))):
         pass
     peak = engine.peak_bytes()
     more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * engine.pipeline.dtype.itemsize

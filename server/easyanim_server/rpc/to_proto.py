@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.events import (
     Accepted,
     Chunk,
@@ -23,8 +22,8 @@ from easyanim_server.domain.events import (
     Restarted,
 )
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus
-from easyanim_server.domain.profiles import PROFILES, Profile
+from easyanim_server.domain.model import BucketStatus, Capabilities
+from easyanim_server.domain.profiles import Profile
 from easyanim_server.domain.receipt import parameters, receipt
 from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs.manager import JobManager
@@ -94,7 +93,7 @@ def to_server_info(
     return pb.GetServerInfoResponse(
         version=__version__,
         model=model,
-        buckets=_buckets(settings.catalogue, readiness),
+        buckets=_buckets(settings.buckets_of(capabilities), readiness),
         limits=pb.Limits(
             max_request_bytes=settings.max_request_bytes,
             max_image_pixels=settings.max_image_pixels,
@@ -109,9 +108,9 @@ def to_server_info(
         placement_reason=info.model.placement_reason if info else "",
         activity=activity,
         device_status=[_device_status(device) for device in devices],
-        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in PROFILES],
+        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in capabilities.profiles],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
-        defaults=_defaults(settings, capabilities.defaults) if info else None,
+        defaults=_defaults(settings, capabilities) if info else None,
         tasks=sorted(capabilities.tasks) if info else (),
         tokenizers=[
             pb.Tokenizer(name=spec.name, max_token_count=spec.max_tokens)
@@ -121,14 +120,15 @@ def to_server_info(
     )
 
 
-def _defaults(settings: Settings, defaults: ModelDefaults) -> pb.Defaults:
+def _defaults(settings: Settings, capabilities: Capabilities) -> pb.Defaults:
     """What a request gets that has a prompt and nothing else, as `from_proto.to_job` resolves it."""
-    name = settings.catalogue[0].name
+    catalogue = settings.buckets_of(capabilities)
+    name = catalogue[0].name
     return pb.Defaults(
-        guidance_scale=defaults.guidance,
-        step_count=defaults.profile(settings.default_profile).steps,
+        guidance_scale=capabilities.defaults.guidance,
+        step_count=capabilities.defaults.profile(settings.default_profile).steps,
         bucket=name,
-        frame_count=max(bucket.frames for bucket in settings.catalogue if bucket.name == name),
+        frame_count=max(bucket.frames for bucket in catalogue if bucket.name == name),
     )
 
 

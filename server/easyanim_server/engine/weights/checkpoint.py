@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -13,27 +14,20 @@ from huggingface_hub import constants
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server import catalog
-from easyanim_server.catalog import DEMO, TINY
+from easyanim_server.catalog import DEMO
 from easyanim_server.config import checks as preflight
-from easyanim_server.config.checks import is_hosted, is_made_here
+from easyanim_server.config.checks import is_hosted
 from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
-from easyanim_server.engine.families.easyanimate_v5 import folder as v5
-from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
-from easyanim_server.engine.families.easyanimate_v51.builtin import SYNTHETIC
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
 from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.memory.outline import Outline
-from easyanim_server.engine.weights import folder as folders
 from easyanim_server.engine.weights import hub, modelscope
 from easyanim_server.engine.weights.contents import check_safetensors
 from easyanim_server.engine.weights.convert import convert as to_diffusers
 from easyanim_server.engine.weights.download import Observe, unobserved
-from easyanim_server.engine.weights.export import write
-from easyanim_server.engine.weights.folder import CONFIG_NAMES, CONFIG_PATTERNS, weight_files
 from easyanim_server.engine.weights.index import CheckpointIndex
+from easyanim_server.engine.weights.layout import CONFIG_NAMES, CONFIG_PATTERNS
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +35,6 @@ log = logging.getLogger(__name__)
 for _library in (diffusers_logging, transformers_logging):
     _library.disable_default_handler()
     _library.enable_propagation()
-# Diffusers warns of keys that published configurations have, and of ours.
-_UNREAD_KEYS = ("cache_mag_vae", "clip_channels", "snr_shift_scale", positions.KEY)
-logging.getLogger("diffusers.configuration_utils").addFilter(
-    lambda record: not any(key in record.getMessage() for key in _UNREAD_KEYS)
-)
 
 
 def find(model: str, revision: str | None = None) -> CheckpointIndex:
@@ -91,8 +80,8 @@ def complete(
 
 def load(
     model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
-) -> Components:
-    """Load the networks of an EasyAnimate V5.1, downloading it where needed; `Engine.load` takes every family.
+) -> Any:
+    """Load a model's networks alone, downloading them where needed; for measurements that take them apart.
 
     Args:
         model: As `find` takes it.
@@ -101,14 +90,15 @@ def load(
         revision: As `find` takes it.
         on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
+    Returns:
+        What the model's family gives as its `components`.
+
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
         ConfigurationError: as `find`.
     """
     index = find(model, revision)
     family = recognise(index)  # before gigabytes are downloaded
-    if not isinstance(family, EasyAnimateV51):
-        raise UnsupportedModel(f"{model} is of {family.name}; what is to be done works with EasyAnimate V5.1 alone")
     index = complete(index, family.files(index), revision)
     return family.components(index, device=device, dtype=dtype, on_host=on_host)
 
@@ -144,16 +134,14 @@ def export(model: str, folder: Path, device: torch.device | None = None) -> None
         UnsupportedModel: `model` is another one.
         ConfigurationError: `folder` is not empty.
     """
-    if model != TINY and model not in SYNTHETIC:
-        raise UnsupportedModel(f"{model} cannot be exported; {', '.join([TINY, *SYNTHETIC])} can")
+    known = catalog.find(model)
+    if known is None or known.origin != "made":
+        made = ", ".join(item.name for item in catalog.MODELS if item.origin == "made")
+        raise UnsupportedModel(f"{model} cannot be exported; {made} can")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
-    if model == TINY:
-        builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
-        return
-    device = device or resolve_device("auto")
-    modules = builtin.synthetic(SYNTHETIC[model], device=device, dtype=torch.bfloat16)
-    write(modules, builtin.synthetic_text_config(), folder)
+    index = CheckpointIndex(model, None)
+    recognise(index).export(index, folder, device or resolve_device("auto"))
 
 
 def convert(model: str, target: Path, revision: str | None = None) -> None:
@@ -169,7 +157,7 @@ def convert(model: str, target: Path, revision: str | None = None) -> None:
         ConfigurationError: there is something at `target`, or the model cannot be had.
         OSError: it cannot be written.
     """
-    if is_made_here(model):
+    if preflight.is_made_here(model):
         raise UnsupportedModel(f"{model} is no model in EasyAnimate's own layout; `export` writes it")
     index = find(model, revision)
     folder = complete(index, recognise(index).files(index), revision).folder
@@ -180,10 +168,10 @@ def convert(model: str, target: Path, revision: str | None = None) -> None:
 
 def _demo() -> Path:
     """The folder of the demo's model, which has its weights."""
-    described = (DEMO_FOLDER / "text_encoder" / "config.json").is_file()
-    wanted = weight_files(DEMO_FOLDER) if described else ["text_encoder/config.json"]
-    absent = [name for name in wanted if not (DEMO_FOLDER / name).is_file()]
-    if absent:
+    index = CheckpointIndex(DEMO, DEMO_FOLDER)
+    described = index.has("text_encoder/config.json")
+    wanted = recognise(index).files(index) if described else ["text_encoder/config.json"]
+    if absent := hub.absent_of(DEMO_FOLDER, wanted):
         raise UnsupportedModel(f"this installation lacks the weights of {DEMO}: {', '.join(absent)} in {DEMO_FOLDER}")
     return DEMO_FOLDER
 
@@ -197,43 +185,25 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
     Raises:
         UnsupportedModel: as `load`.
     """
-    if is_made_here(model) and model != DEMO:
+    known = catalog.find(model)
+    if known is not None and known.origin == "made":
         return []
-    folder = (
-        cached_folder(model, revision)
-        if is_hosted(model)
-        else _demo()
-        if model == DEMO
-        else preflight.local_folder(model)
-    )
-    if folder is None:
-        return CONFIG_NAMES
-    absent = hub.absent_of(folder, CONFIG_NAMES) if is_hosted(model) else []
-    if absent:
-        return absent
-    recognise(CheckpointIndex(model, folder))
-    if v5.is_v5(folder):
-        return _inspect_v5(folder, model)
-    modules = folders.outline(folder, model)
-    wanted = weight_files(folder)
-    absent = hub.absent_of(folder, wanted) if is_hosted(model) else []
-    if absent:
+    hosted = is_hosted(model)
+    if hosted:
+        folder = cached_folder(model, revision)
+        if absent := CONFIG_NAMES if folder is None else hub.absent_of(folder, CONFIG_NAMES):
+            return absent
+    else:
+        folder = _demo() if model == DEMO else preflight.local_folder(model)
+    index = CheckpointIndex(model, folder)
+    family = recognise(index)
+    wanted = family.files(index)
+    if hosted and folder is not None and (absent := hub.absent_of(folder, wanted)):
         for name in sorted({*wanted} - {*absent}):
             check_safetensors(folder / name)
         return absent
-    folders.check_weights(modules, folder)
+    family.check(index)
     return []
-
-
-def _inspect_v5(folder: Path, model: str) -> list[str]:
-    """The same of an EasyAnimate V5."""
-    wanted = v5.weight_files(folder)
-    absent = hub.absent_of(folder, wanted) if is_hosted(model) else []
-    for name in sorted({*wanted} - {*absent}) if absent else ():
-        check_safetensors(folder / name)
-    if not absent:
-        v5.check_stored(v5.outline(folder, model), folder)
-    return absent
 
 
 def cached_folder(model: str, revision: str | None = None) -> Path | None:

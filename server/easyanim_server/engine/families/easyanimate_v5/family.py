@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from easyanim_server import catalog
 from easyanim_server.domain.model import Capabilities
 from easyanim_server.engine.families.base import LoadOptions, Match, Refusal
-from easyanim_server.engine.families.easyanimate_v5 import builtin, folder
+from easyanim_server.engine.families.easyanimate_v5 import builtin
+from easyanim_server.engine.families.easyanimate_v5 import folder as folders
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
+from easyanim_server.engine.families.easyanimate_v5.export import write
 from easyanim_server.engine.families.easyanimate_v51.outline import Reader, measure_all
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.runtime import Pipeline
@@ -29,9 +32,9 @@ class EasyAnimateV5:
             if index.name in builtin.SYNTHETIC:
                 return Match()
             return Refusal(f"{index.name} is no model of {self.name}", foreign=True)
-        if not folder.is_v5(index.folder):
+        if not folders.is_v5(index.folder):
             return Refusal(f"{index.name} does not read prompts with T5, and {self.name} does", foreign=True)
-        problem = folder.problem(index.folder)
+        problem = folders.problem(index.folder)
         return Refusal(f"{index.name} {problem}; use {catalog.DEFAULT_MODEL} instead") if problem else Match()
 
     def capabilities(self, index: CheckpointIndex) -> Capabilities:
@@ -42,7 +45,7 @@ class EasyAnimateV5:
 
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         """See `ModelFamily.files`."""
-        return folder.weight_files(index.folder) if index.folder else ()
+        return folders.weight_files(index.folder) if index.folder else ()
 
     def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
         """See `ModelFamily.outline`."""
@@ -58,17 +61,21 @@ class EasyAnimateV5:
         """Build the networks on the meta device."""
         if index.folder is None:
             return builtin.synthetic_outline(builtin.SYNTHETIC[index.name])
-        return folder.outline(index.folder, index.name)
+        return folders.outline(index.folder, index.name)
+
+    def check(self, index: CheckpointIndex) -> None:
+        """See `ModelFamily.check`."""
+        if index.folder is not None:
+            folders.check_stored(folders.outline(index.folder, index.name), index.folder)
+
+    def export(self, index: CheckpointIndex, folder: Path, device: torch.device) -> None:
+        """See `ModelFamily.export`; in bfloat16."""
+        size = builtin.SYNTHETIC[index.name]
+        write(builtin.synthetic(size, device=device, dtype=torch.bfloat16), folder)
 
     def load(self, index: CheckpointIndex, options: LoadOptions) -> Pipeline:
         """See `ModelFamily.load`."""
-        if index.folder is None:
-            size = builtin.SYNTHETIC[index.name]
-            modules = builtin.synthetic(size, device=options.device, dtype=options.dtype, on_host=options.on_host)
-        else:
-            home = torch.device("cpu") if options.on_host else options.device
-            modules = folder.read(index.folder, index.name, device=home, dtype=options.dtype, own=options.on_host)
-            modules.compute = options.device
+        modules = self.components(index, device=options.device, dtype=options.dtype, on_host=options.on_host)
         return EasyAnimatePipeline(
             modules,
             options.attention_mode,
@@ -76,3 +83,14 @@ class EasyAnimateV5:
             tiled=options.tiled,
             sliced=options.sliced,
         )
+
+    def components(
+        self, index: CheckpointIndex, *, device: torch.device, dtype: torch.dtype, on_host: bool
+    ) -> ComponentsV5:
+        """Load the networks alone; arguments as `LoadOptions` has them."""
+        if index.folder is None:
+            return builtin.synthetic(builtin.SYNTHETIC[index.name], device=device, dtype=dtype, on_host=on_host)
+        home = torch.device("cpu") if on_host else device
+        modules = folders.read(index.folder, index.name, device=home, dtype=dtype, own=on_host)
+        modules.compute = device
+        return modules

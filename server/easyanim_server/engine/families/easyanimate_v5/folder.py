@@ -116,7 +116,7 @@ def outline(folder: Path, model: str) -> ComponentsV5:
         tokenizer=PromptIds.bert(folder / "tokenizer"),
         tokenizer_2=PromptIds.t5(folder / "tokenizer_2"),
         scheduler=scheduler,
-        defaults=model_defaults.read(folder, catalog.EASYANIMATE_V5),
+        defaults=model_defaults.read(folder, catalog.EASYANIMATE_V5.defaults),
     )
 
 

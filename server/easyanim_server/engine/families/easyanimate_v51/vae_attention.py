@@ -89,6 +89,7 @@ def add_attention(vae: AutoencoderKLMagvit, heads: int = 1) -> None:
     with torch.device(next(vae.parameters()).device):
         for half in (vae.encoder, vae.decoder):
             half.mid_block = AttentiveMidBlock(half.mid_block.convs, channels, groups, heads)
+    vae.register_to_config(**{USE: True, KIND: PUBLISHED_KIND, HEADS: heads})
 
 
 def attention_of(config: dict[str, Any], stored: bool) -> int:

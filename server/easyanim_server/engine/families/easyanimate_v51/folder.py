@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from diffusers import EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
-from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.domain.errors import UnsupportedModel
@@ -19,30 +19,15 @@ from easyanim_server.engine.families.easyanimate_v51.vae_attention import own_na
 from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights import read as weights
 from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken
+from easyanim_server.engine.weights.layout import CONFIG_FILES
 from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import files_of, load_weights
 
-CONFIG_FILES = {
-    "transformer": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
-"""The file that describes each component."""
-
-CONFIG_NAMES = ["model_index.json", *(f"{component}/{file}" for component, file in CONFIG_FILES.items())]
-"""Without which there is no model."""
-
-CONFIG_PATTERNS = [
-    *CONFIG_NAMES,
-    modeldefaults.FILE,
-    "*/*.index.json",
-    "tokenizer/*",
-    "tokenizer_2/*",
-    "text_encoder_2/config.json",
-]
-"""All that `check` reads, for a download without weights."""
+# Diffusers warns of keys that published configurations have, and of ours.
+_UNREAD_KEYS = ("cache_mag_vae", "clip_channels", "snr_shift_scale", positions.KEY)
+logging.getLogger("diffusers.configuration_utils").addFilter(
+    lambda record: not any(key in record.getMessage() for key in _UNREAD_KEYS)
+)
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 """Stems of the libraries' weight files."""
@@ -99,7 +84,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder, catalog.expected(model)),
+        defaults=modeldefaults.read(folder),
     )
 
 
