@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import shutil
 
 import pytest
@@ -261,21 +262,20 @@ REFUSED_FOLDERS = {
     "missing component": (lambda f: shutil.rmtree(f / "vae"), "has no vae/config.json"),
     "two text encoders": (
         lambda f: edit(f / "model_index.json", text_encoder_2=["transformers", "T5EncoderModel"]),
-        "is EasyAnimate V5, which reads prompts with BERT and T5",
+        "is half of EasyAnimate V5: it has text_encoder_2",
     ),
     "V5's attention mask": (
         lambda f: edit(f / "transformer/config.json", enable_text_attention_mask=False),
-        "is EasyAnimate V5",
+        "is half of EasyAnimate V5: enable_text_attention_mask is false",
     ),
-    "T5 embeddings": (lambda f: edit(f / "transformer/config.json", text_embed_dim_t5=2048), "is EasyAnimate V5"),
+    "T5 embeddings": (
+        lambda f: edit(f / "transformer/config.json", text_embed_dim_t5=2048),
+        "has no text_encoder_2/config.json",
+    ),
     "BERT": (lambda f: edit(f / "text_encoder/config.json", model_type="bert"), "reads prompts with bert"),
     "DDIM": (
         lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
         "is sampled with DDIMScheduler",
-    ),
-    "text-to-video": (
-        lambda f: edit(f / "transformer/config.json", in_channels=16),
-        "is a text-to-video model: its transformer has 16 input channels, and image-to-video has 33",
     ),
     "Control": (lambda f: edit(f / "transformer/config.json", in_channels=48), "is a Control model"),
     "Control-Camera": (lambda f: edit(f / "transformer/config.json", in_channels=38), "is a Control-Camera model"),
@@ -302,6 +302,29 @@ def test_folders_that_cannot_run_are_refused_with_what_to_use(folder, spoil, mes
 
     assert str(folder) in str(caught.value)
     assert str(caught.value).endswith(f"use {DEFAULT_MODEL} instead")
+
+
+def test_the_name_of_a_pipelines_class_decides_nothing(folder):
+    edit(folder / "model_index.json", _class_name="EasyAnimatePipeline_Multi_Text_Encoder_Inpaint")
+
+    assert load(folder).fingerprint()
+
+
+def test_weights_in_the_authors_layout_are_the_same_model(exported, folder):
+    def original(name):
+        for ours, theirs in (
+            (r"attn1\.add_([qkv])_proj\.", r"attn2.to_\1."),
+            (r"attn1\.to_add_out\.", r"attn2.to_out.0."),
+            (r"attn1\.norm_added_([qk])\.", r"attn2.norm_\1."),
+        ):
+            name = re.sub(ours, theirs, name)
+        return name
+
+    rename_weights(folder / "transformer/diffusion_pytorch_model.safetensors", original)
+
+    own, stored = load(folder).transformer.state_dict(), load(exported).transformer.state_dict()
+    assert own.keys() == stored.keys()
+    assert all(torch.equal(own[name], stored[name]) for name in own)
 
 
 def test_a_configuration_that_is_no_json_is_named(folder):
