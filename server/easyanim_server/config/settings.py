@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     """Address and port of the gRPC server, port 0 takes a free one; or unix:PATH, or unix-abstract:NAME."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Compute type of the model; auto is float32 on the CPU, bfloat16 on CUDA, and float16 on cards without that."""
     attention_mode: Literal["original", "diffusers"] = "original"
     """original runs the network as it was trained; diffusers repeats its port, which differs, for comparison."""
     backend: Backend = Backend.AUTO

@@ -19,7 +19,8 @@ class BucketStatus:
     backend: str
     """What runs the transformer's blocks: ``eager``, ``inductor`` or ``tensorrt``."""
     precision: str
-    """Type of the large products: ``float32``, ``bf16``, ``fp8``, or ``fp8-weights``: stored in 8 bits, cast before."""
+    """Type of the large products: ``float32``, ``float16``, ``bf16``, ``fp8``, or ``fp8-weights``: stored in 8 bits,
+    cast before."""
     attention: str
     """The attention kernel."""
     guidance_batch: int = 1

@@ -9,6 +9,9 @@ from easyanim_server.domain.errors import ConfigurationError
 
 GIB = 2**30
 
+BFLOAT16_CAPABILITY = (8, 0)
+"""Of Ampere, whose tensor cores were the first with bfloat16."""
+
 
 def resolve_device(name: str) -> torch.device:
     """Find the device that a setting names: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -30,10 +33,18 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Compute type by name; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
+    """Compute type by name; ``auto`` is float32 on the CPU, and on CUDA what its capability is good for."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+        return fast_dtype(torch.cuda.get_device_capability(device)) if device.type == "cuda" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
+
+
+def fast_dtype(capability: tuple[int, int]) -> torch.dtype:
+    """The 16-bit type that a card of that compute capability multiplies fast.
+
+    Torch has bfloat16 on older cards too, where it is emulated at a fraction of float16's speed.
+    """
+    return torch.bfloat16 if capability >= BFLOAT16_CAPABILITY else torch.float16
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:

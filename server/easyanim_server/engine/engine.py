@@ -141,7 +141,7 @@ class Engine:
         choice = find_placement(config, lambda: family.outline(index, config.dtype))
         if config.tuned:
             choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")
-        precision = resolve_precision(config.precision, choice.placement.in_8_bits, config.device)
+        precision = resolve_precision(config.precision, choice.placement.in_8_bits, config.device, config.dtype)
         log.info("placement %s: %s", choice.placement, choice.reason)
         if config.backend is not Backend.EAGER or config.device.type == "cuda":
             cache.use(config.cache_dir, config.device)  # kernels are compiled on CUDA without a compiler too

@@ -12,6 +12,7 @@ from easyanim_server.domain.job import START, Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus
 from easyanim_server.engine.compile.planner import DAMAGED
 from easyanim_server.engine.finite import require_finite
+from easyanim_server.engine.kernels.float16 import wide_type
 from easyanim_server.engine.memory.choose import PlacementChoice
 from easyanim_server.engine.memory.estimate import TILES_SHARE
 
@@ -79,5 +80,5 @@ def _decode_once(engine: Engine, bucket: Bucket) -> int:
     for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=start))):
         pass
     peak = engine.peak_bytes()
-    more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * engine.pipeline.dtype.itemsize
+    more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * wide_type(engine.pipeline.dtype).itemsize
     return peak and peak + int(TILES_SHARE * more)

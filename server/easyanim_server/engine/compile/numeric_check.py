@@ -8,7 +8,7 @@ from torch import Tensor
 
 from easyanim_server.engine.finite import is_finite, missing
 
-FACTORS = {"float32": 4.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
+FACTORS = {"float32": 4.0, "float16": 2.0, "bf16": 2.0, "fp8": 8.0, "fp8-weights": 8.0}
 """How many times as far from float32 as the eager network a path may be, by precision. See docs/performance.md."""
 
 ROUNDING = 1e-5

@@ -150,14 +150,15 @@ class Planner:
         return plans
 
     def _may_convolve(self) -> bool:
-        return self._device.type == "cpu" and not self._denoiser.exact
+        wide = self._dtype is not torch.float16  # whose products are scaled
+        return self._device.type == "cpu" and not self._denoiser.exact and wide
 
     def _references(
         self, buckets: Sequence[Bucket], quantised: bool, report: Callable[[str], None]
     ) -> tuple[dict[Bucket, Tensor], float]:
         """The eager network's predictions, and how far rounding takes them; kept in the cache, if there is one."""
-        # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
-        other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
+        # Of finer types, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
+        other = torch.bfloat16 if quantised and self._dtype is not torch.bfloat16 else torch.float32
         clip = replace(buckets[0], frames=min(buckets[0].frames, self._unit_frames))
         rounding = f"rounding of {clip} to {other}"
         kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.network, self._denoiser.mode)

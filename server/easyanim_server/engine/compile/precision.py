@@ -39,7 +39,9 @@ class CastLinear(nn.Module):
         weight, scale = quantise_rows(linear.weight.data)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.data)
+        bias = None if linear.bias is None else linear.bias.data
+        # Beside float16 weights inputs are float32.
+        self.register_buffer("bias", bias.float() if bias is not None and bias.dtype is torch.float16 else bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: (..., in) to (..., out), in the dtype of `x`."""
@@ -93,23 +95,26 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
-def resolve_precision(asked: str, in_8_bits: bool, device: torch.device) -> Precision:
+def resolve_precision(asked: str, in_8_bits: bool, device: torch.device, dtype: torch.dtype) -> Precision:
     """Decide how the large products are computed.
 
     Args:
         asked: The setting, ``bf16`` or ``fp8``.
         in_8_bits: Whether the placement stores their weights in 8 bits.
         device: Where they are computed.
+        dtype: The compute type.
 
     Raises:
-        ConfigurationError: fp8 is asked for, and the device has none.
+        ConfigurationError: fp8 is asked for, and the device has none, or leaves products in bfloat16 beside float16.
     """
     if asked == "fp8":
         require_fp8(device)
+        if dtype is torch.float16:
+            raise ConfigurationError("precision fp8 gives bfloat16, and dtype is float16; use dtype bfloat16 or auto")
         return "fp8"
     if not in_8_bits:
         return "bf16"
-    return "fp8" if has_fp8(device) else "fp8-weights"
+    return "fp8" if has_fp8(device) and dtype is not torch.float16 else "fp8-weights"
 
 
 def require_fp8(device: torch.device) -> None:

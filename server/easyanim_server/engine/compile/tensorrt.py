@@ -96,11 +96,13 @@ def build(blocks: Sequence[Block], example: Example, kernel: str) -> list[Callab
 
     Raises:
         ModuleNotFoundError: neither torch-tensorrt nor torch-tensorrt-rtx is installed.
-        ValueError: the blocks hold weights in fp8.
+        ValueError: the blocks hold weights in fp8 or float16.
         Exception: whatever TensorRT raises.
     """
     if any(block.takes_fp8 for block in blocks):
         raise ValueError("engines multiply in bf16; fp8 weights run with inductor or eager")
+    if any(block.in_float16 for block in blocks):
+        raise ValueError("engines multiply in bf16 or float32; float16 weights run with inductor or eager")
     import torch_tensorrt  # noqa: F401  first of all: without it nothing below is worth a second
 
     halves: dict[tuple[bool, ...], tuple[Half, Half]] = {}

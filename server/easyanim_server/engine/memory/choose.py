@@ -199,7 +199,7 @@ def find_placement(config: EngineConfig, outline: Callable[[], Outline]) -> Plac
             room(config),
             placement=config.placement,
             backend="inductor" if config.backend is Backend.AUTO else config.backend,
-            precision=resolve_precision(config.precision, bool(named and named.in_8_bits), config.device),
+            precision=resolve_precision(config.precision, bool(named and named.in_8_bits), config.device, config.dtype),
             tiling=config.vae_tiling,
         )
         _check_host(made)
@@ -229,7 +229,7 @@ def predicted(config: EngineConfig, asked: Sequence[Asked]) -> list[Forecast]:
     forecasts = []
     for placement, backend, precision in asked:
         placed = WeightPlacement(placement)
-        runs = resolve_precision(precision, True, config.device) if placed.in_8_bits else precision
+        runs = resolve_precision(precision, True, config.device, config.dtype) if placed.in_8_bits else precision
         for bucket in config.buckets:
             for tiled in config.vae_tiling.tried:
                 item = estimate(outline, bucket, placed, backend, runs, tiled=tiled)

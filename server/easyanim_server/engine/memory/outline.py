@@ -49,7 +49,7 @@ class Outline:
     vae_tile: int
     """Pixels of a side of its tiles, where it works on tiles."""
     itemsize: int
-    """Bytes of a number in the compute type."""
+    """Bytes of a number in what is computed: of the compute type, but for float16, beside which it is float32."""
 
     @property
     def total(self) -> int:

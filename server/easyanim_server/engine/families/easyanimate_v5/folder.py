@@ -17,6 +17,7 @@ from easyanim_server.engine.families.easyanimate_v5.schedule import check as che
 from easyanim_server.engine.families.easyanimate_v5.text import PromptIds
 from easyanim_server.engine.families.easyanimate_v51 import positions, vae_attention
 from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
+from easyanim_server.engine.kernels.float16 import wide_type
 from easyanim_server.engine.weights.contents import blamed_on, read_object
 from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import Rename, check_weights, files_of, load_weights
@@ -137,7 +138,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
         folder: With safetensors weights, in either layout.
         model: As in `outline`.
         device: Where the networks go.
-        dtype: Of the weights, whatever the files hold.
+        dtype: Of the weights, whatever the files hold; the VAE's are float32 beside float16.
         own: Whether weights are to have memory of their own, also where files could be mapped.
 
     Raises:
@@ -148,7 +149,8 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     check_stored(modules, folder)
     for component, (stem, rename) in _parts(folder).items():
         network = getattr(modules, component)
-        load_weights(network, folder / component, stem, rename, device=device, dtype=dtype, own=own)
+        of = wide_type(dtype) if component == "vae" else dtype
+        load_weights(network, folder / component, stem, rename, device=device, dtype=of, own=own)
     return modules
 
 

@@ -19,6 +19,7 @@ from easyanim_server.engine.families.easyanimate_v5 import spiece
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
 from easyanim_server.engine.families.easyanimate_v51.text import TEXT, TEXT_T5
 from easyanim_server.engine.families.runtime import Component, Condition, Need
+from easyanim_server.engine.kernels.float16 import wide_type
 
 MOST_TOKENS = 256
 """Of either encoder, whatever its tokenizer allows."""
@@ -110,7 +111,7 @@ class BertT5Text:
         bert_ids: Its tokenizer.
         t5_ids: Its tokenizer.
         device: Where the encoders compute.
-        dtype: Of embeddings.
+        dtype: Of embeddings; float32 takes the place of float16.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class BertT5Text:
     ) -> None:
         self._bert, self._t5 = bert, t5
         self._bert_ids, self._t5_ids = bert_ids, t5_ids
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype = device, wide_type(dtype)
         self.tokens = (bert_ids.limit, t5_ids.limit)
         bert_spec, t5_spec = EASYANIMATE_V5.tokenizers
         self.tokenizer = replace(t5_ids.counter(t5_spec.name), others=(bert_ids.counter(bert_spec.name),))

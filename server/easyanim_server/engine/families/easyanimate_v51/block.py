@@ -15,6 +15,7 @@ from easyanim_server.engine.attention.select import attend, query_scale
 from easyanim_server.engine.compile.precision import CastLinear, Fp8Linear
 from easyanim_server.engine.families.runtime import Rope
 from easyanim_server.engine.kernels.conv_linear import ConvolvedLinear
+from easyanim_server.engine.kernels.float16 import ScaledLinear, unit_rows
 from easyanim_server.engine.kernels.fused import (
     Quantised,
     add_gate,
@@ -69,7 +70,7 @@ class TokenLayers(nn.Module):
         elif isinstance(self.ff_in, CastLinear):
             assert self.ff_in.bias is not None  # the layer that it took over has one
             bent = linear_gelu(x, self.ff_in.dense(x.dtype), self.ff_in.bias)
-        elif isinstance(self.ff_in, ConvolvedLinear):
+        elif isinstance(self.ff_in, ConvolvedLinear | ScaledLinear):
             bent = F.gelu(self.ff_in(x), approximate="tanh")
         else:
             bent = linear_gelu(x, self.ff_in.weight, self.ff_in.bias)
@@ -118,6 +119,11 @@ class Block(nn.Module):
         """Whether a large product takes quantised inputs."""
         return any(layers.takes_fp8 for layers in (self.video, self.text) if layers is not None)
 
+    @property
+    def in_float16(self) -> bool:
+        """Whether weights are float16, and tokens float32 therefore; see `kernels.float16`."""
+        return self.video.qk_norm.dtype is torch.float16  # which no other weights take the place of
+
     def forward(self, x: Tensor, emb: Tensor, rope: Rope, texts: int, kernel: str) -> Tensor:
         """Attend, then feed forward, each on modulated tokens and added through a gate.
 
@@ -135,7 +141,7 @@ class Block(nn.Module):
         q, k, v, first, second = self.before_attention(x, emb, rope, texts, scale)
         if self.drops_text:
             x, q, texts = x[:, texts:], q[:, texts:], 0
-        return self.after_attention(x, attend(q, k, v, kernel), first, second, texts)
+        return self.after_attention(x, self._attend(q, k, v, kernel), first, second, texts)
 
     def before_attention(
         self, x: Tensor, emb: Tensor, rope: Rope, texts: int, scale: float
@@ -153,6 +159,13 @@ class Block(nn.Module):
         if self.norm3 is not None:
             branch = [self.norm3(part) for part in branch]
         return add_gate(x, branch, second, texts)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+        """See `attention.attend`; tokens in float32 are attended to in float16, where their weights are."""
+        if not self.in_float16:
+            return attend(q, k, v, kernel)
+        values, scale = unit_rows(v, (1, 2, 3))  # queries and keys are normalised
+        return attend(q.to(values.dtype), k.to(values.dtype), values, kernel).float() * scale
 
     @property
     def qk_norms(self) -> list[Tensor]:

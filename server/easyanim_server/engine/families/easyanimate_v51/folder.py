@@ -17,6 +17,7 @@ from easyanim_server.engine.families.easyanimate_v51.components import Component
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.vae_attention import own_names
 from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
+from easyanim_server.engine.kernels.float16 import wide_type
 from easyanim_server.engine.weights import read as weights
 from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken
 from easyanim_server.engine.weights.layout import CONFIG_FILES
@@ -112,7 +113,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
         folder: In either layout, with safetensors weights.
         model: What the operator called it; becomes the modules' name.
         device: Where the networks go.
-        dtype: Of the weights, whatever the files hold.
+        dtype: Of the weights, whatever the files hold; the VAE's are float32 beside float16.
         own: Whether weights are to have memory of their own, also where files could be mapped.
 
     Raises:
@@ -120,11 +121,11 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     """
     modules = outline(folder, model)
     check_weights(modules, folder)
-    for name, network, rename in (
-        ("transformer", modules.transformer, transformer_name),
-        ("vae", modules.vae, own_names(attention_heads(folder))),
+    for name, network, rename, of in (
+        ("transformer", modules.transformer, transformer_name, dtype),
+        ("vae", modules.vae, own_names(attention_heads(folder)), wide_type(dtype)),
     ):
-        load_weights(network, folder / name, _DIFFUSERS, rename, device=device, dtype=dtype, own=own)
+        load_weights(network, folder / name, _DIFFUSERS, rename, device=device, dtype=of, own=own)
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
     load_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name, device=device, dtype=dtype, own=own)

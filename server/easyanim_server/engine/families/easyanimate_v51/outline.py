@@ -14,6 +14,7 @@ from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flo
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE
+from easyanim_server.engine.kernels.float16 import wide_type
 from easyanim_server.engine.memory.outline import Outline
 
 GUIDED = 2
@@ -52,7 +53,7 @@ def measure_all(modules: Modules, dtype: torch.dtype, readers: Sequence[Reader],
         readers: The text encoders, which are needed one after the other.
         texts: Tokens of each of them.
     """
-    itemsize = dtype.itemsize
+    itemsize, wide = dtype.itemsize, wide_type(dtype).itemsize
 
     def weigh(*networks: nn.Module) -> int:
         return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
@@ -71,10 +72,10 @@ def measure_all(modules: Modules, dtype: torch.dtype, readers: Sequence[Reader],
         rest=weigh(modules.transformer) - sum(blocks),
         blocks=blocks,
         blocks_fp8=tuple(whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)),
-        vae=weigh(modules.vae),
+        vae=weigh(modules.vae) * wide // itemsize,
         vae_channels=modules.vae.config.block_out_channels[0],
         vae_tile=TILE,
-        itemsize=itemsize,
+        itemsize=wide,
     )
 
 

@@ -20,6 +20,7 @@ from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT,
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
 from easyanim_server.engine.families.runtime import DENOISER, Component, Condition, Need
+from easyanim_server.engine.kernels.float16 import widen
 from easyanim_server.engine.solvers.base import Schedule
 
 VAE = "vae"
@@ -51,8 +52,12 @@ class EasyAnimatePipeline:
         self.modules = modules
         self.name = modules.name
         self.device, self.dtype = modules.device, modules.dtype
+        if self.dtype is torch.float16:
+            modules.vae.float()  # where it was not loaded so; its features exceed float16
         self.attention_mode = attention_mode
         self._text = modules.text_side()
+        for component in self._text.components.values():
+            widen(component.network)
         self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, self._text.tokens, modules.geometry)
         self.tiles = lambda height, width: is_cut(height, width) and tiled(height, width)
         self.vae = VideoAutoencoder(
@@ -113,7 +118,7 @@ class EasyAnimatePipeline:
         if given:
             if PICTURES not in noise:
                 raise ValueError("there is no noise for the given pictures")
-            video = given_video(given, noise[PICTURES], self._noise_augmentation, self.device, self.dtype)
+            video = given_video(given, noise[PICTURES], self._noise_augmentation, self.device, self.vae.dtype)
             # The original samples the two middle frames of every four for its mask, so an end picture never
             # shows there: only the first latent frame is marked as given.
             inpaint[:, :1, :1] = self.modules.vae.config.scaling_factor
@@ -131,7 +136,7 @@ class EasyAnimatePipeline:
 
     def decode(self, latents: Tensor, need: Need) -> Iterator[Tensor]:
         """Yield (1, 3, n, height, width) where n is 1, then 4, 4, ..., or 0 between tiles."""
-        return self.vae.decode(latents, lambda: need(VAE))
+        return self.vae.decode(latents.to(self.vae.dtype), lambda: need(VAE))
 
     def _given_frames(self, job: Job) -> dict[int, Picture]:
         """See `given_frames`.

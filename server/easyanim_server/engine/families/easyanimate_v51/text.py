@@ -15,6 +15,7 @@ from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.runtime import Component, Condition, Need
+from easyanim_server.engine.kernels.float16 import wide_type
 
 MAX_TOKENS = EASYANIMATE_V51.tokenizers[0].max_tokens
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
@@ -83,7 +84,7 @@ class PromptEncoder:
         self._tokenizer = modules.tokenizer
         self._text_encoder = modules.text_encoder
         self._device = modules.device
-        self._dtype = modules.dtype
+        self._dtype = wide_type(modules.dtype)
 
     def tokenize(self, prompt: str) -> Tokens:
         """Put a prompt, which may be empty, into the template and make it `MAX_TOKENS` long; what is beyond is cut."""
@@ -103,7 +104,7 @@ class PromptEncoder:
         """Embed a prompt whose text encoder is on the device.
 
         Returns:
-            (1, 256, hidden) in the transformer's dtype, on its device.
+            (1, 256, hidden) in the transformer's dtype, in float32 beside float16, on its device.
         """
         ids, mask = tokens
         hidden: Tensor = self._text_encoder(ids.to(self._device), mask.to(self._device))

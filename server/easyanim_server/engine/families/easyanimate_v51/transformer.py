@@ -18,6 +18,7 @@ from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, TEXT, TEXT_T5
 from easyanim_server.engine.families.runtime import BlockContext, Condition, ExecutionPath, NetworkInputs, Rope
+from easyanim_server.engine.kernels.float16 import widen
 
 INPAINT = "inpaint"
 """Name of what is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents. Networks that make
@@ -78,6 +79,7 @@ class EasyAnimateDenoiser(nn.Module):
         )  # not __call__: that may have been compiled
         self._ropes: dict[tuple[torch.Size, int], Rope] = {}
         self._first_norm: tuple[nn.Module, ...] = ()  # in a tuple, for a network's own modules are moved about
+        widen(self)
 
     @property
     def network(self) -> EasyAnimateTransformer3DModel:
@@ -111,7 +113,8 @@ class EasyAnimateDenoiser(nn.Module):
     def head(self, video: Tensor, context: BlockContext, shape: torch.Size) -> Tensor:
         """See `Denoiser.head`."""
         net = self.transformer
-        return self._unpatchify(net.proj_out(net.norm_out(net.norm_final(video), temb=context.time)), shape)
+        pixels = net.proj_out(net.norm_out(net.norm_final(video), temb=context.time))
+        return self._unpatchify(pixels.to(net.proj_out.weight.dtype), shape)
 
     def first_input(self, inputs: NetworkInputs) -> Tensor:
         """Video tokens, normalised and modulated by the first block: (batch, video tokens, dim)."""

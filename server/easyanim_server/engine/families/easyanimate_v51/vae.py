@@ -62,6 +62,7 @@ class VideoAutoencoder:
             raise ValueError(f"latent_frames is {latent_frames}; must be at least 1")
         self._vae = vae
         weight = next(vae.parameters())
+        self.dtype = weight.dtype
         device = device or weight.device
         convolves = fastest_on_cpu(weight.dtype) if device.type == "cpu" and not exact else {}
         self._network = StreamingVAE(vae, way, device=device, **convolves) if path == "fast" else _StockVAE(vae)
