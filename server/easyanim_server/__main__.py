@@ -193,7 +193,8 @@ def warm(settings: Settings) -> None:
 @app.command(
     epilog=_examples(
         "easyanim-server plan --vram 24GB --card 4090",
-        "easyanim-server plan --vram 12GiB --buckets 384x672,576x1008",
+        "easyanim-server plan --vram 12GiB --buckets 384x672,768x768,1024x1024x9",
+        "easyanim-server plan --vram 16GiB --dtype float16",
     )
 )
 def plan(
@@ -204,6 +205,7 @@ def plan(
     model: Annotated[str | None, typer.Option(help=_described("model"))] = None,
     buckets: Annotated[str | None, typer.Option(help=_described("buckets"))] = None,
     placement: Annotated[str | None, typer.Option(help=_described("placement"))] = None,
+    dtype: Annotated[str | None, typer.Option(help=_described("dtype"))] = None,
     precision: Annotated[str | None, typer.Option(help=_described("precision"))] = None,
     backend: Annotated[str | None, typer.Option(help=_described("backend"))] = None,
     vae_tiling: Annotated[str | None, typer.Option(help=_described("vae_tiling"))] = None,
@@ -211,7 +213,7 @@ def plan(
 ) -> None:
     """Print what fits a card of that size, bucket by placement; needs no GPU."""
     flags = {"model": model, "buckets": buckets, "placement": placement, "precision": precision, "backend": backend,
-             "vae_tiling": vae_tiling}  # fmt: skip
+             "vae_tiling": vae_tiling, "dtype": dtype}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
     preflight.check_model(settings.model, settings.revision)
     environment.temporary_folder()

@@ -32,8 +32,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "upstream" / "models"
 BUCKET = Bucket.parse("32x48x9")
 
 TOLERANCE = 0.02
-"""Relative L2 of latents after two steps with guidance 6, which enlarges differences. What was measured is below 0.005;
-bfloat16 is farther from float32 than that."""
+"""Relative L2 of latents after two steps with guidance 6, which enlarges differences. Measured was 0.003 to 0.009;
+bfloat16 is 0.03 to 0.34 away from float32."""
 FRAMES = 4
 """Mean difference of 8-bit values."""
 

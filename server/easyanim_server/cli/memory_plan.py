@@ -50,6 +50,8 @@ class MemoryPlan:
     """What `auto` would choose and why, or why nothing fits."""
     seconds_of: Card | None = None
     """The card whose seconds are estimated from public rates; None for those that follow measurements."""
+    dtype: str = "bfloat16"
+    """The compute type of which memory is."""
 
     @property
     def timed(self) -> str:
@@ -79,7 +81,7 @@ def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> Memor
     """Predict every bucket in every placement; nothing is downloaded but configurations, and no device is used.
 
     Args:
-        settings: Model, buckets, backend, precision and tiling count.
+        settings: Model, buckets, type, backend, precision and tiling count.
         vram: The card's memory; see `parse_size`.
         seconds_of: The card whose seconds are estimated; by default the measured one's are predicted.
 
@@ -88,7 +90,7 @@ def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> Memor
         UnsupportedModel: there is no such model.
     """
     card = parse_size(vram)
-    dtype = resolve_dtype("bfloat16", resolve_device("cpu"))
+    dtype = resolve_dtype(planned_dtype(settings), resolve_device("cpu"))
     outline = checkpoint.outline(checkpoint.like_published(settings.model), dtype)
     backend = "inductor" if settings.backend == "auto" else settings.backend
     rows = []
@@ -111,7 +113,12 @@ def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> Memor
         auto = chosen.reason if named else f"{settings.placement} means {chosen.placement}: {chosen.reason}"
     except ConfigurationError as error:
         auto = str(error)
-    return MemoryPlan(settings.model, card, tuple(rows), auto, seconds_of)
+    return MemoryPlan(settings.model, card, tuple(rows), auto, seconds_of, planned_dtype(settings))
+
+
+def planned_dtype(settings: Settings) -> str:
+    """The compute type that memory is predicted for, by name: bfloat16 unless another one is named."""
+    return "bfloat16" if settings.dtype == "auto" else settings.dtype
 
 
 def show(made: MemoryPlan) -> None:
@@ -155,7 +162,7 @@ def to_json(made: MemoryPlan) -> str:
         for row in made.rows
     ]
     head = {"model": made.model, "card_bytes": made.card, "auto": made.auto, "steps": DEFAULT_STEPS}
-    timed = {"seconds_of": made.timed, "seconds_estimated": made.seconds_of is not None}
+    timed = {"dtype": made.dtype, "seconds_of": made.timed, "seconds_estimated": made.seconds_of is not None}
     return json.dumps({**head, **timed, "rows": rows}, indent=2)
 
 
@@ -179,6 +186,10 @@ def _notes(made: MemoryPlan) -> list[str]:
         _of_seconds(made.seconds_of),
         "card GiB: the smallest card; peak GiB with 3 % for fragmentation and 0.6 GiB for CUDA itself",
     ]
+    if made.dtype != "bfloat16":
+        lines.append(
+            f"dtype {made.dtype}: memory is predicted for it; seconds, as all that was measured, are of bfloat16"
+        )
     if any(row.tiled for row in made.rows):
         lines.append("tiled: fits with the VAE in tiles, which changes pixels a little (vae_tiling)")
     return lines

@@ -1810,7 +1810,7 @@ type Receipt struct {
 	ModelFingerprint string `protobuf:"bytes,3,opt,name=model_fingerprint,json=modelFingerprint,proto3" json:"model_fingerprint,omitempty"`
 	// "original" is the network as it was trained, "diffusers" that of its port.
 	AttentionMode string `protobuf:"bytes,4,opt,name=attention_mode,json=attentionMode,proto3" json:"attention_mode,omitempty"`
-	// Compute type: "bfloat16" or "float32".
+	// Compute type: "bfloat16", "float16" or "float32".
 	Dtype string `protobuf:"bytes,5,opt,name=dtype,proto3" json:"dtype,omitempty"`
 	// The device's name.
 	Device string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
@@ -1823,8 +1823,9 @@ type Receipt struct {
 	Versions map[string]string `protobuf:"bytes,9,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The attention kernel: "torch", "cudnn", "fa4" and others.
 	Attention string `protobuf:"bytes,10,opt,name=attention,proto3" json:"attention,omitempty"`
-	// Type of the large products: "float32", "bf16", "fp8", or "fp8-weights":
-	// stored in 8 bits and cast to bf16 before each product.
+	// Type of the large products: "float32", "float16", "bf16", "fp8", or
+	// "fp8-weights": stored in 8 bits and cast to bf16 before each product, to
+	// float32 beside float16.
 	Precision string `protobuf:"bytes,11,opt,name=precision,proto3" json:"precision,omitempty"`
 	// Where weights were while they were not needed: "full",
 	// "model_cpu_offload", "group_offload" and others. Changes no bit.
