@@ -15,7 +15,7 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.profiles import Acceleration, Solver
-from easyanim_server.engine.compile import precision
+from easyanim_server.engine.compile import precision, tensorrt
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.devices import fast_dtype, resolve_dtype
 from easyanim_server.engine.engine import Engine
@@ -210,6 +210,14 @@ def test_8_bit_weights_beside_float16_are_multiplied_in_float32() -> None:
 
     assert status.precision == "fp8-weights"
     assert run(engine, job("v5.1")).latents.isfinite().all()
+
+
+def test_tensorrt_is_left_to_other_types() -> None:
+    blocks = EasyAnimatePipeline(v51_modules(torch.float16)).denoiser.blocks
+    nothing = torch.empty(0)
+
+    with pytest.raises(ValueError, match="float16 weights run with inductor or eager"):
+        tensorrt.build(blocks, tensorrt.Example(nothing, nothing, (nothing, nothing), 0), "torch")
 
 
 def test_settings_and_cards_choose_float16() -> None:

@@ -101,7 +101,7 @@ def build(blocks: Sequence[Block], example: Example, kernel: str) -> list[Callab
     """
     if any(block.takes_fp8 for block in blocks):
         raise ValueError("engines multiply in bf16; fp8 weights run with inductor or eager")
-    if any(block.in_float16 for block in blocks):
+    if any(weight.dtype is torch.float16 for block in blocks for weight in block.parameters()):
         raise ValueError("engines multiply in bf16 or float32; float16 weights run with inductor or eager")
     import torch_tensorrt  # noqa: F401  first of all: without it nothing below is worth a second
 

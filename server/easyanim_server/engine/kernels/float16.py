@@ -33,7 +33,9 @@ class WideConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `nn.Conv2d`; returns float32."""
-        return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+        bias = None if self.bias is None else self.bias.float()
+        y: Tensor = self._conv_forward(x.float(), self.weight.float(), bias)
+        return y
 
 
 class WideLayerNorm(nn.LayerNorm):
@@ -54,7 +56,7 @@ class WideEmbedding(nn.Embedding):
         return super().forward(ids).float()
 
 
-class WideFeedForward(T5DenseActDense):  # type: ignore[misc]
+class WideFeedForward(T5DenseActDense):
     """T5's feed-forward branch without the stock one's return to the weights' type before the last product."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class WideFeedForward(T5DenseActDense):  # type: ignore[misc]
         return narrowed
 
 
-class WideGatedFeedForward(T5DenseGatedActDense):  # type: ignore[misc]
+class WideGatedFeedForward(T5DenseGatedActDense):
     """The same with a gate: the product of two branches, which overflows first of all in T5."""
 
     def forward(self, x: Tensor) -> Tensor:
