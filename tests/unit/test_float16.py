@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,7 @@ MAKERS = {"v5.1": v51_modules, "v5": v5_modules}
 
 def job(model: str) -> Job:
     made = make_job(bucket=str(BUCKET))
-    return made if model == "v5.1" else Job(**{**_fields(made), "acceleration": Acceleration(Solver.DDIM)})
-
-
-def _fields(made: Job) -> dict[str, Any]:
-    return {name: getattr(made, name) for name in type(made).__dataclass_fields__}
+    return made if model == "v5.1" else replace(made, acceleration=Acceleration(Solver.DDIM))
 
 
 def grown(modules: Any, model: str, what: str, factor: float) -> None:
@@ -210,6 +207,28 @@ def test_8_bit_weights_beside_float16_are_multiplied_in_float32() -> None:
 
     assert status.precision == "fp8-weights"
     assert run(engine, job("v5.1")).latents.isfinite().all()
+
+
+@pytest.mark.parametrize("model", ["builtin:tiny", str(FIXTURES / "v5-inp")])
+def test_an_engine_is_loaded_in_float16(model: str) -> None:
+    settings = Settings(model=model, device="cpu", dtype="float16", backend="eager", buckets="32x48x5")
+    engine = Engine.from_settings(settings)
+
+    (status,) = engine.prepare(settings.buckets)
+
+    assert (engine.model.dtype, status.precision) == ("float16", "float16")
+    pipeline: Any = engine.pipeline
+    assert {weight.dtype for weight in pipeline.modules.vae.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in pipeline.modules.transformer.parameters()} == {torch.float16}
+    assert {text.dtype for text in pipeline.encode_text("a cat", lambda name: None).values()} == {torch.float32}
+
+
+def test_a_step_cache_reuses_in_float16() -> None:
+    engine = Engine(EasyAnimatePipeline(v51_modules(torch.float16)))
+    sampling = run(engine, replace(make_job(steps=6), acceleration=Acceleration(cache_threshold=0.9)))
+
+    assert sampling.reused > 0
+    assert sampling.latents.isfinite().all()
 
 
 def test_tensorrt_is_left_to_other_types() -> None:
