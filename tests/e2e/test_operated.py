@@ -24,12 +24,13 @@ from tests.e2e.processes import ROOT, eventually
 
 PROGRAM = """
 import sys
-from easyanim_server import __main__ as command
+from easyanim_server.cli.app import main
+from easyanim_server.cli.commands import serve
 from easyanim_server.workers.process import LocalWorker
-command.LocalWorker = lambda settings: LocalWorker(settings, "tests.engines:SimulatedEngine.load")
+serve.LocalWorker = lambda settings: LocalWorker(settings, "tests.engines:SimulatedEngine.load")
 sys.argv = ["easyanim-server", "serve", "--model", "builtin:tiny", "--buckets", "64x64x5", "--listen", sys.argv[1],
             "--idle-stall-seconds", "2", "--log-level", "debug"]
-command.main()
+main()
 """
 
 
