@@ -8,7 +8,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block, Rope
-from easyanim_server.engine.kernels.fused import rotate
+from easyanim_server.engine.kernels.definitions import rotate
 from tests.models import make_pipeline
 
 TEXT, VIDEO = 5, 12
