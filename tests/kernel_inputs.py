@@ -13,9 +13,7 @@ from easyanim_server.engine.kernels import fused as kernels
 from easyanim_server.engine.kernels.fused import Quantised
 
 BATCH, TOKENS, TEXTS, HEADS, CHANNELS = 2, 11, 3, 3, 32
-
 DIM = HEADS * CHANNELS
-
 EPS = 1e-5
 
 has_triton = pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")

@@ -29,7 +29,7 @@ class Sizes:
             "layers_per_block": 1,
             "norm_num_groups": 8,
             "latent_channels": builtin.LATENT_CHANNELS,
-            "scaling_factor": 1.0,  # latents are given unit variance by `vae.normalise`
+            "scaling_factor": 1.0,  # latents are given unit variance by `vae_forward.normalise`
         }
     )
     transformer: dict[str, Any] = field(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from dev.bench.memory import Case, MemoryBenchmark
+from dev.bench.memory import MemoryBenchmark
+from dev.bench.memory_cases import Case
 from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.devices import GIB

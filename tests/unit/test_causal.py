@@ -14,7 +14,6 @@ from tests.models import Broken, breaking, make_pipeline, shared_pipeline
 from tests.vae_chunks import assert_close, chunks, decoded, encoded, expected, has_triton, random
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
-
 SIZES = [(32, 48), (8, 8), (40, 24)]
 
 

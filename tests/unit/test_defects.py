@@ -36,7 +36,6 @@ from tests.models import (
 )
 
 IMAGE_TO_VIDEO = make_job(steps=1)
-
 TEXT_TO_VIDEO = make_job(steps=1, pictures=0, bucket="32x48x13")
 
 

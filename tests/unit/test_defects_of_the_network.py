@@ -1,4 +1,4 @@
-"""Defects of the transformer in diffusers' port: each test shows one in the stock code first, then that ours has none."""
+"""Defects of the transformer in diffusers' port: each is shown in the stock code first."""
 
 from __future__ import annotations
 

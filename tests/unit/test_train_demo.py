@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dev.train_demo import __main__ as command
-from dev.train_demo import clips, denoiser, evaluate, pictures, prompts, vae
+from dev.train_demo import clips, denoiser, evaluate, pictures, prompts, vae_forward
 from dev.train_demo.gradients import Gradients
 from dev.train_demo.linear import LinearCode
 from dev.train_demo.motion import CAMERA, SPEEDS, Scene, camera_of, draw_scene
@@ -172,8 +172,8 @@ def test_training_sees_what_the_server_computes():
     served = VideoAutoencoder(network)
     video = torch.randn(1, 3, 9, 32, 48)
     with torch.no_grad():
-        latents = vae.encode(network, video).chunk(2, dim=1)[0]
-        made = vae.decode(network, latents)
+        latents = vae_forward.encode(network, video).chunk(2, dim=1)[0]
+        made = vae_forward.decode(network, latents)
 
     assert torch.allclose(latents, served.encode(video, lambda *_: None), atol=1e-5)
     assert torch.allclose(made, torch.cat(list(served.decode(latents)), dim=2), atol=1e-5)
@@ -184,13 +184,13 @@ def test_normalised_latents_decode_to_the_same_video():
     network = make_vae(Sizes.smoke())
     video = torch.randn(1, 3, 5, 32, 32)
     with torch.no_grad():
-        before = vae.encode(network, video).chunk(2, dim=1)[0]
-        made = vae.decode(network, before)
+        before = vae_forward.encode(network, video).chunk(2, dim=1)[0]
+        made = vae_forward.decode(network, before)
         mean, deviation = before.mean(dim=(0, 2, 3, 4)), before.std(dim=(0, 2, 3, 4))
-        vae.normalise(network, {"mean": mean.tolist(), "deviation": deviation.tolist()})
-        after = vae.encode(network, video).chunk(2, dim=1)[0]
+        vae_forward.normalise(network, {"mean": mean.tolist(), "deviation": deviation.tolist()})
+        after = vae_forward.encode(network, video).chunk(2, dim=1)[0]
 
-        assert torch.allclose(vae.decode(network, after), made, atol=1e-4)
+        assert torch.allclose(vae_forward.decode(network, after), made, atol=1e-4)
     assert torch.allclose(after.std(dim=(0, 2, 3, 4)), torch.ones(16), atol=1e-3)
 
 
