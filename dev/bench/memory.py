@@ -269,7 +269,7 @@ def _sentence(row: Row) -> str:
     cap = "no cap" if row["cap_gib"] is None else f"{row['cap_gib']} GiB"
     what = f"{row['bucket']}x{row['frames']} {row['placement']} ({cap}): "
     if "error" in row:
-        return what + row["error"]
+        return f"{what}{row['error']}"
     peak = "" if row["peak_gib"] is None else f", peak {row['peak_gib']:.2f} GiB"
     ratio = "" if row["ratio_to_full"] is None else f", {row['ratio_to_full']:.3f} x full"
     return what + f"{row['seconds']:.2f} s{ratio}{peak}, equal {row['equal_to_full']}"

@@ -37,7 +37,9 @@ def on_a_gpu() -> list[Case]:
     small, square, middle, large = map(Bucket.parse, ("384x672", "512x512", "576x1008", "768x1344"))
     whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload" + QFLOAT8
     steps = {small: 6, square: 6, middle: 3, large: 2}
-    order = [(None, bucket, "full") for bucket in (small, square, middle, large)]
+    order: list[tuple[float | None, Bucket, str]] = [
+        (None, bucket, "full") for bucket in (small, square, middle, large)
+    ]
     order += [(24, bucket, whole) for bucket in (small, large, middle, square)]
     order += [(16, bucket, whole) for bucket in (small, middle, square)]
     order += [(12, bucket, group) for bucket in (small, square)]

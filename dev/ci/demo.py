@@ -15,7 +15,7 @@ VIDEO = ROOT / "out" / "demo.mp4"
 
 def main() -> int:
     VIDEO.parent.mkdir(exist_ok=True)
-    serve = [BIN / "easyanim-server", "serve", "--model", "builtin:demo", "--listen", "127.0.0.1:0"]
+    serve: list[str | Path] = [BIN / "easyanim-server", "serve", "--model", "builtin:demo", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -312,4 +312,5 @@ def _loss(net: Denoiser, nothing: Tensor, guided: float, latents: Tensor, given:
                 weight[:moved] = (wide[:moved] / (strength * (1 - wide[:moved]) + 1e-3)).clamp(max=1.0)
         target = (noisy - latents) / wide.clamp(min=1e-3)
         predicted = net(noisy, sigma, text, given)
-        return (weight * (predicted - target).square()).mean()
+        loss: Tensor = (weight * (predicted - target).square()).mean()
+        return loss
