@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from easyanim_server.catalog import expected
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.domain.events import Phase, Work
@@ -45,6 +46,7 @@ class SimulatedEngine:
     def __init__(self, name: str) -> None:
         self.model = ModelInfo(name, "0" * 64, 0, "original", "float32", "simulated")
         self.tokenizer = PromptTokenizer(word_tokenizer(), "", "", max_tokens=256)
+        self.capabilities = expected(name)
         self.device_uuids: tuple[str, ...] = ()
         self.prompts_seen: list[str] = []
         self.broken = False

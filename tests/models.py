@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine.engine import Engine
+from easyanim_server.engine.families.base import never
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline, never_tiled
+from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.sampling import Sampling
 
@@ -55,7 +56,7 @@ def engine_of(
     modules: Components,
     attention_mode: AttentionMode = "original",
     *,
-    tiled: Callable[[int, int], bool] = never_tiled,
+    tiled: Callable[[int, int], bool] = never,
     **options: Any,
 ) -> Engine:
     """An engine of loaded networks."""

@@ -85,7 +85,7 @@ class AsyncClient(BaseClient[AsyncGeneration]):
 
     Raises:
         InvalidRequest: the address is not a host and a port.
-        UnusableClient: gevent has patched threading, or this process was forked with a client open.
+        UnusableClient: gevent has patched threading, or this process is a fork of one that made a client.
         RuntimeError: no event loop is running.
     """
 
@@ -158,10 +158,10 @@ class AsyncClient(BaseClient[AsyncGeneration]):
             return self._read_health(await self._ask_health(timeout, sent))
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; without effect in a fork, whose parent goes on with it."""
         self._closed = True
-        self._context.close()
-        await self._channel.close()
+        if self._context.is_of_this_process:
+            await self._channel.close()
 
     @contextmanager
     def _answered(self, request_id: str | None, metadata: Given) -> Iterator[Metadata]:

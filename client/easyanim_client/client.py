@@ -65,7 +65,7 @@ class Client(BaseClient[Generation]):
 
     Raises:
         InvalidRequest: the address is not a host and a port.
-        UnusableClient: gevent has patched threading and not gRPC, or this process was forked with a client open.
+        UnusableClient: gevent has patched threading and not gRPC, or this process is a fork of one that made a client.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class Client(BaseClient[Generation]):
             return self._read_health(self._ask_health(timeout, sent))
 
     def close(self) -> None:
-        """Close the connection."""
-        self._context.close()
-        self._channel.close()
+        """Close the connection; without effect in a fork, whose parent goes on with it."""
+        if self._context.is_of_this_process:
+            self._channel.close()
 
     def __enter__(self) -> Client:
         return self

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import weakref
 from typing import Any
 
 from easyanim_client.errors import UnusableClient
 
 FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
-"""Environment variable that lets a fork open blocking channels of its own while its parent has some; off by default."""
+"""Environment variable that lets a fork open blocking channels of its own where its parent had some; off by default."""
 _TRUE = frozenset(("1", "y", "yes", "t", "true"))
 
-_open: weakref.WeakSet[Context] = weakref.WeakSet()
-"""Of the clients that are open in this process."""
-_forked_with_open_clients = False
+_made_here = False
+"""Whether a client was made in this process or in one that it was forked from."""
+_forked_after_clients = False
+"""Whether this process was forked after a client had been made. Closing that client does not help: gRPC ends its
+threads some time after the channel, nothing says when, and a lock held at the fork stays locked in the child."""
 
 
 class Context:
@@ -29,15 +30,15 @@ class Context:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         _check_gevent(loop is not None)
         supported = loop is None and os.environ.get(FORK_SUPPORT, "").lower() in _TRUE
-        if _forked_with_open_clients and not supported:
+        if _forked_after_clients and not supported:
             raise UnusableClient(
-                "this process was forked from one that had a client open, and gRPC confuses its connections with new "
-                'ones; start processes with multiprocessing.get_context("spawn"), make the first client after forking, '
+                "this process was forked from one that had made a client, closed or not, and gRPC can hang here; "
+                'start processes with multiprocessing.get_context("spawn"), make the first client after forking, '
                 f"or set {FORK_SUPPORT}=1 before the start and use Client"
             )
         self._process = os.getpid()
         self._loop = loop
-        _open.add(self)
+        _note_client()
 
     def check(self) -> None:
         """Refuse a use in which gRPC would hang, or read another process's answers.
@@ -61,10 +62,6 @@ class Context:
         """Whether the client was made here, and not in the process that this one was forked from."""
         return self._process == os.getpid()
 
-    def close(self) -> None:
-        """Forget the client: a fork cannot harm it any more."""
-        _open.discard(self)
-
 
 def _check_gevent(in_event_loop: bool) -> None:
     """Refuse to hang: gRPC waits in native code, for ever where threads became greenlets that share one thread."""
@@ -84,9 +81,14 @@ def _check_gevent(in_event_loop: bool) -> None:
         )
 
 
+def _note_client() -> None:
+    global _made_here
+    _made_here = True
+
+
 def _note_fork() -> None:
-    global _forked_with_open_clients
-    _forked_with_open_clients = _forked_with_open_clients or bool(_open)
+    global _forked_after_clients
+    _forked_after_clients = _made_here
 
 
 if hasattr(os, "register_at_fork"):

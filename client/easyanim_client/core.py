@@ -108,9 +108,9 @@ class BaseGeneration:
         return self._request_id
 
     def cancel(self) -> None:
-        """Stop the work on the server; iteration then raises `Cancelled`. Without effect after the end."""
+        """Stop the work on the server; iteration then raises `Cancelled`. Does nothing after the end, and in a fork."""
         self._cancelled = True
-        if self._call is not None:
+        if self._call is not None and self._context.is_of_this_process:
             self._call.cancel()
 
     @contextmanager

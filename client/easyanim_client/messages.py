@@ -55,6 +55,7 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         devices=tuple(map(_device_status, message.device_status)),
         profiles=tuple(map(_profile, message.profiles)),
         picture_mime_types=tuple(message.picture_mime_types),
+        tasks=tuple(message.tasks),
         defaults=_defaults(message.defaults) if message.HasField("defaults") else None,
     )
 
@@ -170,6 +171,7 @@ def _parameters(message: pb.Parameters) -> Parameters:
         # A server without such a setting sends no profile, and guides every step.
         guidance_interval=(message.guidance_start, message.guidance_end) if message.profile else (0.0, 1.0),
         background_color=message.background_color or "#000000",
+        task=message.task or _word(pb.Conditioning, message.conditioning),
     )
 
 

@@ -190,6 +190,8 @@ def info_summary(info: ServerInfo) -> str:
         lines.append(
             f"default   guidance {usual.guidance:g}, {usual.steps} steps, bucket {usual.bucket}, {usual.frames} frames"
         )
+    if info.tasks:
+        lines.append(f"tasks     {', '.join(info.tasks)}")
     for profile in info.profiles:
         lines.append(f"profile   {profile_line(profile)}")
     return "\n".join(lines)

@@ -50,7 +50,7 @@ class Parameters:
     fit: str
     """How pictures were fitted: ``crop``, ``pad`` or ``stretch``."""
     conditioning: str
-    """What the video starts from and ends in: ``text``, ``start`` or ``start_end``."""
+    """What the video starts from and ends in: ``text``, ``start`` or ``start_end``; `task` is its successor."""
     profile: str = ""
     """Where values came from that the request left out, such as ``exact``; empty from an older server."""
     solver: str = "euler"
@@ -60,6 +60,8 @@ class Parameters:
     """Start and end of guidance, as shares of the steps."""
     background_color: str = "#000000"
     """What lay behind the pictures."""
+    task: str = ""
+    """What the video is made from beside the prompt, one of `ServerInfo.tasks`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,3 +152,6 @@ class ServerInfo:
     """None before the model was loaded, or from an older server."""
     picture_mime_types: tuple[str, ...] = ()
     """Of the pictures that the server reads, such as ``image/heic``; empty from an older server."""
+    tasks: tuple[str, ...] = ()
+    """What the model makes videos from: ``text``, ``start``, ``start_end`` and what newer servers add; empty from an
+    older server, and until the model is loaded."""

@@ -30,12 +30,12 @@ from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket, Job, Picture
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.devices import GIB, limit_memory, locked_limit, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.memory.placement import QFLOAT8
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -133,11 +133,11 @@ class MemoryBenchmark:
     def _prepared(self, case: Case) -> Engine:
         """The engine in the case's placement, under its cap."""
         self._limit(None)
-        in_8_bits = case.placement.endswith(QFLOAT8)
+        in_8_bits = WeightPlacement(case.placement).in_8_bits
         if self._engine is None or in_8_bits != self._in_8_bits:
             self._engine = self._make(in_8_bits, case)
         engine = self._engine
-        engine.placement.use(case.placement)
+        engine.placement.use(WeightPlacement(case.placement))
         engine.placement.need("transformer")  # moves what `full` has left on the device
         self._tiled = case.tiled
         if case.placement != "full":
@@ -161,7 +161,7 @@ class MemoryBenchmark:
             placement=placement,
             locked_limit=locked_limit(None),
         )
-        buckets = [item.bucket for item in self._cases if item.placement.endswith(QFLOAT8) == in_8_bits]
+        buckets = [item.bucket for item in self._cases if WeightPlacement(item.placement).in_8_bits == in_8_bits]
         ready = engine.prepare(list(dict.fromkeys(buckets)), self._say)
         for item in ready:
             if item.fallback:

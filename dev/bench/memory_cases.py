@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyanim_server.domain.job import Bucket
-from easyanim_server.engine.memory.placement import QFLOAT8
 
 Row = dict[str, Any]
 
@@ -34,8 +33,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
 
 def on_a_gpu() -> list[Case]:
     """The rows to reach first, then what is good to know; 8-bit weights last, which gives those of 16 bits up."""
-    small, square, middle, large = map(Bucket.parse, ("384x672", "512x512", "576x1008", "768x1344"))
-    whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload" + QFLOAT8
+    small, square, middle, large = map(Bucket.parse, ("384x672x49", "512x512x49", "576x1008x49", "768x1344x49"))
+    whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload_and_qfloat8"
     steps = {small: 6, square: 6, middle: 3, large: 2}
     order: list[tuple[float | None, Bucket, str]] = [
         (None, bucket, "full") for bucket in (small, square, middle, large)
@@ -55,5 +54,5 @@ def on_a_gpu() -> list[Case]:
 def on_the_cpu() -> list[Case]:
     """The same code on the tiny model."""
     bucket = Bucket.parse("32x48x5")
-    names = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload" + QFLOAT8)
+    names = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload_and_qfloat8")
     return [Case(None, bucket, name, 2) for name in names]

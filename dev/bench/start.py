@@ -26,9 +26,9 @@ from dev.bench import stock
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_client import Client, State
+from easyanim_server import catalog
 from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
-from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.devices import resolve_device
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def main() -> None:
 
     profiles = [name for name in options.profiles.split(",") if name]
     if profiles:
-        bucket = Bucket.parse(options.buckets.split(",")[0])
+        bucket = catalog.parse_bucket(options.buckets.split(",")[0], options.model)
         add(stock.generation(options.model, device, bucket, STOCK_STEPS, PICTURE))
     for backend in options.backends.split(","):
         with tempfile.TemporaryDirectory(prefix="easyanim-start-") as folder:

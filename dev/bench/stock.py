@@ -40,8 +40,8 @@ def generation(model: str, device: torch.device, bucket: Bucket, steps: int, pic
 
 def _generation(model: str, device: torch.device, bucket: Bucket, steps: int, picture: Path) -> dict[str, Any]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if model in checkpoint.SYNTHETIC:
-        modules = builtin.synthetic(checkpoint.SYNTHETIC[model], device=device, dtype=dtype, text_layers=0)
+    if model in builtin.SYNTHETIC:
+        modules = builtin.synthetic(builtin.SYNTHETIC[model], device=device, dtype=dtype, text_layers=0)
     else:
         modules = checkpoint.load(model, device=device, dtype=dtype)
     pipeline = EasyAnimateInpaintPipeline(

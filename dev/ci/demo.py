@@ -24,7 +24,7 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "600"], check=True)
-            options = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
+            options: list[str | Path] = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
             options += ["--out", VIDEO, "--force"]
             subprocess.run([*client, "generate", PROMPT, *options], check=True)
         except subprocess.CalledProcessError as failed:

@@ -84,7 +84,8 @@ def not_reading(data: bytes, seconds: float) -> Callable[[grpc.aio.Channel], Awa
             call.cancel()
             return error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer"
         if first is grpc.aio.EOF:
-            return (await call.code()).name
+            code: grpc.StatusCode = await call.code()
+            return code.name
         await asyncio.sleep(seconds)
         ended = call.done()
         call.cancel()

@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import CHUNK_BYTES, Chunk, Completed, Phase, Progress
 from easyanim_server.domain.job import Job
@@ -44,9 +46,11 @@ class SimulatedWorker:
         return await asyncio.Future()
 
     async def start(self, report: Callable[[str], None]) -> WorkerInfo:
-        return WorkerInfo(self._model, PromptTokenizer(word_tokenizer(), "", "", max_tokens=256))
+        return WorkerInfo(
+            self._model, PromptTokenizer(word_tokenizer(), "", "", max_tokens=256), capabilities=EASYANIMATE_V51
+        )
 
-    async def run(self, job: Job) -> AsyncIterator[Progress | Chunk | Completed]:
+    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         # As fast as the disk takes it.
         for number in range(self._count):
             yield Chunk(number * CHUNK_BYTES, self._chunk)

@@ -23,14 +23,15 @@ from dev.quality.sheet import Block, Strip
 from dev.quality.tables import Report
 from dev.quality.targets import NAMES, STILL, percent
 from dev.train_demo import photos
+from easyanim_server import catalog
 from easyanim_server.benchmark import stopwatch as measure
+from easyanim_server.catalog import DEMO
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
-from easyanim_server.domain.job import GUIDANCE_RANGE, Bucket
+from easyanim_server.domain.job import GUIDANCE_RANGE
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.weights import checkpoint
-from easyanim_server.engine.weights.checkpoint import DEMO
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = ROOT / ".cache" / "photographs"
@@ -59,9 +60,8 @@ def _run(given: argparse.Namespace, command: str) -> int:
     flags = {"model": given.model, "device": given.device, "buckets": ",".join(map(str, options.buckets))}
     flags |= {name: getattr(given, name) for name in ("backend", "cache_coefficients") if getattr(given, name)}
     settings = Settings.load(flags)
-    checkpoint.outline(
-        settings.model, settings.revision
-    )  # a model that is not there is known before anything is fetched
+    # A model that is not there is known before anything is fetched.
+    checkpoint.outline(settings.model, torch.float32, settings.revision)
     photographs = _photographs(given.photographs)
     device = resolve_device(settings.device)
     renderer = EngineRenderer(settings)
@@ -167,7 +167,7 @@ def _note(row: dict[str, Any]) -> str:
 def _options(given: argparse.Namespace) -> Options:
     """Raises ConfigurationError where a number is not allowed."""
     try:
-        buckets = tuple(Bucket.parse(word) for word in given.buckets.split(",") if word)
+        buckets = tuple(catalog.parse_bucket(word, given.model) for word in given.buckets.split(",") if word)
     except ValueError as error:
         raise ConfigurationError(f"--buckets: {error}") from error
     if not buckets:
@@ -180,7 +180,7 @@ def _options(given: argparse.Namespace) -> Options:
             raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(given, name)} must be at least 1")
     low, high = GUIDANCE_RANGE
     if given.guidance is None:
-        given.guidance = modeldefaults.of(given.model).guidance
+        given.guidance = modeldefaults.expected(given.model).defaults.guidance
     if not low <= given.guidance <= high:
         raise ConfigurationError(f"--guidance {given.guidance:g} must be from {low:g} to {high:g}")
     words = ("cases", "confirmed", "compared", "grid_cases", "shown", "seconds", "guidance")

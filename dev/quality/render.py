@@ -64,7 +64,7 @@ class EngineRenderer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._device = resolve_device(settings.device)
-        self._engine = Engine.load(settings)
+        self._engine = Engine.from_settings(settings)
         self._stopwatch = measure.Stopwatch(self._device)
 
     def facts(self) -> dict[str, Any]:
@@ -78,9 +78,13 @@ class EngineRenderer:
             "dtype": model.dtype,
             "backend": self._settings.backend,
             "precision": self._settings.precision,
-            "noise_augmentation": self._settings.noise_augmentation,
+            "noise_augmentation": self._noise(),
             "torch": torch.__version__,
         }
+
+    def _noise(self) -> float:
+        asked = self._settings.noise_augmentation
+        return self._engine.capabilities.defaults.noise_augmentation if asked is None else asked
 
     def prepare(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
         """Compile and warm, as a server does before it serves."""

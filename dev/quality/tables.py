@@ -210,7 +210,7 @@ def demo_sentence(file: Path) -> str:
     summary = report.summary
     agree, count = summary.agreement(DEFAULT)
     thing, things = summary.agreement(DEFAULT, lambda case: case["group"] == "object")
-    own = modeldefaults.of(report.header["conditions"]["model"]).guidance
+    own = modeldefaults.expected(report.header["conditions"]["model"]).defaults.guidance
     usual = "" if own == report.guidance else f", where it has {own:g} by default"
     text = (
         f"Of {count} prompts over photographs that it never saw, [{agree} videos](docs/quality.md) go where and as far "

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from easyanim_server.domain.job import NOISE_AUGMENTATION
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.engine.families.easyanimate_v51.inputs import BLACK
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, in_template
+
+NOISE_ON_PICTURES = EASYANIMATE_V51.defaults.noise_augmentation
+"""Standard deviation, as the server adds it by default to given pictures in [-1, 1]."""
 
 
 def given_video(video: Tensor, with_end: Tensor) -> Tensor:
@@ -20,7 +23,7 @@ def given_video(video: Tensor, with_end: Tensor) -> Tensor:
     """
     given = torch.full_like(video, BLACK)
     pixels = ((video[:, :, (0, -1)].clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    noisy = torch.where(pixels == BLACK, pixels, pixels + NOISE_AUGMENTATION * torch.randn_like(pixels))
+    noisy = torch.where(pixels == BLACK, pixels, pixels + NOISE_ON_PICTURES * torch.randn_like(pixels))
     given[:, :, 0] = noisy[:, :, 0]
     given[:, :, -1] = torch.where(with_end.view(-1, 1, 1, 1), noisy[:, :, 1], given[:, :, -1])
     return given

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 try:
     from easyanim_server.cli.app import app, main
 except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f"easyanim-server needs {missing.name}: pip install '.[server]' in a clone of easyanim installs it"
-    ) from missing
+    print(
+        f"easyanim-server needs {missing.name}: pip install '.[server]' in a clone of easyanim installs it",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from missing
 
 __all__ = ["app", "main"]
 

@@ -39,7 +39,7 @@ def photograph(bucket: Bucket) -> Image.Image:
 def make(prompt: str, bucket: Bucket = SQUARE) -> Tensor:
     """The video, (frames, 3, height, width) in [0, 1]."""
     start = Picture(bucket.width, bucket.height, photograph(bucket).tobytes())
-    guidance = engine().model.defaults.guidance
+    guidance = engine().capabilities.defaults.guidance
     job = Job("1", prompt, "", bucket, 10, guidance, seed=3, start=start, acceleration=Acceleration(Solver.UNIPC))
     sampling = engine().begin(job)
     while not sampling.done:

@@ -8,8 +8,10 @@ import pty
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -90,6 +92,21 @@ def test_a_light_probe_answers_for_readiness_and_liveness(operated: Operated) ->
     assert serving(target(operated.address), "liveness")
     assert not serving(target(operated.address), "absent")
     assert [target(name) for name in ("0.0.0.0:1", "[::]:2", "10.0.0.7:3")] == ["127.0.0.1:1", "[::1]:2", "10.0.0.7:3"]
+
+
+def test_a_burst_is_answered_by_the_server_and_not_by_grpc(operated: Operated) -> None:
+    with ExitStack() as open_channels:
+        apart = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [open_channels.enter_context(grpc.insecure_channel(operated.address, apart)) for _ in range(8)]
+        for channel in channels:
+            grpc.channel_ready_future(channel).result(60)
+        os.kill(operated.process.pid, signal.SIGSTOP)  # so that all calls are there at once
+        try:
+            calls = [Stub(channel).Generate(request(""), timeout=60) for channel in channels for _ in range(50)]
+            time.sleep(0.5)
+        finally:
+            os.kill(operated.process.pid, signal.SIGCONT)
+        assert Counter(call.code() for call in calls) == {grpc.StatusCode.INVALID_ARGUMENT: len(calls)}
 
 
 def test_an_idle_worker_that_stands_still_does_not_show_serving_and_is_replaced(operated: Operated) -> None:

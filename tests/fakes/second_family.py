@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.domain.defaults import PUBLISHED
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import PromptTokenizer
+from easyanim_server.domain.job import START, TEXT, Bucket, Job
+from easyanim_server.domain.model import Capabilities, PromptTokenizer, TokenizerSpec
 from easyanim_server.domain.profiles import Solver
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.runtime import (
     BlockContext,
     Component,
@@ -105,7 +106,14 @@ class SecondPipeline:
 
     name, attention_mode, parameters, short_clip = "fake:second", "own", 1, 3
     device, dtype, cache_coefficients = torch.device("cpu"), torch.float32, (1.0, 0.0)
-    defaults = PUBLISHED
+    capabilities = Capabilities(
+        family="second",
+        tasks=frozenset({TEXT, START}),
+        geometry=Geometry(temporal=2, spatial=4, patch=1, latent_channels=CHANNELS, max_frames=15),
+        tokenizers=(TokenizerSpec("bytes", WORDS),),
+        solvers=tuple(solver.value for solver in Solver),
+        defaults=ModelDefaults(),
+    )
     tokenizer = PromptTokenizer("{}", "", "", WORDS)
 
     def __init__(self) -> None:

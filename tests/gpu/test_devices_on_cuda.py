@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
@@ -20,7 +21,11 @@ def test_the_devices_that_an_engine_names_are_those_that_the_driver_reports() ->
     )
     devices = Devices()
     model = ModelInfo("builtin:tiny", "0", 0, "original", "bfloat16", "cuda")
-    devices.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), device_uuids=engine.device_uuids))
+    devices.worker_ready(
+        WorkerInfo(
+            model, PromptTokenizer("", "", "", 256), device_uuids=engine.device_uuids, capabilities=EASYANIMATE_V51
+        )
+    )
 
     (before,) = devices.read()
     assert before.name == torch.cuda.get_device_name()

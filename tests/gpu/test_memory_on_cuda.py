@@ -18,6 +18,7 @@ from dev.bench.memory import MemoryBenchmark
 from dev.bench.memory_cases import Case
 from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
@@ -26,7 +27,7 @@ from easyanim_server.engine.weights import checkpoint
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-SMALL, SQUARE, MIDDLE, LARGE = map(Bucket.parse, ("384x672", "512x512", "576x1008", "768x1344"))
+SMALL, SQUARE, MIDDLE, LARGE = map(Bucket.parse, ("384x672x49", "512x512x49", "576x1008x49", "768x1344x49"))
 WHOLE, GROUP, SEQUENTIAL, FP8 = (
     "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload_and_qfloat8",
 )  # fmt: skip
@@ -132,7 +133,7 @@ def test_locked_memory_is_bounded_and_given_back() -> None:
     engine = Engine(EasyAnimatePipeline(modules), placement=GROUP, locked_limit=2 * 2**20)
     assert 0 < engine.placement.locked_bytes <= 2 * 2**20
     assert engine.placement.host_bytes > engine.placement.locked_bytes
-    engine.placement.use(SEQUENTIAL)
+    engine.placement.use(WeightPlacement(SEQUENTIAL))
     assert engine.placement.locked_bytes == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -53,3 +55,10 @@ def test_the_count_of_parameters_is_said_to_be_the_transformers_in_a_unit_that_s
 
     line = f"          transformer of {shown} parameters, float32, original attention, on cpu"
     assert line in told(scripted).splitlines()
+
+
+def test_tasks_of_the_model_are_shown_whatever_they_are_called(scripted: ScriptedVideoService) -> None:
+    scripted.info = pb.GetServerInfoResponse(tasks=["camera", "text"])
+
+    assert "tasks     camera, text" in told(scripted).splitlines()
+    assert json.loads(told(scripted, "info", "--json"))["tasks"] == ["camera", "text"]

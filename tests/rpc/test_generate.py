@@ -84,7 +84,7 @@ def test_accepted_echoes_every_default(stub: Stub, png: bytes) -> None:
     assert (parameters.frame_count, parameters.step_count, parameters.guidance_scale) == (9, 35, 6.0)
     assert (parameters.frame_rate_fps, parameters.output_mime_type) == (8, "video/mp4")
     assert parameters.fit_policy == pb.FIT_POLICY_CROP
-    assert parameters.conditioning == pb.CONDITIONING_START
+    assert (parameters.conditioning, parameters.task) == (pb.CONDITIONING_START, "start")
     assert parameters.negative_prompt.startswith("Twisted body")
 
 

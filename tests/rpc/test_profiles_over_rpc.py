@@ -17,7 +17,7 @@ from easyanim_client.metadata import find_comment
 from tests.conftest import Stub, request
 from tests.servers import RunningServer, settings
 
-REAL = "easyanim_server.engine.engine:Engine.load"
+REAL = "easyanim_server.engine.engine:Engine.from_settings"
 CACHED = {"cache_threshold": 10.0, "solver": "unipc"}
 """A threshold that all but the first and the last step stay under."""
 
@@ -53,7 +53,10 @@ def test_a_request_without_any_is_exact_as_it_always_was(stub: Stub) -> None:
 
 
 def test_a_profile_sets_what_the_server_says_that_it_sets(stub: Stub) -> None:
-    profiles = stub.GetServerInfo(pb.GetServerInfoRequest()).profiles
+    info = stub.GetServerInfo(pb.GetServerInfoRequest())
+    profiles = info.profiles
+
+    assert list(info.tasks) == ["start", "start_end", "text"]
 
     assert [profile.name for profile in profiles] == ["exact", "balanced", "fast", "draft"]
     assert [profile.is_default for profile in profiles] == [True, False, False, False]

@@ -12,7 +12,8 @@ from easyanim_server.__main__ import app
 from easyanim_server.domain.cards import CARDS, REFERENCE, find
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
-from easyanim_server.engine.memory.estimate import Outline, estimate
+from easyanim_server.domain.placement import WeightPlacement
+from easyanim_server.engine.memory.estimate import estimate
 from easyanim_server.engine.weights import checkpoint
 from tests.unit.test_memoryplan import cells, plan
 
@@ -20,11 +21,11 @@ BUCKET = "384x672"
 
 
 def seconds(card: str | None, precision: str = "bf16", placement: str = "full") -> float:
-    outline = Outline.of(checkpoint.outline("synthetic:7b"), torch.bfloat16)
+    outline = checkpoint.outline("synthetic:7b", torch.bfloat16)
     known = find(card) if card else None
-    return estimate(
-        outline, Bucket.parse(BUCKET), placement, "inductor", precision, tiled=False, card=known
-    ).seconds  # fmt: skip
+    bucket = Bucket.parse(BUCKET, outline.geometry)
+    placed = WeightPlacement(placement)
+    return estimate(outline, bucket, placed, "inductor", precision, tiled=False, card=known).seconds
 
 
 def test_the_reference_itself_is_as_it_was_measured() -> None:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from easyanim_server.config.settings import DEFAULT_MODEL
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
 from tests.folders import edit, load, rename_weights
 

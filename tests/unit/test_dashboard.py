@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.errors import QueueFull, WorkerLost
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.domain.job import Bucket, Job
@@ -38,7 +39,7 @@ def registry() -> CollectorRegistry:
     job = Job("1", "a cat", "", bucket, steps=1, guidance=1.0, seed=1)
     model = ModelInfo("builtin:tiny", "0", 0, "original", "float32", "a card")
     plan = BucketStatus(bucket, "eager", "float32", "torch")
-    metrics.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), (plan,)))
+    metrics.worker_ready(WorkerInfo(model, PromptTokenizer("", "", "", 256), (plan,), capabilities=EASYANIMATE_V51))
     metrics.worker_lost(stuck=False)
     metrics.restarted(job, WorkerLost("gone"))
     metrics.refused(QueueFull(8, 1.0))
@@ -200,6 +201,18 @@ def test_what_the_cpu_variant_changes_is_there_to_be_changed() -> None:
     for name, service in over.items():
         assert service.keys() <= base[name].keys()
         assert service["environment"].keys() <= base[name]["environment"].keys()
+
+
+def test_the_cpu_variant_builds_all_its_images_without_cuda() -> None:
+    over = yaml.load((DEPLOY / "compose.cpu.yaml").read_text(), Loader)["services"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+
+    assert {name for name, service in over.items() if "build" in service} == {"warm", "easyanim"}
+    for service in over.values():
+        assert service["build"]["args"] == {"BASE": "ubuntu:24.04"}
+        assert ":cpu" in service["image"], "the name of the other image would be taken for one that is there"
+    bases = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
+    assert bases == {"${BASE}", "python"}, "a stage that keeps another base"
 
 
 def test_settings_in_the_image_are_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -75,3 +76,49 @@ def test_pins_have_no_address_and_cover_what_is_needed() -> None:
     pinned = {line.partition("==")[0] for line in pins}
     lines = [*project("client")["dependencies"], *project("server")["dependencies"]]
     assert {re.split(r"[<>=\[; ]", line)[0] for line in lines} - pinned == {"easyanim-client"}
+
+
+def texts_that_say_what_to_install() -> list[Path]:
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return [*files, *(ROOT / "server").rglob("*.py"), *(ROOT / "client").rglob("*.py")]
+
+
+def test_all_that_users_are_told_to_install_works_in_a_clone() -> None:
+    """The distributions are not published: a hint that names one of them, and not a folder, sends users nowhere."""
+    extras = project(".")["optional-dependencies"].keys()
+    told = {
+        words
+        for file in texts_that_say_what_to_install()
+        for words in re.findall(r"pip install (?:-e )?'?([^\s'`]+)", file.read_text(encoding="utf-8"))
+    }
+
+    assert {".[server]", ".[cli]", ".[telemetry]"} <= told
+    for words in told:
+        named = re.fullmatch(r"\.(?:\[([\w,-]+)\])?", words)
+        assert named, f"{words!r} is no clone's"
+        assert set((named[1] or "").split(",")) - {""} <= extras, words
+
+
+def test_a_server_without_its_libraries_names_what_to_install() -> None:
+    program = "import sys; sys.modules['structlog'] = None; import easyanim_server.__main__"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "easyanim-server needs structlog: pip install '.[server]' in a clone of easyanim installs it\n"
+    )
+
+
+def test_every_extra_of_the_server_brings_libraries_that_its_code_imports() -> None:
+    """An extra without code, as `ray` was, promises what there is not."""
+    modules = {
+        "fa4": "flash_attn",
+        "telemetry": "opentelemetry",
+        "tensorrt": "tensorrt",
+        "heif": "pillow_heif",
+    }
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "server").rglob("*.py"))
+
+    assert modules.keys() == project("server")["optional-dependencies"].keys()
+    for module in modules.values():
+        assert re.search(rf"(?:import|from|import_module\(\"|find_spec\(\") ?{module}\b", sources), module

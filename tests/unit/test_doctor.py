@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.cli import doctor, tools
 from easyanim_server.cli.findings import Finding
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.config.settings import Settings
 
 GIB = 2**30
 

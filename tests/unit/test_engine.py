@@ -16,7 +16,8 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.engine.engine import Engine, resolve_device, resolve_dtype
+from easyanim_server.engine.devices import resolve_device, resolve_dtype
+from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.weights import checkpoint
 from tests.models import Broken, breaking, engine_of, make_job, make_modules, run
@@ -217,8 +218,8 @@ def test_on_the_cpu_no_device_memory_is_used(engine: Engine) -> None:
 
 def test_settings_choose_model_device_type_mode_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"model": "builtin:tiny", "device": "cpu", "dtype": "bfloat16", "attention_mode": "diffusers"}
-    engine = Engine.load(Settings(**given, noise_augmentation=0.0))
-    noisy = Engine.load(Settings(**given))
+    engine = Engine.from_settings(Settings(**given, noise_augmentation=0.0))
+    noisy = Engine.from_settings(Settings(**given))
 
     assert (engine.model.dtype, engine.model.attention_mode) == ("bfloat16", "diffusers")
     assert not torch.equal(engine.begin(make_job()).inputs["inpaint"], noisy.begin(make_job()).inputs["inpaint"])
@@ -228,7 +229,7 @@ def test_settings_choose_model_device_type_mode_and_noise(monkeypatch: pytest.Mo
 def test_settings_choose_the_number_of_threads() -> None:
     threads = torch.get_num_threads()
     try:
-        Engine.load(Settings(model="builtin:tiny", device="cpu", cpu_threads=2))
+        Engine.from_settings(Settings(model="builtin:tiny", device="cpu", cpu_threads=2))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus, ModelInfo, PromptTokenizer, WorkerInfo
@@ -64,7 +65,11 @@ def test_estimates_follow_a_change_of_pace(learnt: Estimator) -> None:
 def test_a_bucket_that_was_never_run_is_expected_to_take_what_its_warm_up_measured(learnt: Estimator) -> None:
     other = replace(JOB, bucket=Bucket(96, 64, 9))
     model = PromptTokenizer("", "", "", 256)
-    learnt.prepare(WorkerInfo(MODEL, model, (replace(READY, bucket=other.bucket, prediction_seconds=0.5),)))
+    learnt.prepare(
+        WorkerInfo(
+            MODEL, model, (replace(READY, bucket=other.bucket, prediction_seconds=0.5),), capabilities=EASYANIMATE_V51
+        )
+    )
 
     assert learnt.expected(other) == pytest.approx(10.0), "10 steps, with guidance two predictions each"
     assert learnt.expected(JOB) == pytest.approx(27.0)

@@ -90,7 +90,7 @@ def test_a_worker_never_says_that_it_is_ready_with_such_a_checkpoint(tmp_path: P
     ours, theirs = multiprocessing.Pipe()
 
     with pytest.raises(ConfigurationError, match="bucket 32x48x5 cannot be served"):
-        start(theirs, settings, "easyanim_server.engine.engine:Engine.load")
+        start(theirs, settings, "easyanim_server.engine.engine:Engine.from_settings")
     theirs.close()
 
     said = []

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.builtin import PUBLISHED_TRANSFORMERS
-from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops
 from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from easyanim_server.engine.families.runtime import NetworkInputs
 from easyanim_server.engine.prediction import Predictor
@@ -86,7 +87,8 @@ def test_the_formula_equals_what_the_stock_forward_does(batch: int, size: tuple[
 def test_the_published_7b_model_takes_this_many_teraflops_a_guided_step(
     bucket: str, tokens: int, stock: float, original: float
 ) -> None:
-    assert video_tokens(Bucket.parse(bucket)) == tokens
+    geometry = EASYANIMATE_V51.geometry
+    assert geometry.video_tokens(Bucket.parse(bucket, geometry)) == tokens
     for mode, expected in (("diffusers", stock), ("original", original)):
         flops = step_flops(PUBLISHED_TRANSFORMERS["7b"], tokens, 256, 2, mode, stock=True)
         assert step_flops(PUBLISHED_TRANSFORMERS["7b"], tokens, 256, 2, mode).total < flops.total

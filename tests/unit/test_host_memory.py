@@ -13,6 +13,7 @@ import torch
 
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
 from easyanim_server.engine.weights import checkpoint, export
 
 pytestmark = pytest.mark.long
@@ -68,7 +69,7 @@ def loaded(folder: Path, placement: str) -> dict[str, Any]:
 
 def test_a_full_size_folder_is_written_in_shards_and_read_back_bit_by_bit(folder: Path) -> None:
     made = checkpoint.load(str(folder), device=CPU, dtype=torch.bfloat16)
-    outline = checkpoint.outline(str(folder))
+    outline = EasyAnimateV51().networks(checkpoint.find(str(folder)))
 
     assert len(list((folder / "transformer").glob("*.safetensors"))) > 3
     assert sizes(folder)["transformer"] > 200e6

@@ -9,8 +9,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.cli import doctor
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.weights import checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,25 +13,29 @@ import psutil
 import pytest
 import torch
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.defaults import PUBLISHED_BUCKETS
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase
+from easyanim_server.domain.execution import Tiling
 from easyanim_server.domain.job import Bucket
-from easyanim_server.engine.memory.choose import FASTEST_FIRST, PlacementChoice, choose, find_placement
-from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
+from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.memory.choose import PlacementChoice, choose, find_placement
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, estimate
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
-BUCKETS = tuple(map(Bucket.parse, PUBLISHED_BUCKETS))
-SMALLEST, LARGEST = Bucket.parse("384x672"), Bucket.parse("768x1344")
+BUCKETS = EASYANIMATE_V51.defaults.buckets
+SMALLEST, LARGEST = Bucket.parse("384x672x49"), Bucket.parse("768x1344x49")
 
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def outline() -> Outline:
-    return Outline.of(checkpoint.outline("synthetic:7b"), torch.bfloat16)
+    return checkpoint.outline("synthetic:7b", torch.bfloat16)
 
 
 def rows(name: str) -> list[Row]:
@@ -53,7 +58,8 @@ def named(row: Row) -> str:
 def predicted(outline: Outline, row: Row, placement: str = "model_cpu_offload") -> Estimate:
     bucket = Bucket.parse(f"{row['bucket']}x{row['frames']}")
     steps = row.get("steps", 35)
-    return estimate(outline, bucket, placement, row["backend"], row["precision"], tiled=False, steps=steps)
+    placed = WeightPlacement(placement)
+    return estimate(outline, bucket, placed, row["backend"], row["precision"], tiled=False, steps=steps)
 
 
 def test_the_7b_model_weighs_what_is_published(outline: Outline) -> None:
@@ -73,7 +79,7 @@ def test_a_steps_memory_is_predicted_within_two_percent(outline: Outline, row: R
 def test_the_vaes_memory_is_predicted_within_ten_percent(outline: Outline, row: Row) -> None:
     # What was measured is beside the weights and the video that was there before.
     bucket = Bucket.parse(row["size"])
-    peaks = estimate(outline, bucket, "group_offload", "inductor", "bf16", tiled=False).peaks
+    peaks = estimate(outline, bucket, WeightPlacement.GROUP, "inductor", "bf16", tiled=False).peaks
     video = 3 * bucket.frames * bucket.height * bucket.width * 2
     assert (peaks[Phase.IMAGE_ENCODE] - outline.vae - video) / 1e9 == pytest.approx(row["encode_peak_gb"], rel=0.1)
     assert (peaks[Phase.DECODE] - outline.vae) / 1e9 == pytest.approx(row["decode_peak_gb"], rel=0.1)
@@ -93,7 +99,8 @@ def test_every_measured_placement_took_what_was_predicted_within_ten_percent(out
     assert measured
     for row in measured:
         bucket = Bucket.parse(f"{row['bucket']}x{row['frames']}")
-        made = estimate(outline, bucket, row["placement"], row["backend"], row["precision"], tiled=row["vae_tiled"])
+        placement = WeightPlacement(row["placement"])
+        made = estimate(outline, bucket, placement, row["backend"], row["precision"], tiled=row["vae_tiled"])
         assert made.peak / GIB == pytest.approx(row["peak_gib"], rel=0.1), row
 
 
@@ -104,14 +111,16 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
     def pretend(gib: float) -> torch.device:
         free = int(gib * GIB) - CONTEXT_BYTES
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, int(gib * GIB)))
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB, total=64 * GIB))
         return torch.device("cuda")
 
     return pretend
 
 
 def find(device: torch.device, **values: Any) -> PlacementChoice:
-    return find_placement(Settings.load({"model": "synthetic:7b", **values}), device, torch.bfloat16)
+    settings = Settings.load({"model": "synthetic:7b", "device": "cpu", **values})
+    config = replace(EngineConfig.resolve(settings), device=device, dtype=torch.bfloat16)
+    return find_placement(config, lambda: checkpoint.outline("synthetic:7b", config.dtype))
 
 
 def test_settings_and_card_decide_before_anything_is_loaded(card: Callable[[float], torch.device]) -> None:
@@ -126,7 +135,7 @@ def test_weights_that_the_host_has_no_room_for_are_refused_at_start(
     card: Callable[[float], torch.device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = card(24)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * GIB, total=64 * GIB))
     with pytest.raises(ConfigurationError, match=r"keeps 25\.9 GiB of weights in host memory, of which 16\.0 GiB"):
         find(device)
     assert find(card(80)).placement == "full"
@@ -143,9 +152,9 @@ def test_auto_is_the_fastest_placement_in_which_every_published_bucket_fits(
 
     assert made.placement == placement
     assert all(item.least_card <= gib * GIB for item in made.estimates)
-    for faster in FASTEST_FIRST[: FASTEST_FIRST.index(placement)]:
+    for faster in FASTEST_FIRST[: FASTEST_FIRST.index(WeightPlacement(placement))]:
         with pytest.raises(ConfigurationError):
-            choose(outline, BUCKETS, gib * GIB, placement=faster, tiling="off")
+            choose(outline, BUCKETS, gib * GIB, placement=PlacementSetting(faster), tiling=Tiling.OFF)
 
 
 def test_smaller_buckets_let_auto_be_faster_on_the_same_card(outline: Outline) -> None:
@@ -174,12 +183,12 @@ def test_the_vae_is_tiled_only_where_nothing_else_helps(outline: Outline) -> Non
 
     assert tiled(choose(outline, BUCKETS, 12 * GIB)) == {"768x1344", "1344x768"}
     assert tiled(choose(outline, BUCKETS, 16 * GIB)) == set()
-    assert tiled(choose(outline, BUCKETS, 12 * GIB, tiling="on")) == {item.name for item in BUCKETS} - {"512x512"}
+    assert tiled(choose(outline, BUCKETS, 12 * GIB, tiling=Tiling.ON)) == {item.name for item in BUCKETS} - {"512x512"}
 
 
 def test_a_bucket_that_cannot_fit_is_refused_by_name_and_the_others_are_not(outline: Outline) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        choose(outline, [SMALLEST, LARGEST], 15 * GIB, placement="model_cpu_offload")
+        choose(outline, [SMALLEST, LARGEST], 15 * GIB, placement=PlacementSetting.MODEL)
     assert str(refused.value) == (
         "15.0 GiB of device memory: bucket 768x1344x49 (16.3 GiB in model_cpu_offload) does not fit; "
         "placement=group_offload would make it fit"
@@ -198,5 +207,6 @@ def test_refusals_say_what_would_make_it_fit(
     outline: Outline, placement: str, gib: int, tiling: str, bucket: str, remedy: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"bucket {bucket}x49") as refused:
-        choose(outline, [Bucket.parse(bucket)], gib * GIB, placement=placement, tiling=tiling)
+        asked = PlacementSetting(placement)
+        choose(outline, [Bucket.parse(f"{bucket}x49")], gib * GIB, placement=asked, tiling=Tiling(tiling))
     assert remedy in str(refused.value)

@@ -11,9 +11,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from easyanim_server.__main__ import app
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.cli import memory_plan as memoryplan
 from easyanim_server.cli.memory_plan import parse_size
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, JobCancelled
 from easyanim_server.domain.events import Completed, Phase, Progress
 from easyanim_server.engine.devices import limit_memory, locked_limit, resolve_device

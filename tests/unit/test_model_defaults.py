@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from easyanim_server.catalog import DEFAULT_MODEL, EASYANIMATE_V51
 from easyanim_server.config import checks as preflight
 from easyanim_server.config.model_defaults import FILE, read
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
-from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
+from easyanim_server.config.settings import Settings
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.profiles import PROFILES
@@ -27,9 +28,9 @@ def folder(path: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_the_demo_brings_its_own_and_published_models_have_theirs() -> None:
     demo, published = Settings.load({"model": "builtin:demo"}), Settings.load({"model": DEFAULT_MODEL})
 
-    assert (demo.model_defaults.guidance, demo.model_defaults.steps) == (2.0, 35)
+    assert (demo.expected.defaults.guidance, demo.expected.defaults.steps) == (2.0, 35)
     assert [str(bucket) for bucket in demo.catalogue] == ["128x128x25", "128x224x25"]
-    assert (published.model_defaults.guidance, published.model_defaults.steps) == (6.0, 35)
+    assert (published.expected.defaults.guidance, published.expected.defaults.steps) == (6.0, 35)
     assert [bucket.name for bucket in published.catalogue][:2] == ["384x672", "672x384"]
 
 
@@ -43,9 +44,9 @@ def test_a_folder_is_served_as_its_file_says(tmp_path: Path) -> None:
 
     settings = Settings.load({"model": str(tmp_path)})
 
-    assert settings.model_defaults == ModelDefaults(3.0, 20, (Bucket(64, 96, 9),))
+    assert settings.expected.defaults == ModelDefaults(3.0, 20, (Bucket(64, 96, 9),), noise_augmentation=0.0563)
     assert settings.catalogue == (Bucket(64, 96, 9),)
-    assert read(tmp_path / "elsewhere") == PUBLISHED
+    assert read(tmp_path / "elsewhere") == EASYANIMATE_V51.defaults
 
 
 def test_steps_are_those_of_exact_and_other_profiles_keep_theirs() -> None:

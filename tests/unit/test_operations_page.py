@@ -72,3 +72,16 @@ def test_readme_says_when_to_try_again_where_the_server_does() -> None:
     }
 
     assert told == {error.reason for error in CODES if error.heals}
+
+
+def test_the_list_of_pages_promises_what_its_pages_have() -> None:
+    """Of each row the items of one word: `run a server: logs, metrics, ...`."""
+    docs = ROOT / "docs"
+    rows = re.findall(r"^\| (?!you want)(.+?) \| \[.*?\]\((\S+)\) \|$", (docs / "README.md").read_text(), re.MULTILINE)
+    promised = [
+        (word.strip(), page) for text, page in rows for word in re.split(r"[,:]", text) if " " not in word.strip()
+    ]
+
+    assert ("metrics", "operations.md") in promised
+    for word, page in promised:
+        assert word.lower().rstrip("s") in (docs / page).read_text(encoding="utf-8").lower(), (word, page)

@@ -191,7 +191,7 @@ def test_half_transparent_pixels_are_mixed_with_the_background():
 
 
 def test_padding_has_the_background():
-    fitted = picture.fit(Image.new("RGB", (400, 100), "white"), Bucket.parse("128x128"), FitPolicy.PAD, "#00ff00")
+    fitted = picture.fit(Image.new("RGB", (400, 100), "white"), Bucket.parse("128x128x49"), FitPolicy.PAD, "#00ff00")
 
     image = Image.frombytes("RGB", (128, 128), fitted.rgb)
     assert sorted(image.getcolors()) == [(32 * 128, WHITE), (96 * 128, GREEN)]

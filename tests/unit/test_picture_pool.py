@@ -58,7 +58,7 @@ async def working(pool: PicturePool) -> tuple[asyncio.Task[Loaded], int]:
 async def test_a_decoder_gives_the_bits_that_decoding_here_gives(pool: PicturePool, policy: FitPolicy) -> None:
     clear = Image.new("RGBA", (300, 100), (9, 90, 200, 99))
     files = {"start_image": COFFEE.read_bytes(), "end_image": encode(clear)}
-    bucket = Bucket.parse("96x160")
+    bucket = Bucket.parse("96x160x49")
 
     async with pool.claim() as decoder:
         found = {field: await decoder.load(field, data, "#ff8800") for field, data in files.items()}
@@ -83,7 +83,7 @@ async def test_a_decoder_forgets_what_its_last_request_had(pool: PicturePool) ->
     await load(pool, SMALL)
     async with pool.claim() as decoder:
         with pytest.raises(RuntimeError, match="KeyError"):
-            await decoder.fit("start_image", Bucket.parse("96x160"), FitPolicy.CROP, BLACK)
+            await decoder.fit("start_image", Bucket.parse("96x160x49"), FitPolicy.CROP, BLACK)
 
 
 async def test_who_leaves_takes_the_work_along(pool: PicturePool) -> None:
@@ -120,7 +120,7 @@ async def test_a_process_that_is_killed_costs_its_own_caller_alone(pool: Picture
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(InvalidArgument, match=r"start_image: ended the process .* \(killed by signal 9\)"):
             await caller
-        assert (await decoder.fit("start_image", Bucket.parse("96x160"), FitPolicy.CROP, BLACK)).width == 160
+        assert (await decoder.fit("start_image", Bucket.parse("96x160x49"), FitPolicy.CROP, BLACK)).width == 160
     assert (await load(pool, SMALL)).width == 64
 
 

@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from easyanim_server.domain.errors import ConfigurationError, OutOfDeviceMemory
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.placement import PlacementSetting, WeightPlacement
 from easyanim_server.engine.compile.numeric_check import FACTORS
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.components import Components
@@ -258,15 +259,17 @@ def test_samplings_that_take_turns_across_phases_give_what_each_gives_alone() ->
 def test_placements_can_be_changed_in_a_running_engine(plain: NDArray[np.uint8]) -> None:
     engine = make_engine("full")
     for placement in (*EXACT[1:], "full", "group_offload"):
-        engine.placement.use(placement)
+        engine.placement.use(WeightPlacement(placement))
         assert np.array_equal(render(engine, make_job()), plain)
 
 
 def test_loading_onto_the_host_gives_the_video_of_loading_onto_the_device() -> None:
     from easyanim_server.config.settings import Settings
 
-    plain = render(Engine.load(Settings(model="builtin:tiny", device="cpu")), make_job())
+    plain = render(Engine.from_settings(Settings(model="builtin:tiny", device="cpu")), make_job())
     for placement in EXACT[1:]:
-        engine = Engine.load(Settings(model="builtin:tiny", device="cpu", placement=placement))  # type: ignore[arg-type]
+        engine = Engine.from_settings(
+            Settings(model="builtin:tiny", device="cpu", placement=PlacementSetting(placement))
+        )
         assert engine.model.placement == placement
         assert np.array_equal(render(engine, make_job()), plain)

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ShuttingDown, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress, Queued
@@ -41,7 +42,7 @@ class SimulatedWorker:
 
     async def start(self, report: Callable[[str], None]) -> WorkerInfo:
         model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
-        return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256))
+        return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256), capabilities=EASYANIMATE_V51)
 
     async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
         await self._jobs.get()

@@ -150,6 +150,10 @@ def test_files_and_folders_that_cannot_be_used_are_refused_before_anything_liste
     code, out, said = ended(*serve, "--cache-coefficients", file)
     assert (code, out) == (2, "")
     assert f"cache_coefficients '{file}' was not written by fit-cache" in said
+    file.write_text('{"coefficients": [1, 2], "model_fingerprint": "ab"}')
+    code, out, said = ended(*serve, "--cache-coefficients", file)
+    assert (code, out) == (2, "")
+    assert f"cache_coefficients '{file}' must have 5 finite numbers" in said
     code, out, said = ended(*serve, "--cache-coefficients", tmp_path / "absent")
     assert (code, out) == (2, "")
     assert f"cache_coefficients '{tmp_path}/absent' cannot be read: No such file or directory" in said
@@ -189,7 +193,8 @@ def test_the_examples_of_the_help_can_be_copied() -> None:
 def test_the_help_lists_the_values_of_a_setting_that_has_few(flag: str) -> None:
     (option,) = [option for option in _commands()["serve"].params if option.name == flag]
 
-    values = get_args(Settings.model_fields[flag].annotation)
+    annotation = Settings.model_fields[flag].annotation
+    values = get_args(annotation) or tuple(map(str, annotation))  # a literal type, or an enum
     assert len(values) > 1
     assert f"One of {', '.join(values)}." in option.help
     assert option.metavar == "<choice>"

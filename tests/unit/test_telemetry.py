@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
 from easyanim_server.telemetry import traces
 from easyanim_server.telemetry.devices import Devices
@@ -24,7 +25,7 @@ NO_SUCH_DEVICE = "GPU-00000000-0000-0000-0000-000000000000"
 
 
 def served(*uuids: str) -> WorkerInfo:
-    return WorkerInfo(MODEL, PromptTokenizer("", "", "", 256), device_uuids=uuids)
+    return WorkerInfo(MODEL, PromptTokenizer("", "", "", 256), device_uuids=uuids, capabilities=EASYANIMATE_V51)
 
 
 def test_without_a_worker_or_a_device_nothing_is_read_and_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.batch_jobs import read_jobs
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.defaults import PUBLISHED
 from easyanim_server.domain.errors import InvalidArgument
 from easyanim_server.engine.weights.contents import read_object
 from easyanim_server.rpc.from_proto import check_prompts, to_job
@@ -55,7 +55,7 @@ def test_of_a_models_configuration(tmp_path: Path) -> None:
 async def test_of_a_request() -> None:
     request = pb.GenerateRequest(prompt=f"{MARK}steam rises", negative_prompt=f"{MARK}blurry")
 
-    job = await to_job(request, settings(), PUBLISHED)
+    job = await to_job(request, settings(), EASYANIMATE_V51)
     assert (job.prompt, job.negative_prompt) == ("steam rises", "blurry")
     with pytest.raises(InvalidArgument, match="prompt: is empty"):
         check_prompts(pb.LintPromptRequest(prompt=MARK), settings())

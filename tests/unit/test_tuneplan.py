@@ -14,8 +14,9 @@ from easyanim_server.config.settings import Settings
 from easyanim_server.config.tuned import Tuning
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.memory.choose import Forecast
-from easyanim_server.engine.memory.estimate import GIB, Outline, estimate
+from easyanim_server.engine.memory.estimate import GIB, estimate
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.tune.journal import Journal
 from easyanim_server.tune.measure import projected, start_picture
@@ -126,8 +127,8 @@ def test_a_start_picture_is_drawn_or_cropped_to_the_bucket(tmp_path: Path) -> No
 
 def test_a_placement_that_was_predicted_not_to_fit_is_shown_as_predicted(tmp_path: Path) -> None:
     asked = plan()
-    outline = Outline.of(checkpoint.outline("builtin:tiny"), torch.float32)
-    need = estimate(outline, asked.compared, "full", "inductor", "bf16", tiled=False)
+    outline = checkpoint.outline("builtin:tiny", torch.float32)
+    need = estimate(outline, asked.compared, WeightPlacement.FULL, "inductor", "bf16", tiled=False)
     machine = Machine("a small card", "cuda", {}, [Forecast(("full", "inductor", "bf16"), need, fits=False)])
     served = {"placement": "group_offload", "backend": "inductor", "precision": "bf16"}
     phases = {"IMAGE_ENCODE": 1.0, "DENOISE": 35.0, "DECODE": 2.0}

@@ -38,7 +38,7 @@ class Case:
     """One request, and the engine with its checkpoint."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.engine = Engine.load(Settings(model=str(folder), device="cpu", backend="eager", **settings))
+        self.engine = Engine.from_settings(Settings(model=str(folder), device="cpu", backend="eager", **settings))
         request = json.loads((CASE / "request.json").read_text())
         bucket = Bucket(request["height"], request["width"], request["frames"])
         self.job = Job(

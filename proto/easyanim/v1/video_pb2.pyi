@@ -169,7 +169,7 @@ class LintPromptResponse(_message.Message):
     def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "background_color")
+    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "background_color", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class Parameters(_message.Message):
     GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_COLOR_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     bucket: str
@@ -208,7 +209,8 @@ class Parameters(_message.Message):
     guidance_start: float
     guidance_end: float
     background_color: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., background_color: _Optional[str] = ...) -> None: ...
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., background_color: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("jobs_ahead_count", "eta_duration")
@@ -338,7 +340,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types", "defaults")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types", "defaults", "tasks")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -353,6 +355,7 @@ class GetServerInfoResponse(_message.Message):
     PROFILES_FIELD_NUMBER: _ClassVar[int]
     PICTURE_MIME_TYPES_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -367,7 +370,8 @@ class GetServerInfoResponse(_message.Message):
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
     picture_mime_types: _containers.RepeatedScalarFieldContainer[str]
     defaults: Defaults
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ...) -> None: ...
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Defaults(_message.Message):
     __slots__ = ("guidance_scale", "step_count", "bucket", "frame_count")

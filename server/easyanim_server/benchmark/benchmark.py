@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from easyanim_server import catalog
 from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.benchmark.speedtest import STOCK, STOCK_COMPILED, Generation, SpeedTest, Step, Variant
@@ -18,7 +19,6 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.wording import counted
 from easyanim_server.engine.compile.backends import BACKENDS
 from easyanim_server.engine.devices import resolve_device
-from easyanim_server.engine.families.easyanimate_v51.cost import video_tokens
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ class Plan:
         on_a_gpu = resolve_device(device).type == "cuda"
         usual = ON_A_GPU if on_a_gpu else ON_THE_CPU
         try:
-            shapes = {Bucket.parse(text) for text in _words(buckets or usual[1])}
+            shapes = {catalog.parse_bucket(text, model or usual[0]) for text in _words(buckets or usual[1])}
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
         try:
@@ -92,10 +92,11 @@ class Plan:
             raise ConfigurationError(f"steps {steps!r} must be numbers, separated by commas") from None
         if not shapes or min(counts, default=1) < 1 or repeats < 1:
             raise ConfigurationError("bench needs a bucket, and steps and repeats of at least 1")
+        geometry = catalog.expected(model or usual[0]).geometry
         return cls(
             model=model or usual[0],
             device=device,
-            buckets=tuple(sorted(shapes, key=lambda bucket: (video_tokens(bucket), bucket))),
+            buckets=tuple(sorted(shapes, key=lambda bucket: (geometry.video_tokens(bucket), bucket))),
             backends=_chosen("backend", backends, BACKENDS),
             precisions=(PRECISIONS if on_a_gpu else ON_ANY_DEVICE)
             if precisions is None

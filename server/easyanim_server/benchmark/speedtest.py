@@ -27,7 +27,7 @@ from easyanim_server.engine.devices import GIB
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
+from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 from easyanim_server.engine.families.easyanimate_v51.transformer import EXAMPLE_TIMESTEP, INPAINT, TEXT
@@ -41,7 +41,7 @@ from easyanim_server.engine.weights import checkpoint
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
 
 Run = Callable[[], Tensor]
-"""One guided step less its sum: both velocities, (2, 16, frames', height/8, width/8)."""
+"""One guided step less its sum: both velocities, (2, channels, latent frames, rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class SpeedTest:
 
     def __init__(self, model: str, device: torch.device, repeats: int) -> None:
         self._modules = _load(model, device)
-        self._reads_text = model not in checkpoint.SYNTHETIC
+        self._geometry = self._modules.geometry
+        self._reads_text = model not in builtin.SYNTHETIC
         self._device = device
         self._repeats = repeats
         self._stopwatch = Stopwatch(device)
@@ -188,7 +189,7 @@ class SpeedTest:
         """
         grey = Picture(bucket.width, bucket.height, b"\x80" * (3 * bucket.width * bucket.height))
         job = Job("bench", "a cat", "ugly", bucket, max(counts, default=1), DEFAULT_GUIDANCE, seed=0, start=grey)
-        short = replace(job, bucket=replace(bucket, frames=min(bucket.frames, 5)))
+        short = replace(job, bucket=replace(bucket, frames=min(bucket.frames, self._geometry.frames_of(2))))
         self._decode(self._begin(short, self._texts(job)).latents)  # shows the VAE every shape
 
         around = {}
@@ -237,14 +238,14 @@ class SpeedTest:
     def _run(self, variant: Variant, bucket: Bucket) -> Run:
         """A step, compiled anew where the variant is compiled."""
         config = self._modules.transformer.config
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
+        channels, *size = self._geometry.latent_shape(bucket)
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(self._device, torch.bfloat16)
 
-        latents = draw(1, config.out_channels, *size)
-        inpaint = draw(1, config.in_channels - config.out_channels, *size)
+        latents = draw(1, channels, *size)
+        inpaint = draw(1, config.in_channels - channels, *size)
         texts = draw(2, MAX_TOKENS, config.text_embed_dim)
         times = torch.full((2,), EXAMPLE_TIMESTEP, device=self._device, dtype=torch.bfloat16)
         if not variant.stock:
@@ -276,7 +277,7 @@ class SpeedTest:
     def _flops(self, variant: Variant, bucket: Bucket) -> int:
         config = self._modules.transformer.config
         mode: AttentionMode = "diffusers" if variant.stock else "original"
-        return step_flops(config, video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
+        return step_flops(config, self._geometry.video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
 
     def _texts(self, job: Job) -> dict[str, Condition]:
         prompts = {PROMPT: job.prompt, NEGATIVE_PROMPT: job.negative_prompt}
@@ -296,8 +297,8 @@ class SpeedTest:
 
 
 def _load(model: str, device: torch.device) -> Components:
-    if model in checkpoint.SYNTHETIC:
-        return builtin.synthetic(checkpoint.SYNTHETIC[model], device=device, dtype=torch.bfloat16, text_layers=0)
+    if model in builtin.SYNTHETIC:
+        return builtin.synthetic(builtin.SYNTHETIC[model], device=device, dtype=torch.bfloat16, text_layers=0)
     return checkpoint.load(model, device=device, dtype=torch.bfloat16)
 
 

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from easyanim_server.cli.usage import option_name
 from easyanim_server.config.settings import ENV_PREFIX, Settings
+from easyanim_server.domain.execution import Word
 
 SOURCES = f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file."
 
@@ -34,6 +35,8 @@ def described(name: str) -> str:
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
+    if isinstance(annotation, type) and issubclass(annotation, Word):
+        return tuple(map(str, annotation))
     return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 
 

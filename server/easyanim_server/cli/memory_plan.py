@@ -16,10 +16,12 @@ from rich.text import Text
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.cards import Card
 from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.execution import Tiling
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
-from easyanim_server.engine.devices import resolve_dtype
-from easyanim_server.engine.memory.choose import FASTEST_FIRST, IN_8_BITS, choose
-from easyanim_server.engine.memory.estimate import LINK_RATE, PAGEABLE_RATE, REFERENCE_CARD, Estimate, Outline, estimate
+from easyanim_server.domain.placement import FASTEST_FIRST, IN_8_BITS
+from easyanim_server.engine.devices import resolve_device, resolve_dtype
+from easyanim_server.engine.memory.choose import choose
+from easyanim_server.engine.memory.estimate import LINK_RATE, PAGEABLE_RATE, REFERENCE_CARD, Estimate, estimate
 from easyanim_server.engine.weights import checkpoint
 
 UNITS = {"GB": 10**9, "GiB": 2**30, "MiB": 2**20}
@@ -86,17 +88,16 @@ def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> Memor
         UnsupportedModel: there is no such model.
     """
     card = parse_size(vram)
-    modules = checkpoint.outline(checkpoint.like_published(settings.model))
-    outline = Outline.of(modules, resolve_dtype("bfloat16", modules.device))
+    dtype = resolve_dtype("bfloat16", resolve_device("cpu"))
+    outline = checkpoint.outline(checkpoint.like_published(settings.model), dtype)
     backend = "inductor" if settings.backend == "auto" else settings.backend
     rows = []
     for bucket in settings.catalogue:
         for name in (*FASTEST_FIRST, *IN_8_BITS):
-            precision = settings.precision if name in FASTEST_FIRST else "fp8-weights"
-            row = estimate(
-                outline, bucket, name, backend, precision, tiled=settings.vae_tiling == "on", card=seconds_of
-            )
-            if row.least_card > card and settings.vae_tiling == "auto":
+            precision = "fp8-weights" if name.in_8_bits else settings.precision.value
+            forced = settings.vae_tiling is Tiling.ON
+            row = estimate(outline, bucket, name, backend, precision, tiled=forced, card=seconds_of)
+            if row.least_card > card and settings.vae_tiling is Tiling.AUTO:
                 tiled = estimate(outline, bucket, name, backend, precision, tiled=True, card=seconds_of)
                 row = tiled if tiled.least_card <= card else row
             rows.append(row)
@@ -106,7 +107,7 @@ def plan(settings: Settings, vram: str, seconds_of: Card | None = None) -> Memor
             precision=settings.precision, tiling=settings.vae_tiling,
         )  # fmt: skip
         # A placement that was named is named by the reason.
-        named = settings.placement == chosen.placement
+        named = settings.placement.placement is chosen.placement
         auto = chosen.reason if named else f"{settings.placement} means {chosen.placement}: {chosen.reason}"
     except ConfigurationError as error:
         auto = str(error)

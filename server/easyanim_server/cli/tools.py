@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub
 import psutil
 
+from easyanim_server import catalog
 from easyanim_server.cli.findings import Finding
 from easyanim_server.config import checks as preflight
 from easyanim_server.config import environment
@@ -22,10 +23,10 @@ from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
 from easyanim_server.domain.job import MAX_STEPS, Job
 from easyanim_server.domain.wording import counted
 from easyanim_server.engine.cache import store as cache
+from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.devices import describe_devices, device_name, resolve_device, resolve_dtype
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.memory.choose import find_placement
-from easyanim_server.engine.memory.estimate import Outline
 from easyanim_server.engine.step_cache import fit as cachefit
 from easyanim_server.engine.step_cache.fit import Fit
 from easyanim_server.engine.weights import checkpoint
@@ -33,7 +34,7 @@ from easyanim_server.media.encoder import missing_codecs
 from easyanim_server.prompts.negative import recommended_negative
 
 GIB = 2**30
-ON_ANY_MACHINE = f"--model {checkpoint.DEMO} runs on any machine"
+ON_ANY_MACHINE = f"--model {catalog.DEMO} runs on any machine"
 """What to do without a card."""
 
 SPOOL_BYTES = 1 * GIB
@@ -47,7 +48,7 @@ def export(model: str, folder: Path) -> None:
 
 def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
-    engine = Engine.load(settings)
+    engine = Engine.from_settings(settings)
     lines = []
     for ready in engine.prepare(settings.catalogue, report):
         how = f"{ready.backend}, {ready.precision}, attention {ready.attention}"
@@ -80,8 +81,8 @@ def fit_cache(
     bucket = settings.catalogue[0]
     prompts = prompts or cachefit.PROMPTS
     chosen = [prompts[number % len(prompts)] for number in range(generations)]
-    engine = Engine.load(settings)
-    guidance = engine.model.defaults.guidance
+    engine = Engine.from_settings(settings)
+    guidance = engine.capabilities.defaults.guidance
     jobs = [
         Job(str(seed), prompt, recommended_negative(prompt), bucket, steps, guidance, seed)
         for seed, prompt in enumerate(chosen)
@@ -142,27 +143,30 @@ def _model(settings: Settings) -> list[Finding]:
     memory = Finding("host memory", f"{_gib(psutil.virtual_memory().total)}, {os.cpu_count()} CPU cores")
     name = settings.model
     try:
+        device, unknown_device = resolve_device(settings.device), False
+    except EasyAnimError:  # said by another finding
+        device, unknown_device = resolve_device("cpu"), True
+    dtype = resolve_dtype(settings.dtype, device)
+    try:
         preflight.check_model(name, settings.revision)
         source = _source(settings, checkpoint.inspect(name, settings.revision))
         outlined = checkpoint.like_published(name) if preflight.is_hosted(name) else name
         if preflight.is_hosted(outlined):
             unknown = f"known once the configuration of {name} is downloaded"
             return [memory, source, Finding("placement", unknown)]
-        modules = checkpoint.outline(outlined)
+        outline = checkpoint.outline(outlined, dtype)
     except EasyAnimError as error:
         return [memory, Finding("model", str(error), fatal=True)]
-    try:
-        device = resolve_device(settings.device)
-    except EasyAnimError:  # said by another finding
+    if unknown_device:
         return [memory, source]
-    dtype = resolve_dtype(settings.dtype, device)
     try:
-        choice = find_placement(settings.model_copy(update={"model": outlined, "revision": None}), device, dtype)
+        asked = settings.model_copy(update={"model": outlined, "revision": None, "tuned": None})
+        choice = find_placement(EngineConfig.resolve(asked), lambda: outline)
     except EasyAnimError as error:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":
-        memory = _host_memory(memory.detail, Outline.of(modules, dtype).total, str(dtype).removeprefix("torch."))
-    named = settings.placement == choice.placement  # and then the reason says so
+        memory = _host_memory(memory.detail, outline.total, str(dtype).removeprefix("torch."))
+    named = settings.placement.placement is choice.placement  # and then the reason says so
     placed = choice.reason if named else f"{settings.placement} means {choice.placement} here: {choice.reason}"
     return [memory, source, Finding("placement", placed)]
 
@@ -179,7 +183,7 @@ def _host_memory(detail: str, needed: int, dtype: str) -> Finding:
 def _source(settings: Settings, absent: Sequence[str]) -> Finding:
     """Where the model comes from; `absent` are files that are still to be downloaded."""
     name = settings.model
-    if name == checkpoint.DEMO:
+    if name == catalog.DEMO:
         return Finding("model", f"{name} comes with this package")
     if preflight.is_made_here(name):
         return Finding("model", f"{name} is made at start, nothing to download")

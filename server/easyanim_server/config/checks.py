@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import socket
@@ -18,13 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from easyanim_server.config import environment
+from easyanim_server.catalog import DEFAULT_MODEL, MADE_HERE
+from easyanim_server.config import coefficients, environment
 from easyanim_server.config import model_defaults as modeldefaults
-from easyanim_server.config.settings import DEFAULT_MODEL, SOCKET_SCHEMES, Settings
+from easyanim_server.config.settings import SOCKET_SCHEMES, Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
-
-MADE_HERE = ("builtin:demo", "builtin:tiny", "synthetic:7b", "synthetic:12b")
-"""Models that need no download."""
 
 _PREFIXES = ("builtin:", "synthetic:")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -61,7 +58,7 @@ def check_files(settings: Settings) -> None:
         ConfigurationError: names the setting, its value, and what is in the way.
     """
     if settings.cache_coefficients is not None:
-        _check_coefficients(settings.cache_coefficients)
+        coefficients.read(settings.cache_coefficients)
     environment.temporary_folder()
     check_folder("cache_dir", environment.cache_folder(settings.cache_dir))
 
@@ -101,7 +98,7 @@ def check_model(model: str, revision: str | None = None) -> None:
                 f"model {model} has no model_index.json, so it is no folder in diffusers layout; use {DEFAULT_MODEL} "
                 "instead"
             )
-        modeldefaults.of(model)
+        modeldefaults.expected(model)
     elif not _HUB_ID.fullmatch(model):
         raise UnsupportedModel(
             f"model {model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
@@ -120,13 +117,6 @@ def local_folder(model: str) -> Path:
         return Path(model).expanduser()
     except RuntimeError as error:
         raise UnsupportedModel(f"model {model} is no folder: {error}") from error
-
-
-def published_size(model: str) -> str | None:
-    """``7b`` or ``12b`` for what the authors of EasyAnimate V5.1 publish, by its name; None for other models."""
-    published = _PUBLISHED.fullmatch(model)
-    size = published and _V51.match(published["rest"])
-    return size["size"] if size else None
 
 
 def check_folder(name: str, folder: Path) -> None:
@@ -285,20 +275,6 @@ def _bind_error(family: int, address: tuple[Any, ...] | str) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _check_coefficients(file: Path) -> None:
-    """As far as that goes without the model: `engine.stepcache` has the rest."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"cache_coefficients {str(file)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"cache_coefficients {str(file)!r} was not written by fit-cache: {error}") from error
-    if not isinstance(document, dict) or not {"coefficients", "model_fingerprint"} <= document.keys():
-        raise ConfigurationError(
-            f"cache_coefficients {str(file)!r} was not written by fit-cache, whose have a model_fingerprint"
-        )
 
 
 def _is_path(model: str) -> bool:

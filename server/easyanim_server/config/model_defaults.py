@@ -7,13 +7,17 @@ that the front can read the file of a folder before any worker is up.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from easyanim_server.domain.defaults import PUBLISHED, TINY_BUCKETS, ModelDefaults, parsed
+from easyanim_server import catalog
+from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import GUIDANCE_RANGE, MAX_STEPS, Bucket
+from easyanim_server.domain.model import Capabilities
+from easyanim_server.domain.shape import Geometry
 
 FILE = "easyanim.json"
 """In a model's folder, beside `model_index.json`: ``{"defaults": {...}}`` with some of `KEYS`."""
@@ -25,31 +29,37 @@ DEMO_FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo"
 
 
 @cache
-def of(model: str) -> ModelDefaults:
-    """Find the defaults of a model by its name, as far as they can be told without a download.
+def expected(model: str) -> Capabilities:
+    """What a model can be asked for by its name and its folder, as far as that can be told without a download.
 
     Args:
-        model: As `Settings.model`; of a Hugging Face id the published ones are returned.
+        model: As `Settings.model`; of a Hugging Face id what is published is returned.
 
     Raises:
         ConfigurationError: the folder's `easyanim.json` is damaged.
     """
-    if model == "builtin:tiny":
-        return ModelDefaults(buckets=parsed(TINY_BUCKETS))
-    if model == "builtin:demo":
-        return read(DEMO_FOLDER)
-    return PUBLISHED if model.startswith(("builtin:", "synthetic:")) else read(Path(model).expanduser())
+    known, named = catalog.expected(model), catalog.find(model)
+    if named is not None and named.origin == "made":
+        return known
+    packaged = named is not None and named.origin == "package"
+    folder = DEMO_FOLDER if packaged else Path(model).expanduser()
+    return replace(known, defaults=read(folder, known))
 
 
-def read(folder: Path) -> ModelDefaults:
-    """Read a folder's `easyanim.json`; without one, the published models' defaults.
+def read(folder: Path, published: Capabilities = catalog.EASYANIMATE_V51) -> ModelDefaults:
+    """Read a folder's `easyanim.json`.
+
+    Args:
+        folder: In which the file may be.
+        published: Have the model's geometry, and the values of what the file leaves out.
 
     Raises:
         ConfigurationError: the file is damaged; names file, key, value and what is allowed.
     """
+    usual = published.defaults
     file = folder / FILE
     if not file.is_file():
-        return PUBLISHED
+        return usual
     try:
         document = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # text of another encoding too
@@ -59,10 +69,11 @@ def read(folder: Path) -> ModelDefaults:
         raise ConfigurationError(f'{file} must be an object such as {{"defaults": {{"guidance_scale": 6}}}}')
     if unknown := sorted(given.keys() - set(KEYS)):
         raise ConfigurationError(f"{file}: unknown key {unknown[0]!r} in defaults; known are {', '.join(KEYS)}")
-    return ModelDefaults(
-        guidance=float(_number(file, given, "guidance_scale", *GUIDANCE_RANGE, PUBLISHED.guidance)),
-        steps=int(_number(file, given, "step_count", 1, MAX_STEPS, PUBLISHED.steps, whole=True)),
-        buckets=_buckets(file, given["buckets"]) if "buckets" in given else PUBLISHED.buckets,
+    return replace(
+        usual,
+        guidance=float(_number(file, given, "guidance_scale", *GUIDANCE_RANGE, usual.guidance)),
+        steps=int(_number(file, given, "step_count", 1, MAX_STEPS, usual.steps, whole=True)),
+        buckets=_buckets(file, given["buckets"], published.geometry) if "buckets" in given else usual.buckets,
     )
 
 
@@ -77,9 +88,9 @@ def _number(
     return value
 
 
-def _buckets(file: Path, value: Any) -> tuple[Bucket, ...]:
+def _buckets(file: Path, value: Any, geometry: Geometry) -> tuple[Bucket, ...]:
     try:
-        found = tuple(Bucket.parse(name) for name in value)
+        found = tuple(Bucket.parse(name, geometry) for name in value)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"{file}: buckets is {value!r}: {error}") from error
     if isinstance(value, str) or not found or len(set(found)) < len(found):

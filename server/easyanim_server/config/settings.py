@@ -26,27 +26,19 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config import tuned as tuning
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import ConfigurationError
-from easyanim_server.domain.job import NOISE_AUGMENTATION, Bucket
+from easyanim_server.domain.execution import Backend, Precision, Tiling
+from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.model import Capabilities
+from easyanim_server.domain.placement import PlacementSetting
 
 ENV_PREFIX = "EASYANIM_"
 CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
 """Read by the client's command line; a shell may have it for both."""
-
-DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
-
-Placement = Literal[
-    "auto",
-    "full",
-    "model_cpu_offload",
-    "group_offload",
-    "sequential_cpu_offload",
-    "full_and_qfloat8",
-    "model_cpu_offload_and_qfloat8",
-]
 
 MAX_PORT = 65535
 
@@ -105,14 +97,14 @@ class Settings(BaseSettings):
     """Compute type of the model; auto is bfloat16 on CUDA and float32 on CPU."""
     attention_mode: Literal["original", "diffusers"] = "original"
     """original runs the network as it was trained; diffusers repeats its port, which differs, for comparison."""
-    backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
+    backend: Backend = Backend.AUTO
     """How the transformer's blocks run; auto is inductor on CUDA and eager on the CPU."""
-    precision: Literal["bf16", "fp8"] = "bf16"
+    precision: Precision = Precision.BF16
     """fp8 computes the large products in 8 bits on cards that can; bf16 leaves them in the compute type."""
-    placement: Placement = "auto"
+    placement: PlacementSetting = PlacementSetting.AUTO
     """Where weights are kept: full (the card), model_cpu_offload, group_offload, sequential_cpu_offload, the first two
     with _and_qfloat8 for 8-bit weights, or auto, the fastest in which every bucket fits."""
-    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    vae_tiling: Tiling = Tiling.AUTO
     """Whether the VAE works on overlapping tiles, which changes pixels; auto does where no bucket fits otherwise."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
     """Whether the VAE takes videos of a batch one by one; of no effect on the server's batches of one; auto is off."""
@@ -131,8 +123,9 @@ class Settings(BaseSettings):
     """Where compiled code is kept across restarts; unset means $XDG_CACHE_HOME/easyanim."""
     buckets: Annotated[tuple[Bucket, ...], NoDecode] = ()
     """Sizes to serve, HxW or HxWxF, separated by commas; empty means the model's own list."""
-    noise_augmentation: float = Field(default=NOISE_AUGMENTATION, ge=0.0, le=1.0)
-    """Noise on the start picture before it is encoded, in units of its range; the model was trained with it."""
+    noise_augmentation: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Noise on the start picture before it is encoded, in units of its range; unset means what the model was trained
+    with."""
     default_profile: Literal["exact", "balanced", "fast", "draft"] = "exact"
     """What requests get that name no profile; all but exact trade quality for time."""
     cache_coefficients: Path | None = None
@@ -210,12 +203,13 @@ class Settings(BaseSettings):
 
     @field_validator("buckets", mode="before")
     @classmethod
-    def _parse_buckets(cls, value: Any) -> Any:
+    def _parse_buckets(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [part for part in value.replace(" ", "").split(",") if part]
         if not isinstance(value, (list, tuple)):
             raise ValueError("must be text or a list, such as 384x672,512x512x25")
-        parsed = [item if isinstance(item, Bucket) else Bucket.parse(str(item)) for item in value]
+        model = info.data.get("model", DEFAULT_MODEL)
+        parsed = [item if isinstance(item, Bucket) else catalog.parse_bucket(str(item), model) for item in value]
         twice = {str(item) for item in parsed if parsed.count(item) > 1}
         if twice:
             raise ValueError(f"named more than once: {', '.join(sorted(twice))}")
@@ -261,18 +255,18 @@ class Settings(BaseSettings):
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
         """The buckets to serve, in order of preference."""
-        return self.buckets or self.model_defaults.buckets
+        return self.buckets or self.expected.defaults.buckets
 
     @property
-    def model_defaults(self) -> ModelDefaults:
-        """What the model's own folder says that it is best asked for, as far as it is on this machine.
+    def expected(self) -> Capabilities:
+        """What the model can be asked for as far as its name and its own folder say, before it is loaded.
 
-        A worker that is up knows better, of a downloaded model too: see `Served`.
+        A worker that is up knows better, of a downloaded model too: see `WorkerInfo.capabilities`.
 
         Raises:
             ConfigurationError: the folder's `easyanim.json` is damaged.
         """
-        return modeldefaults.of(self.model)
+        return modeldefaults.expected(self.model)
 
     @classmethod
     def settings_customise_sources(

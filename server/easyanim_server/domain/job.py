@@ -11,21 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 
 from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Acceleration
-from easyanim_server.domain.wording import counted
+from easyanim_server.domain.shape import Geometry
 
 DEFAULT_STEPS = PROFILES[DEFAULT_PROFILE].steps
 DEFAULT_GUIDANCE = 6.0
 DEFAULT_FPS = 8
-NOISE_AUGMENTATION = 0.0563
-"""Standard deviation of the noise on given pictures, whose range is [-1, 1]; the model was trained with it."""
 MAX_STEPS = 200
 GUIDANCE_RANGE = (1.0, 20.0)
 FPS_RANGE = (1, 60)
 MAX_SEED = 2**63 - 1
-MAX_FRAMES = 49
-"""Longest clip that the model was trained on."""
-SIZE_MULTIPLE = 16
-"""Heights and widths are multiples of it: the VAE's factor 8 times the patch size 2."""
+
+TEXT, START, START_END = "text", "start", "start_end"
+"""Tasks that a job can have: the prompt alone, with a first frame, with a first and a last frame."""
 
 
 BLACK = "#000000"
@@ -53,11 +50,11 @@ class Bucket:
     """One shape that the engine serves; compiled and warmed as a whole."""
 
     height: int
-    """Pixels, a multiple of 16."""
+    """Pixels, a multiple of `Geometry.size_multiple`."""
     width: int
-    """Pixels, a multiple of 16."""
+    """Pixels, a multiple of `Geometry.size_multiple`."""
     frames: int
-    """Frames of the video, of the form 4k+1, in [1, 49]."""
+    """Frames of the video, such as `Geometry.is_frame_count` accepts."""
 
     @property
     def name(self) -> str:
@@ -73,8 +70,13 @@ class Bucket:
         return math.log(self.width / self.height)
 
     @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """Read ``HxW`` or ``HxWxF``; frames default to 49.
+    def parse(cls, text: str, geometry: Geometry | None = None, *, frames: int = 0) -> Bucket:
+        """Read ``HxWxF``, or ``HxW`` for the longest clip.
+
+        Args:
+            text: Height by width by frames.
+            geometry: Of the model that is to make it. Without one, sizes are only checked to be positive.
+            frames: Of ``HxW`` where there is no geometry; 0 refuses that form.
 
         Raises:
             ValueError: the text has another form, or a number is not allowed.
@@ -82,18 +84,19 @@ class Bucket:
         parts = text.lower().strip().split("x")
         if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
             raise ValueError(f"bucket {text!r} must look like 384x672 or 384x672x49 (height x width x frames)")
-        height, width, frames = (int(part) for part in [*parts, str(MAX_FRAMES)][:3])
-        for name, pixels in (("height", height), ("width", width)):
-            if pixels <= 0 or pixels % SIZE_MULTIPLE:
-                raise ValueError(f"bucket {text!r}: {name} {pixels} must be a positive multiple of {SIZE_MULTIPLE}")
-        if not is_frame_count(frames):
-            raise ValueError(f"bucket {text!r}: {counted(frames, 'frame')}; must be 4k+1, from 1 to {MAX_FRAMES}")
-        return cls(height, width, frames)
+        longest = geometry.max_frames if geometry else frames
+        if len(parts) == 2 and not longest:
+            raise ValueError(f"bucket {text!r} must name its frames too, such as 384x672x49 (height x width x frames)")
+        height, width, frames = (int(part) for part in [*parts, str(longest)][:3])
+        bucket = cls(height, width, frames)
+        wrong = geometry.refusal(bucket) if geometry else bucket._empty_side()
+        if wrong:
+            raise ValueError(f"bucket {text!r}: {wrong}")
+        return bucket
 
-
-def is_frame_count(frames: int) -> bool:
-    """Whether the VAE can decode so many frames: one alone, then groups of four."""
-    return 1 <= frames <= MAX_FRAMES and frames % 4 == 1
+    def _empty_side(self) -> str | None:
+        sides = {"height": self.height, "width": self.width, "frames": self.frames}
+        return next((f"{name} {size} must be positive" for name, size in sides.items() if size <= 0), None)
 
 
 def nearest_bucket(buckets: Iterable[Bucket], aspect: float) -> Bucket:
@@ -140,6 +143,13 @@ class Job:
     profile: str = DEFAULT_PROFILE
     """The name that `steps` and `acceleration` were resolved from; the two alone say what is done."""
     acceleration: Acceleration = NO_ACCELERATION
+
+    @property
+    def task(self) -> str:
+        """What the video is made from beside the prompt, as `Capabilities.tasks` names it."""
+        if self.start is None:
+            return TEXT
+        return START if self.end is None else START_END
 
     @property
     def predictions(self) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
-from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.defaults import ModelDefaults
+from easyanim_server.domain.job import GUIDANCE_RANGE, MAX_STEPS, Bucket
+from easyanim_server.domain.shape import Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,32 @@ class PromptTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """One of the tokenizers that a model reads prompts with."""
+
+    name: str
+    max_tokens: int
+    """Tokens that are read of a prompt, its chat template included; the rest is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can be asked for. Front and clients go by it alone, whatever family the model is of."""
+
+    family: str
+    """The name of the `ModelFamily`, for logs."""
+    tasks: frozenset[str]
+    """Open set: ``text``, ``start``, ``start_end``, and what later families bring."""
+    geometry: Geometry
+    tokenizers: tuple[TokenizerSpec, ...]
+    solvers: tuple[str, ...]
+    """By the names that requests use; the first is what the model was published with."""
+    defaults: ModelDefaults
+    max_steps: int = MAX_STEPS
+    guidance_range: tuple[float, float] = GUIDANCE_RANGE
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a worker serves, as it goes into receipts."""
 
@@ -95,8 +122,6 @@ class ModelInfo:
     """Where weights are while they are not needed."""
     placement_reason: str = ""
     """Why there, in one sentence."""
-    defaults: ModelDefaults = PUBLISHED
-    """Of requests that leave guidance, steps or size out; no part of receipts, which have the values themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +134,8 @@ class WorkerInfo:
     device_uuids: tuple[str, ...] = ()
     """The driver's names of the devices that it holds, such as ``GPU-8f5a...``; empty on the CPU."""
     lookups: Lookups = Lookups()
+    capabilities: Capabilities = field(kw_only=True)
+    """What the model can be asked for."""
 
     def step_seconds(self, bucket: Bucket) -> float:
         """What a guided step took when the bucket was made ready; 0 where that was not measured."""

@@ -9,7 +9,7 @@ from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Phase, Progress, Work
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer, WorkerInfo
+from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer, WorkerInfo
 
 Observer = Callable[[Phase, int, int], None]
 """Called by the engine between units of work with (phase, completed, total).
@@ -24,6 +24,10 @@ class Engine(Protocol):
     @property
     def model(self) -> ModelInfo:
         """What is loaded."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for."""
 
     @property
     def tokenizer(self) -> PromptTokenizer:

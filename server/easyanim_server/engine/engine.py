@@ -32,25 +32,29 @@ import torch
 from numpy.typing import NDArray
 
 from easyanim_server import __version__
-from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase, Work
+from easyanim_server.domain.execution import Backend, Tiling
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer
+from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine import loop, snapshot
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.planner import Planner
 from easyanim_server.engine.compile.precision import resolve_precision
-from easyanim_server.engine.devices import device_name, limit_memory, locked_limit, resolve_device, resolve_dtype
-from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.devices import device_name, limit_memory
+from easyanim_server.engine.families.base import LoadOptions, ModelFamily
+from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.families.runtime import DENOISER, Condition, Pipeline
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.guidance import StepExecution, eager_execution
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
-from easyanim_server.engine.memory.placement import QFLOAT8, Placement, starts_on_host
+from easyanim_server.engine.memory.placement import Placement
 from easyanim_server.engine.pixels import to_uint8
 from easyanim_server.engine.prediction import Predictor
 from easyanim_server.engine.prompt_cache import PromptCache
@@ -66,9 +70,20 @@ def unobserved(phase: Phase, completed: int, total: int) -> None:
     """Observe nothing."""
 
 
-def _tiles(tiling: str, choice: PlacementChoice, height: int, width: int) -> bool:
-    """Whether the VAE works on tiles: where it can, if that is asked for or needed."""
-    return is_cut(height, width) and (tiling == "on" or (tiling == "auto" and choice.tiles(height, width)))
+def _tiles(tiling: Tiling, choice: PlacementChoice, height: int, width: int) -> bool:
+    """Whether the VAE is to work on tiles, where it can: if that is asked for or needed."""
+    return tiling is Tiling.ON or (tiling is Tiling.AUTO and choice.tiles(height, width))
+
+
+def require_shapes(buckets: Sequence[Bucket], geometry: Geometry) -> None:
+    """Refuse buckets that a model does not make.
+
+    Raises:
+        ConfigurationError: names the first, and what is allowed.
+    """
+    for bucket in buckets:
+        if wrong := geometry.refusal(bucket):
+            raise ConfigurationError(f"bucket {str(bucket)!r}: {wrong}")
 
 
 class Engine:
@@ -102,14 +117,22 @@ class Engine:
         cache_coefficients: Path | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self.placement = Placement(placement, pipeline.components, pipeline.device, locked_limit)
+        self.placement = Placement(WeightPlacement(placement), pipeline.components, pipeline.device, locked_limit)
         """Where the weights are."""
         self.predictor = Predictor(pipeline.denoiser, self.placement.offload(DENOISER))
         self._device = pipeline.device
         self._choice = choice
         self._second_try = OomRetry(self.placement, pipeline.device)
         self._prompts = PromptCache(partial(pipeline.encode_text, need=self.placement.need))
-        self._planner = Planner(self.predictor, self.placement, backend, precision, attention, guidance_batch)
+        self._planner = Planner(
+            self.predictor,
+            self.placement,
+            pipeline.capabilities.geometry,
+            backend,
+            precision,
+            attention,
+            guidance_batch,
+        )
         self._executions: dict[Bucket, StepExecution] = {}
         self._readiness: dict[Bucket, BucketStatus] = {}
         self._told: torch.cuda.Event | None = None
@@ -125,65 +148,77 @@ class Engine:
             | {name: version(name) for name in ("torch", "diffusers", "transformers")},
             placement=placement,
             placement_reason=choice.reason if choice else "",
-            defaults=pipeline.defaults,
         )
         self._cache_coefficients = resolve_coefficients(
             cache_coefficients, pipeline.cache_coefficients, self._model.fingerprint
         )
 
     @classmethod
-    def load(cls, settings: Settings) -> Engine:
-        """Load the model that `settings` name, onto the device that they name.
+    def from_settings(cls, settings: Settings) -> Engine:
+        """Resolve settings and load the model that they name; what worker processes call.
 
         Raises:
-            ConfigurationError: there is no such device, not enough memory for a bucket, or another device than the
-                settings were tuned on.
+            ConfigurationError: as `EngineConfig.resolve` and `load`.
+            UnsupportedModel: as `load`.
+        """
+        return cls.load(EngineConfig.resolve(settings))
+
+    @classmethod
+    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] = FAMILIES) -> Engine:
+        """Find a model, decide where its weights go, and load it.
+
+        Args:
+            config: The model, the device and how to run.
+            families: Those that the model may be of.
+
+        Raises:
+            ConfigurationError: the model does not make a bucket, or there is not enough memory for one.
             UnsupportedModel: this engine cannot run the model.
         """
-        device = resolve_device(settings.device)
-        dtype = resolve_dtype(settings.dtype, device)
-        found = tuning.read(settings.tuned) if settings.tuned else None
-        if found is not None and settings.tuned is not None:
-            found.require_device(device_name(device), settings.tuned)
-        limit_memory(device, settings.vram_limit_gib)
-        choice = find_placement(settings, device, dtype)
-        if found is not None:
-            choice = replace(choice, reason=f"{choice.reason}; {found.source}")
-        precision = resolve_precision(settings.precision, choice.placement.endswith(QFLOAT8), device)
+        limit_memory(config.device, config.vram_limit_gib)
+        index = checkpoint.find(config.model, config.revision)
+        family = recognise(index, families)
+        require_shapes(config.buckets, family.capabilities(index).geometry)
+        choice = find_placement(config, lambda: family.outline(index, config.dtype))
+        if config.tuned:
+            choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")
+        precision = resolve_precision(config.precision, choice.placement.in_8_bits, config.device)
         log.info("placement %s: %s", choice.placement, choice.reason)
-        if settings.backend != "eager" or device.type == "cuda":  # where kernels are compiled without a compiler too
-            cache.use(settings.cache_dir, device)
-        if settings.cpu_threads:
-            torch.set_num_threads(settings.cpu_threads)
-        modules = checkpoint.load(
-            settings.model,
-            device=device,
-            dtype=dtype,
-            revision=settings.revision,
-            on_host=starts_on_host(choice.placement),
+        if config.backend is not Backend.EAGER or config.device.type == "cuda":
+            cache.use(config.cache_dir, config.device)  # kernels are compiled on CUDA without a compiler too
+        if config.cpu_threads:
+            torch.set_num_threads(config.cpu_threads)
+        index = checkpoint.complete(index, family.files(index), config.revision)
+        options = LoadOptions(
+            config.device,
+            config.dtype,
+            on_host=choice.placement.starts_on_host,
+            attention_mode=config.attention_mode,
+            noise_augmentation=config.noise_augmentation,
+            tiled=partial(_tiles, config.vae_tiling, choice),
+            sliced=config.vae_slicing,
         )
         return cls(
-            EasyAnimatePipeline(
-                modules,
-                settings.attention_mode,
-                settings.noise_augmentation,
-                tiled=partial(_tiles, settings.vae_tiling, choice),
-                sliced=settings.vae_slicing == "on",
-            ),
-            backend=settings.backend,
+            family.load(index, options),
+            backend=config.backend.value,
             precision=precision,
-            attention=settings.attention,
-            guidance_batch=settings.guidance_batch,
-            placement=choice.placement,
+            attention=config.attention,
+            guidance_batch=config.guidance_batch,
+            placement=choice.placement.value,
             choice=choice,
-            locked_limit=locked_limit(settings.pinned_memory_gib),
-            cache_coefficients=settings.cache_coefficients,
+            locked_limit=config.locked_limit,
+            cache_coefficients=config.cache_coefficients,
         )
 
     @property
     def model(self) -> ModelInfo:
         """What is loaded."""
         return self._model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for."""
+        return self.pipeline.capabilities
 
     @property
     def tokenizer(self) -> PromptTokenizer:
@@ -275,7 +310,7 @@ class Engine:
         self._second_try(lambda: loop.step(self.predictor, sampling, execution))
         with shortage_named(self._device):
             if self._device.type == "cuda":
-                told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
+                told, self._told = self._told, torch.cuda.Event()
                 self._told.record()
                 (self._told if sampling.done else told or self._told).synchronize()
 

@@ -22,8 +22,9 @@ FEWEST_CONNECTIONS = 8
 HANDSHAKE_MS = 10_000
 """From a connection's beginning to the first frames of HTTP/2; by default two minutes."""
 
-MOST_UNANSWERED_CALLS = 128
-"""Calls that gRPC holds before the event loop has taken them; by default 1000. Some way above what one turn takes."""
+MAX_PENDING_CALLS = 1024
+"""Calls that gRPC holds before the event loop takes them. gRPC itself ends those beyond, some from here on and all from
+twice as many, with CANCELLED and no reason: far above a burst of callers. Each holds at most `WINDOW_BYTES`."""
 
 KEEPALIVE: tuple[tuple[str, int], ...] = (
     # A caller whose network is gone says nothing, not even that it left: its job must end within a minute.
@@ -79,8 +80,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # Its calls are finished, however long they take: the grace is without end by default.
         ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_seconds)),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.server.max_pending_requests", MOST_UNANSWERED_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_UNANSWERED_CALLS),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         # Windows do not grow by themselves: `Intake` counts on what a stream may hold before it is read.
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.http2.bdp_probe", 0),

@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import job as jobs
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.domain.wording import counted, shown
 from easyanim_server.media.picture_pool import Decoder, Loaded
 from easyanim_server.prompts.negative import recommended_negative
@@ -37,7 +38,7 @@ NEAREST_BUCKETS = 3
 async def to_job(
     request: pb.GenerateRequest,
     settings: Settings,
-    defaults: ModelDefaults,
+    capabilities: Capabilities,
     pictures: Mapping[str, bytes | memoryview] | None = None,
     decoder: Decoder | None = None,
 ) -> Job:
@@ -46,7 +47,7 @@ async def to_job(
     Args:
         request: Without its pictures.
         settings: Of the server; what the operator set goes before the model's defaults.
-        defaults: Of the model that is loaded.
+        capabilities: Of the model that is served.
         pictures: Files by field.
         decoder: What decodes them; needed where there are any.
 
@@ -56,12 +57,13 @@ async def to_job(
         ShuttingDown: the server drains.
     """
     pictures = pictures or {}
-    check = asyncio.get_running_loop().run_in_executor(_threads, _check, request, settings, defaults)
+    check = asyncio.get_running_loop().run_in_executor(_threads, _check, request, settings, capabilities)
     name, profile, wrong = await check
     background = request.background_color.lower() or jobs.BLACK
     loaded, bad_pictures = await _load_pictures(pictures, decoder, jobs.BLACK if wrong else background)
     wrong += bad_pictures
-    bucket, bad_size = _choose_bucket(request, settings.catalogue, loaded.get("start_image"))
+    wrong += _check_task(pictures, capabilities)
+    bucket, bad_size = _choose_bucket(request, settings.catalogue, loaded.get("start_image"), capabilities.geometry)
     wrong += bad_size
     if wrong or bucket is None:
         raise InvalidArgument(wrong)
@@ -77,7 +79,7 @@ async def to_job(
         negative_prompt=_negative_prompt(request),
         bucket=bucket,
         steps=profile.steps,
-        guidance=request.guidance_scale if request.HasField("guidance_scale") else defaults.guidance,
+        guidance=request.guidance_scale if request.HasField("guidance_scale") else capabilities.defaults.guidance,
         # Drawn seeds stay where every caller's numbers are exact, JavaScript's too.
         seed=request.seed if request.HasField("seed") else secrets.randbelow(2**53),
         fps=request.frame_rate_fps if request.HasField("frame_rate_fps") else jobs.DEFAULT_FPS,
@@ -93,19 +95,19 @@ async def to_job(
 
 
 def _check(
-    request: pb.GenerateRequest, settings: Settings, defaults: ModelDefaults
+    request: pb.GenerateRequest, settings: Settings, capabilities: Capabilities
 ) -> tuple[str, Profile, list[Violation]]:
     """The profile, and what is wrong in fields that can be checked one by one."""
     wrong: list[Violation] = []
     wrong += _check_prompts(request, settings.max_prompt_chars)
-    wrong += _check_number(request, "step_count", 1, jobs.MAX_STEPS)
-    wrong += _check_number(request, "guidance_scale", *jobs.GUIDANCE_RANGE)
+    wrong += _check_number(request, "step_count", 1, capabilities.max_steps)
+    wrong += _check_number(request, "guidance_scale", *capabilities.guidance_range)
     wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
     wrong += _check_number(request, "seed", 0, jobs.MAX_SEED, "leave it out for a random one")
     wrong += _check_output(request)
     wrong += _check_fit(request)
     wrong += _check_background(request)
-    name, profile, bad_profile = _profile(request, settings.default_profile, defaults)
+    name, profile, bad_profile = _profile(request, settings.default_profile, capabilities)
     return name, profile, wrong + bad_profile
 
 
@@ -170,17 +172,28 @@ def _check_background(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("background_color", f"{said}; must look like #ffffff: red, green and blue, two hex digits each")]
 
 
+def _check_task(pictures: Collection[str], capabilities: Capabilities) -> list[Violation]:
+    """Whether the model makes videos from the pictures that a request has, or from none."""
+    task = jobs.START_END if "end_image" in pictures else jobs.START if "start_image" in pictures else jobs.TEXT
+    if task in capabilities.tasks:
+        return []
+    field = "end_image" if task == jobs.START_END and jobs.START in capabilities.tasks else "start_image"
+    state = "is missing" if task == jobs.TEXT else "is set"
+    tasks = ", ".join(sorted(capabilities.tasks))
+    return [Violation(field, f"{state}; the model's tasks are {tasks}, and this would be {task}")]
+
+
 def _profile(
-    request: pb.GenerateRequest, default: str, defaults: ModelDefaults
+    request: pb.GenerateRequest, default: str, capabilities: Capabilities
 ) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
     known, given, wrong = name in PROFILES, request.acceleration, []
     if not known:  # the other fields are checked all the same
         wrong.append(Violation("profile", f"is {shown(name)}; must be one of {', '.join(PROFILES)}"))
-    profile = defaults.profile(name if known else default)
+    profile = capabilities.defaults.profile(name if known else default)
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
-    solvers = [solver.value for solver in Solver]
+    solvers = capabilities.solvers
     if "solver" in values and values["solver"] not in solvers:
         wrong.append(Violation("acceleration.solver", f"is {shown(given.solver)}; must be one of {', '.join(solvers)}"))
     elif "solver" in values:
@@ -212,7 +225,7 @@ async def _load_pictures(
 
 
 def _choose_bucket(
-    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Loaded | None
+    request: pb.GenerateRequest, catalogue: Sequence[Bucket], start: Loaded | None, geometry: Geometry
 ) -> tuple[Bucket | None, list[Violation]]:
     wrong: list[Violation] = []
     size = request.WhichOneof("size")
@@ -227,7 +240,8 @@ def _choose_bucket(
     frames = request.frame_count if request.HasField("frame_count") else None
     offered = sorted({bucket.frames for bucket in candidates})
     if frames is not None and frames not in offered:
-        form = "" if jobs.is_frame_count(frames) else f"must be 4k+1, from 1 to {jobs.MAX_FRAMES}, and "
+        allowed = f"must be {geometry.frame_form}, from 1 to {geometry.max_frames}, and "
+        form = "" if geometry.is_frame_count(frames) else allowed
         counts = ", ".join(map(str, offered))
         wrong.append(Violation("frame_count", f"is {frames}; {form}{where} offers {counts}"))
     if wrong:

@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain import job as jobs
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.events import (
     Accepted,
@@ -40,7 +39,7 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
         return pb.GenerateResponse(
             accepted=pb.Accepted(
                 job_id=job.id,
-                parameters=pb.Parameters(**parameters(job)),
+                parameters=pb.Parameters(**parameters(job), task=job.task),
                 prompt_token_count=event.prompt_tokens,
                 prompt_truncated=event.prompt_truncated,
                 prompt_warnings=_warnings(event.warnings),
@@ -76,14 +75,14 @@ def to_server_info(
     """What the server serves and what it is doing."""
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, BucketStatus] = {}
-    defaults = settings.model_defaults
+    capabilities = settings.expected
     if (info := manager.info) is not None:
         model.fingerprint = info.model.fingerprint
         model.transformer_parameter_count = info.model.parameters
         model.attention_mode = info.model.attention_mode
         model.dtype = info.model.dtype
         model.device = info.model.device
-        defaults = info.model.defaults
+        capabilities = info.capabilities
         readiness = {item.bucket: item for item in info.buckets}
     return pb.GetServerInfoResponse(
         version=__version__,
@@ -93,7 +92,7 @@ def to_server_info(
             max_request_bytes=settings.max_request_bytes,
             max_image_pixels=settings.max_image_pixels,
             max_prompt_chars=settings.max_prompt_chars,
-            max_step_count=jobs.MAX_STEPS,
+            max_step_count=capabilities.max_steps,
             max_queued_count=settings.queue_size,
         ),
         state=f"STATE_{manager.state.value}",
@@ -103,9 +102,10 @@ def to_server_info(
         placement_reason=info.model.placement_reason if info else "",
         activity=_activity(manager),
         device_status=[_device_status(device) for device in devices],
-        profiles=[_profile(name, defaults.profile(name), settings) for name in PROFILES],
+        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in PROFILES],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
-        defaults=_defaults(settings, defaults) if info else None,
+        defaults=_defaults(settings, capabilities.defaults) if info else None,
+        tasks=sorted(capabilities.tasks) if info else (),
     )
 
 

@@ -14,9 +14,9 @@ import structlog
 from easyanim.v1 import video_pb2 as pb
 from easyanim.v1 import video_pb2_grpc
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.errors import EasyAnimError, GenerationFailed
 from easyanim_server.domain.events import Chunk
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.quotas import caller_of
 from easyanim_server.media.picture_pool import PicturePool
@@ -47,10 +47,10 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         """The answer that callers wait for now."""
 
     @property
-    def _defaults(self) -> ModelDefaults:
-        """Of the model that is loaded; until then, what its folder says."""
+    def _capabilities(self) -> Capabilities:
+        """Of the model that is loaded; until then, what its name and its folder say."""
         info = self._jobs.info
-        return info.model.defaults if info else self._settings.model_defaults
+        return info.capabilities if info else self._settings.expected
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Create a job, watch it, and cancel it if the caller leaves; see the contract for the order of events."""
@@ -61,7 +61,7 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             async with self._decoders.claim() if pictures else nullcontext() as decoder:
                 self._jobs.check_room()  # those before may have taken the last place
                 with naming_what_is_too_long():
-                    job = await to_job(request, self._settings, self._defaults, pictures, decoder)
+                    job = await to_job(request, self._settings, self._capabilities, pictures, decoder)
                 reading = await self._jobs.prompts.read_for(job)
                 record = await self._jobs.create(job, reading, caller_of(context.peer()), current_call())
             del request, pictures  # as large as the pictures' files, while the job waits and runs

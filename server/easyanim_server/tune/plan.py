@@ -6,7 +6,7 @@ import multiprocessing
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.execution import Backend, Precision
 from easyanim_server.domain.job import MAX_STEPS, Bucket
+from easyanim_server.domain.placement import FASTEST_FIRST, IN_8_BITS, PlacementSetting
 from easyanim_server.engine.compile.backends import BACKENDS
-from easyanim_server.engine.devices import device_name, resolve_device, resolve_dtype
-from easyanim_server.engine.memory.choose import FASTEST_FIRST, IN_8_BITS, Forecast, predicted
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.devices import device_name, resolve_device
+from easyanim_server.engine.memory.choose import Forecast, predicted
 
 PRECISIONS = ("bf16", "fp8")
 
@@ -49,7 +52,11 @@ class Candidate:
 
     def settings(self, base: Settings, buckets: Sequence[Bucket]) -> Settings:
         """Those of a server that runs it, quietly."""
-        chosen = {"placement": self.placement, "backend": self.backend, "precision": self.precision}
+        chosen = {
+            "placement": PlacementSetting(self.placement),
+            "backend": Backend(self.backend),
+            "precision": Precision(self.precision),
+        }
         return base.model_copy(update={**chosen, "buckets": tuple(buckets), "tuned": None, "log_level": "warning"})
 
 
@@ -142,12 +149,12 @@ class TunePlan:
     @property
     def defaults(self) -> Candidate:
         """What `serve` does without tuning."""
-        return Candidate(self.base.placement, self.base.backend, self.base.precision)
+        return Candidate(self.base.placement.value, self.base.backend.value, self.base.precision.value)
 
     def candidates(self, kind: str) -> list[Candidate]:
         """All that may replace the defaults on a device of that kind, those first that promise most."""
         backends = self.backends or (("inductor", "eager") if kind == "cuda" else ("eager",))
-        order = [name for name in (*FASTEST_FIRST, *IN_8_BITS) if name in self.placements]
+        order = [one.value for one in (*FASTEST_FIRST, *IN_8_BITS) if one in self.placements]
         made = [
             Candidate(placement, backend, precision)
             for placement in order
@@ -176,9 +183,8 @@ def _look(plan: TunePlan) -> Machine:
     facts = {**measure.machine(device), "cpu": record.processor(), "versions": record.versions()}
     candidates = [plan.defaults, BEFORE, *plan.candidates(device.type)]
     asked = [(one.placement, one.backend, one.precision) for one in candidates if one.placement != "auto"]
-    dtype = resolve_dtype(plan.base.dtype, device)
-    base = plan.base.model_copy(update={"buckets": plan.buckets})
-    forecasts = predicted(base, device, dtype, list(dict.fromkeys(asked)))
+    config = replace(EngineConfig.resolve(plan.base), buckets=plan.buckets)
+    forecasts = predicted(config, list(dict.fromkeys(asked)))
     return Machine(device_name(device), device.type, facts, forecasts)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from easyanim_server.domain.events import Phase
 from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.placement import FASTEST_FIRST
 from easyanim_server.domain.wording import counted
-from easyanim_server.engine.memory.choose import FASTEST_FIRST
 from easyanim_server.engine.memory.estimate import Estimate
 from easyanim_server.media.decoder import read_frames
 from easyanim_server.tune.journal import Row

@@ -169,7 +169,7 @@ class Tuner:
                 self._leave_out(candidate, [task], "it would go beyond the budget")
                 continue
             try:
-                found = await self._measured(worker, task, served.model.defaults.guidance)
+                found = await self._measured(worker, task, served.capabilities.defaults.guidance)
             except EasyAnimError as error:
                 self._add(candidate, task, {"error": _line(error)})
                 return

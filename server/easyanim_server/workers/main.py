@@ -95,7 +95,10 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
         load_seconds=round(loaded - began, 3),
         prepare_seconds=round(time.perf_counter() - loaded, 3),
     )
-    connection.send(Ready(WorkerInfo(engine.model, engine.tokenizer, buckets, engine.device_uuids, engine.lookups())))
+    info = WorkerInfo(
+        engine.model, engine.tokenizer, buckets, engine.device_uuids, engine.lookups(), capabilities=engine.capabilities
+    )
+    connection.send(Ready(info))
     return engine
 
 

@@ -37,7 +37,7 @@ from easyanim_server.workers.messages import (
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_ENGINE = "easyanim_server.engine.engine:Engine.load"
+DEFAULT_ENGINE = "easyanim_server.engine.engine:Engine.from_settings"
 
 MOST_MESSAGES = 64
 """Most of a job's messages that are read from the pipe and not dealt with. Where a disk takes files more slowly than
@@ -72,6 +72,7 @@ class LocalWorker:
             engine_path: ``module:callable`` that makes the engine; another one for tests and other models.
         """
         self._settings = settings
+        self._device = settings.device
         self._engine_path = engine_path
         self._spawned: Spawned | None = None
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
@@ -110,9 +111,9 @@ class LocalWorker:
             ready.cancel()
             await self.stop()
             raise
-        if self._settings.device == "auto":
+        if self._device == "auto":
             # The next process must not make do with the CPU where the card has been lost.
-            self._settings = self._settings.model_copy(update={"device": "cuda" if served.device_uuids else "cpu"})
+            self._device = "cuda" if served.device_uuids else "cpu"
         return served
 
     async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
@@ -179,10 +180,11 @@ class LocalWorker:
         context = multiprocessing.get_context("spawn")
         try:
             ours, theirs = context.Pipe()
+            settings = self._settings.model_copy(update={"device": self._device})
             with theirs:
                 process = context.Process(
                     target=_run_loop,
-                    args=(theirs, self._settings, self._engine_path, coloured()),
+                    args=(theirs, settings, self._engine_path, coloured()),
                     name="easyanim-worker",
                     daemon=True,
                 )

@@ -6,10 +6,11 @@ import asyncio
 
 import structlog
 
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.cli.flags import SOURCES, examples, with_settings
 from easyanim_server.config import checks as preflight
 from easyanim_server.config import environment
-from easyanim_server.config.settings import DEFAULT_MODEL, Settings
+from easyanim_server.config.settings import Settings
 from easyanim_server.rpc.server import serve as serve_app
 from easyanim_server.telemetry import output
 from easyanim_server.telemetry.log import configure_logging

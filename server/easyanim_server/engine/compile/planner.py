@@ -16,6 +16,8 @@ from torch import Tensor
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.model import BucketStatus
+from easyanim_server.domain.placement import WeightPlacement
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.domain.wording import counted
 from easyanim_server.engine.attention import select as attention
 from easyanim_server.engine.cache import store as cache
@@ -33,9 +35,9 @@ from easyanim_server.engine.prediction import Predictor
 FALLBACK = {"tensorrt": "inductor", "inductor": "eager"}
 """What is tried where a backend fails."""
 
-UNIT_FRAMES = 13
-"""Most frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little to do
-with the number of tokens."""
+UNIT_LATENT_FRAMES = 4
+"""Most latent frames of the clip that eager rounding is measured on: float32 has no fast products, and rounding little
+to do with the number of tokens."""
 
 SATURATED = 0.1
 """Seconds of a prediction beyond which guidance is never tried in a batch of two: one sample then fills any card, and
@@ -65,6 +67,7 @@ class Planner:
     Args:
         predictor: Runs the denoiser, whose blocks are converted in place where the precision asks for it.
         placement: Where the weights are.
+        geometry: Of the model.
         backend: ``eager``, ``inductor``, ``tensorrt``, or ``auto``: inductor on CUDA, eager on the CPU.
         precision: ``bf16`` leaves the weights in the type they were loaded in; ``fp8`` converts the large ones;
             ``fp8-weights`` stores them in 8 bits and casts them before every product.
@@ -79,6 +82,7 @@ class Planner:
         self,
         predictor: Predictor,
         placement: Placement,
+        geometry: Geometry,
         backend: str,
         precision: str,
         kernel: str,
@@ -86,6 +90,7 @@ class Planner:
     ) -> None:
         self._denoiser = predictor.denoiser
         self._placement = placement
+        self._unit_frames = geometry.frames_of(UNIT_LATENT_FRAMES)
         self._backends = Backends(predictor, placement.device)
         self._device, self._dtype = self._backends.device, self._backends.dtype
         self._backend = backend if backend != "auto" else ("inductor" if self._device.type == "cuda" else "eager")
@@ -153,7 +158,7 @@ class Planner:
         """The eager network's predictions, and how far rounding takes them; kept in the cache, if there is one."""
         # Of float32 itself, 8 bits are as far as they are of bfloat16, whose rounding is their measure.
         other = torch.bfloat16 if quantised and self._dtype is torch.float32 else torch.float32
-        clip = replace(buckets[0], frames=min(buckets[0].frames, UNIT_FRAMES))
+        clip = replace(buckets[0], frames=min(buckets[0].frames, self._unit_frames))
         rounding = f"rounding of {clip} to {other}"
         kept = ReferenceCache(cache.part(cache.REFERENCES), self._denoiser.network, self._denoiser.mode)
         if kept.missing(rounding, *map(str, buckets)):
@@ -254,7 +259,8 @@ class Planner:
 
     def _may_pair(self, backend: str) -> bool:
         """Whether it is worth measuring: where weights make room for activations, these are not doubled."""
-        return self._device.type == "cuda" and backend != "tensorrt" and self._placement.name == "full"
+        full = self._placement.current is WeightPlacement.FULL
+        return self._device.type == "cuda" and backend != "tensorrt" and full
 
     def _pairing_is_faster(self, bucket: Bucket, path: ExecutionPath) -> bool:
         if self._seconds(bucket, path, batch=1, times=1) > SATURATED:

@@ -12,9 +12,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import PromptTokenizer
+from easyanim_server.domain.model import Capabilities, PromptTokenizer
 from easyanim_server.domain.profiles import Solver as SolverName
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.solvers.base import Schedule
@@ -233,8 +232,8 @@ class Pipeline(Protocol):
         """Of the denoiser."""
 
     @property
-    def defaults(self) -> ModelDefaults:
-        """Values for what requests leave out."""
+    def capabilities(self) -> Capabilities:
+        """What requests may ask for, and values for what they leave out."""
 
     @property
     def cache_coefficients(self) -> tuple[float, ...]:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
 import torch
 
-from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError
+from easyanim_server.domain.execution import Backend, Tiling
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.placement import FASTEST_FIRST, PlacementSetting, WeightPlacement
 from easyanim_server.engine.compile.precision import resolve_precision
-from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, Outline, estimate
-from easyanim_server.engine.memory.placement import QFLOAT8
+from easyanim_server.engine.config import EngineConfig
+from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB, Estimate, estimate
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import checkpoint
-
-FASTEST_FIRST = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload")
-"""Placements that change no bit of a video, in the order in which they are tried."""
-
-IN_8_BITS = ("full_and_qfloat8", "model_cpu_offload_and_qfloat8")
-"""Placements that change videos; nobody gets them without asking."""
 
 
 @dataclass(frozen=True)
 class PlacementChoice:
     """A placement for all buckets."""
 
-    placement: str
+    placement: WeightPlacement
     estimates: tuple[Estimate, ...]
     """For each bucket."""
     reason: str
@@ -61,10 +57,10 @@ def choose(
     buckets: Sequence[Bucket],
     card: int,
     *,
-    placement: str = "auto",
+    placement: PlacementSetting = PlacementSetting.AUTO,
     backend: str = "inductor",
     precision: str = "bf16",
-    tiling: str = "auto",
+    tiling: Tiling = Tiling.AUTO,
 ) -> PlacementChoice:
     """Pick the fastest placement in which every bucket fits, or check the one that is asked for.
 
@@ -82,40 +78,49 @@ def choose(
     Raises:
         ConfigurationError: a bucket does not fit; names it, and what would make it fit.
     """
-    candidates: tuple[str, ...] = FASTEST_FIRST if placement == "auto" else (placement,)
-    if placement == "auto" and precision != "bf16":
-        candidates = ("full", "full_and_qfloat8", *FASTEST_FIRST[1:])
-    tilings = {"off": (False,), "on": (True,), "auto": (False, True)}[tiling]
+    named = placement.placement
+    candidates = (named,) if named else FASTEST_FIRST
+    if named is None and precision != "bf16":
+        candidates = (WeightPlacement.FULL, WeightPlacement.FULL_IN_8_BITS, *FASTEST_FIRST[1:])
     passed: list[str] = []
-    for tiled in tilings:
+    for tiled in tiling.tried:
         for name in candidates:
             estimates = [_fitting(outline, bucket, card, name, backend, precision, tiled, tiling) for bucket in buckets]
             worst = max(estimates, key=lambda item: item.peak)
-            if name == "full" and precision != "bf16":  # it starts from weights in bf16 on the device
+            if name is WeightPlacement.FULL and precision != "bf16":  # it starts from weights in bf16 on the device
                 first = min(buckets, key=lambda bucket: bucket.height * bucket.width * bucket.frames)
                 worst = max(worst, estimate(outline, first, name, "eager", "bf16", tiled=True), key=lambda it: it.peak)
             if worst.least_card <= card:
-                return PlacementChoice(name, tuple(estimates), _reason(placement, estimates, worst, card, passed))
+                return PlacementChoice(name, tuple(estimates), _reason(named, estimates, worst, card, passed))
             if not tiled:
                 passed.append(f"{name} needs {_gib(worst.least_card)}")
     raise ConfigurationError(_refusal(outline, buckets, card, candidates, backend, precision, tiling))
 
 
 def _fitting(
-    outline: Outline, bucket: Bucket, card: int, name: str, backend: str, precision: str, tiled: bool, tiling: str
+    outline: Outline,
+    bucket: Bucket,
+    card: int,
+    name: WeightPlacement,
+    backend: str,
+    precision: str,
+    tiled: bool,
+    tiling: Tiling,
 ) -> Estimate:
     """A bucket's estimate, with tiles where they are allowed and either forced or needed."""
     whole = estimate(outline, bucket, name, backend, precision, tiled=False)
-    if not tiled or (tiling == "auto" and whole.least_card <= card):
+    if not tiled or (tiling is Tiling.AUTO and whole.least_card <= card):
         return whole
     return estimate(outline, bucket, name, backend, precision, tiled=True)
 
 
-def _reason(asked: str, estimates: Sequence[Estimate], worst: Estimate, card: int, passed: list[str]) -> str:
+def _reason(
+    asked: WeightPlacement | None, estimates: Sequence[Estimate], worst: Estimate, card: int, passed: list[str]
+) -> str:
     fits = f"{worst.bucket} is predicted to need {_gib(worst.least_card)} of {_gib(card)}"
     cut = [str(item.bucket) for item in estimates if item.tiled]
     tiles = f" with the VAE in tiles for {', '.join(cut)}" if cut else ""
-    if asked != "auto":
+    if asked is not None:
         return f"{asked} as configured: {fits}{tiles}"
     others = f"; {', '.join(passed)}" if passed else ""
     return f"{worst.placement} is the fastest that fits{tiles}: {fits}{others}"
@@ -125,12 +130,12 @@ def _refusal(
     outline: Outline,
     buckets: Sequence[Bucket],
     card: int,
-    candidates: Sequence[str],
+    candidates: Sequence[WeightPlacement],
     backend: str,
     precision: str,
-    tiling: str,
+    tiling: Tiling,
 ) -> str:
-    tiled = tiling != "off"
+    tiled = tiling is not Tiling.OFF
     leanest = {
         bucket: min(
             (_fitting(outline, bucket, card, name, backend, precision, tiled, tiling) for name in candidates),
@@ -146,80 +151,84 @@ def _refusal(
     )
 
 
-def _help(outline: Outline, wrong: Sequence[Estimate], card: int, backend: str, tiling: str) -> str:
+def _help(outline: Outline, wrong: Sequence[Estimate], card: int, backend: str, tiling: Tiling) -> str:
     """What would make them fit, first without and then with tiles; else a larger card.
 
     Weights in 8 bits are never needed: streamed blocks take less room as they are.
     """
 
-    def tried(name: str, tiled: bool) -> int:
+    def tried(name: WeightPlacement, tiled: bool) -> int:
         asked = wrong[0].precision
-        precision = "bf16" if asked == "fp8-weights" and not name.endswith(QFLOAT8) else asked
+        precision = "bf16" if asked == "fp8-weights" and not name.in_8_bits else asked
         each = (estimate(outline, item.bucket, name, backend, precision, tiled=tiled) for item in wrong)
         return max(item.least_card for item in each)
 
     own = wrong[0].placement
-    others = [name for name in FASTEST_FIRST if name != own]
+    others = [name for name in FASTEST_FIRST if name is not own]
     for name, tiled in [(name, False) for name in others] + [(name, True) for name in (own, *others)]:
         if tried(name, tiled) <= card:
-            asks = [f"placement={name}"] if name != own else []
-            asks += ["vae_tiling=on"] if tiled and tiling == "off" else []
+            asks = [f"placement={name}"] if name is not own else []
+            asks += ["vae_tiling=on"] if tiled and tiling is Tiling.OFF else []
             return f"{' and '.join(asks)} would make it fit"
     least = min(tried(name, True) for name in (*FASTEST_FIRST, own))
     return f"leave it out of --buckets, or use a card with {_gib(least)} or more"
 
 
-def find_placement(settings: Settings, device: torch.device, dtype: torch.dtype) -> PlacementChoice:
+def find_placement(config: EngineConfig, outline: Callable[[], Outline]) -> PlacementChoice:
     """Choose for the device that is there, before any weight is loaded.
 
     On the CPU nothing is short but host memory, so `auto` is `full` and any other placement works for the sake of it.
 
+    Args:
+        config: Device, buckets and how to run.
+        outline: Called where the model's size matters.
+
     Raises:
         ConfigurationError: a bucket does not fit the device, or the weights do not fit the host.
-        UnsupportedModel: there is no such model.
+        UnsupportedModel: the model has no outline.
     """
-    if device.type == "cuda":
+    named = config.placement.placement
+    if config.device.type == "cuda":
         made = choose(
-            Outline.of(checkpoint.outline(settings.model, settings.revision), dtype),
-            settings.catalogue,
-            room(settings, device),
-            placement=settings.placement,
-            backend="inductor" if settings.backend == "auto" else settings.backend,
-            precision=resolve_precision(settings.precision, settings.placement.endswith(QFLOAT8), device),
-            tiling=settings.vae_tiling,
+            outline(),
+            config.buckets,
+            room(config),
+            placement=config.placement,
+            backend="inductor" if config.backend is Backend.AUTO else config.backend,
+            precision=resolve_precision(config.precision, bool(named and named.in_8_bits), config.device),
+            tiling=config.vae_tiling,
         )
         _check_host(made)
         return made
-    if settings.placement == "auto":
-        return PlacementChoice("full", (), "the CPU has all weights in its own memory")
-    return PlacementChoice(settings.placement, (), f"{settings.placement} as configured")
+    if named is None:
+        return PlacementChoice(WeightPlacement.FULL, (), "the CPU has all weights in its own memory")
+    return PlacementChoice(named, (), f"{named} as configured")
 
 
-def room(settings: Settings, device: torch.device) -> int:
-    """Bytes of a CUDA device that a process with these settings may plan with now."""
-    free, total = torch.cuda.mem_get_info(device)
-    return capacity(total, free, settings.vram_limit_gib)
+def room(config: EngineConfig) -> int:
+    """Bytes of a CUDA device that a process so configured may plan with now."""
+    free, total = torch.cuda.mem_get_info(config.device)
+    return capacity(total, free, config.vram_limit_gib)
 
 
-def predicted(settings: Settings, device: torch.device, dtype: torch.dtype, asked: Sequence[Asked]) -> list[Forecast]:
+def predicted(config: EngineConfig, asked: Sequence[Asked]) -> list[Forecast]:
     """What candidates for tuning are predicted to take, bucket by bucket; nothing on the CPU, where nothing is short.
 
     Args:
-        settings: Model, buckets, tiling and limits count.
-        device: What they would run on.
-        dtype: The compute type.
+        config: Model, device, buckets, tiling and limits count.
         asked: Placement, backend and precision of each.
     """
-    if device.type != "cuda":
+    if config.device.type != "cuda":
         return []
-    outline = Outline.of(checkpoint.outline(settings.model, settings.revision), dtype)
-    card = room(settings, device)
+    outline = checkpoint.outline(config.model, config.dtype, config.revision)
+    card = room(config)
     forecasts = []
     for placement, backend, precision in asked:
-        runs = precision if not placement.endswith(QFLOAT8) else resolve_precision(precision, True, device)
-        for bucket in settings.catalogue:
-            for tiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.vae_tiling]:
-                item = estimate(outline, bucket, placement, backend, runs, tiled=tiled)
+        placed = WeightPlacement(placement)
+        runs = resolve_precision(precision, True, config.device) if placed.in_8_bits else precision
+        for bucket in config.buckets:
+            for tiled in config.vae_tiling.tried:
+                item = estimate(outline, bucket, placed, backend, runs, tiled=tiled)
                 if item.least_card <= card:
                     break
             forecasts.append(Forecast((placement, backend, precision), item, item.least_card <= card))

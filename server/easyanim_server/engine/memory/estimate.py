@@ -7,20 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
 
 from easyanim_server.domain.cards import REFERENCE, Card
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import Bucket
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.cost import step_flops, video_tokens
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
-from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE, is_cut
-from easyanim_server.engine.memory.placement import QFLOAT8, movement
+from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
+from easyanim_server.domain.placement import Movement, WeightPlacement
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.memory.prefetch import AHEAD
 
 GIB = 2**30
@@ -43,7 +35,7 @@ TILES_SHARE = 1.25
 """Pixels of all tiles for one of the video, about: they overlap."""
 
 TEXT_ACTIVATIONS = 128 * MIB
-"""Memory of reading a prompt of 256 tokens beside the weights, generously."""
+"""Memory of reading a prompt beside the weights, generously."""
 
 FRAGMENTATION = 1.03
 """What the allocator takes of the device for what is asked of it."""
@@ -68,74 +60,11 @@ PAGEABLE_RATE = 6e9
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What a model weighs and how wide it is; all that a prediction of its memory needs."""
-
-    transformer: Mapping[str, Any]
-    """Its configuration."""
-    text: int
-    """Bytes of the text encoder; of which `text_table` are its embeddings and `text_layer` is the largest layer."""
-    text_table: int
-    text_layer: int
-    rest: int
-    """Bytes of the transformer outside its blocks."""
-    blocks: tuple[int, ...]
-    """Bytes of each block as loaded."""
-    blocks_fp8: tuple[int, ...]
-    """Bytes of each block with its large products in 8 bits."""
-    vae: int
-    """Bytes of the VAE."""
-    vae_channels: int
-    """Of its widest layer in pixels' resolution."""
-    itemsize: int
-    """Bytes of a number in the compute type."""
-
-    @classmethod
-    def of(cls, modules: Components, dtype: torch.dtype) -> Outline:
-        """Measure networks, which may be on the meta device; their own type does not matter."""
-        itemsize = dtype.itemsize
-
-        def weigh(*networks: nn.Module) -> int:
-            return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
-
-        stock = modules.transformer.transformer_blocks
-        encoder = modules.text_encoder
-        assert isinstance(encoder, TrimmedTextEncoder)
-        text = encoder.model
-        blocks = tuple(weigh(block) for block in stock)
-        return cls(
-            transformer=dict(modules.transformer.config),
-            text=weigh(modules.text_encoder),
-            text_table=weigh(text.embed_tokens),
-            text_layer=max((weigh(layer) for layer in text.layers), default=0),
-            rest=weigh(modules.transformer) - sum(blocks),
-            blocks=blocks,
-            blocks_fp8=tuple(
-                whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)
-            ),
-            vae=weigh(modules.vae),
-            vae_channels=modules.vae.config.block_out_channels[0],
-            itemsize=itemsize,
-        )  # fmt: skip
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        width: int = self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
-        return width
-
-    @property
-    def total(self) -> int:
-        """Bytes of all networks as loaded."""
-        return self.text + self.rest + sum(self.blocks) + self.vae
-
-
-@dataclass(frozen=True)
 class Estimate:
     """What a bucket will take in a placement, where one job runs at a time."""
 
     bucket: Bucket
-    placement: str
+    placement: WeightPlacement
     precision: str
     tiled: bool
     """Whether the VAE works on tiles."""
@@ -160,12 +89,12 @@ class Estimate:
 def estimate(
     outline: Outline,
     bucket: Bucket,
-    placement: str,
+    placement: WeightPlacement,
     backend: str,
     precision: str,
     *,
     tiled: bool,
-    steps: int = 35,
+    steps: int = DEFAULT_STEPS,
     card: Card | None = None,
 ) -> Estimate:
     """Predict what a bucket takes.
@@ -173,33 +102,33 @@ def estimate(
     Args:
         outline: The model.
         bucket: The video's shape.
-        placement: One of `settings.PLACEMENTS` but ``auto``; a name in `QFLOAT8` means 8-bit weights.
+        placement: Where weights are, and what they are stored in.
         backend: What runs the blocks; unknown ones are taken for eager, which takes most.
         precision: ``bf16``, ``fp8`` or ``fp8-weights``.
         tiled: Whether the VAE works on tiles, if there is more than one.
         steps: Of the generation whose time is predicted.
         card: Whose time; None for `REFERENCE_CARD` behind a link of `LINK_RATE`.
     """
-    tiled = tiled and is_cut(bucket.height, bucket.width)
-    if precision == "bf16" and placement.endswith(QFLOAT8):
+    tiled = tiled and outline.is_cut(bucket)
+    if precision == "bf16" and placement.in_8_bits:
         precision = "fp8-weights"
-    how = movement(placement)
+    how = placement.movement
     blocks = outline.blocks if precision == "bf16" else outline.blocks_fp8
     step, activations = outline.rest, _step_activations(outline, bucket, backend, precision)
-    places = 1 if how == "sequential_cpu_offload" else 1 + AHEAD
-    text = outline.text if how == "full" else min(places * outline.text_layer, outline.text - outline.text_table)
-    if how in ("full", "model_cpu_offload"):
+    places = 1 if how is Movement.SEQUENTIAL else 1 + AHEAD
+    text = outline.text if how is Movement.FULL else min(places * outline.text_layer, outline.text - outline.text_table)
+    if how in (Movement.FULL, Movement.MODEL):
         step += sum(blocks)
     else:
         step += min(places, len(blocks)) * max(blocks)
-        if how == "group_offload":  # both predictions of guidance are under way at once
-            activations += _tokens(bucket) * outline.dim * outline.itemsize
+        if how is Movement.GROUP:  # both predictions of guidance are under way at once
+            activations += _tokens(outline, bucket) * outline.width * outline.itemsize
     peaks = {
         Phase.TEXT_ENCODE: text + TEXT_ACTIVATIONS,
         Phase.DENOISE: step + activations,
         **{phase: outline.vae + _vae_activations(outline, bucket, phase, tiled) for phase in VAE_ACTIVATIONS},
     }
-    if how == "full":
+    if how is Movement.FULL:
         weights = {Phase.TEXT_ENCODE: text, Phase.DENOISE: step}
         peaks = {
             phase: peak + text + step + outline.vae - weights.get(phase, outline.vae) for phase, peak in peaks.items()
@@ -210,26 +139,26 @@ def estimate(
         precision=precision,
         tiled=tiled,
         peaks=peaks,
-        host=0 if placement == "full" else outline.text + outline.rest + sum(blocks) + outline.vae,
+        host=0 if placement is WeightPlacement.FULL else outline.text + outline.rest + sum(blocks) + outline.vae,
         seconds=_seconds(outline, bucket, how, precision, sum(blocks), tiled, steps, card),
     )
 
 
-def _tokens(bucket: Bucket) -> int:
-    return MAX_TOKENS + video_tokens(bucket)
+def _tokens(outline: Outline, bucket: Bucket) -> int:
+    return outline.text_tokens + outline.geometry.video_tokens(bucket)
 
 
 def _step_activations(outline: Outline, bucket: Bucket, backend: str, precision: str) -> int:
     known = "fp8" if precision == "fp8" else "bf16"
     vectors, base = STEP_ACTIVATIONS.get((backend, known), STEP_ACTIVATIONS["eager", known])
     if precision == "fp8-weights":
-        base += 3 * 4 * outline.dim**2 * outline.itemsize  # the widest layer, cast, and what casting takes
-    return int(vectors * _tokens(bucket) * outline.dim * outline.itemsize) + base
+        base += 3 * 4 * outline.width**2 * outline.itemsize  # the widest layer, cast, and what casting takes
+    return int(vectors * _tokens(outline, bucket) * outline.width * outline.itemsize) + base
 
 
 def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool) -> int:
     pixels = bucket.height * bucket.width
-    at_once = min(bucket.height, TILE) * min(bucket.width, TILE) if tiled else pixels
+    at_once = min(bucket.height, outline.vae_tile) * min(bucket.width, outline.vae_tile) if tiled else pixels
     video = 3 * bucket.frames * pixels * outline.itemsize
     # Encoding begins with the whole video; decoded frames leave as they come, but in tiles, which overlap, at the end.
     kept = video if phase is Phase.IMAGE_ENCODE else int(TILES_SHARE * video) if tiled else 0
@@ -239,7 +168,7 @@ def _vae_activations(outline: Outline, bucket: Bucket, phase: Phase, tiled: bool
 def _seconds(
     outline: Outline,
     bucket: Bucket,
-    how: str,
+    how: Movement,
     precision: str,
     blocks: int,
     tiled: bool,
@@ -248,18 +177,18 @@ def _seconds(
 ) -> float:
     link, on = (card.link if card else LINK_RATE), card or REFERENCE
     in_8_bits = precision == "fp8" and on.fp8 > 0
-    flops = step_flops(outline.transformer, video_tokens(bucket), MAX_TOKENS, 2)
+    flops = outline.step_cost(outline.geometry.video_tokens(bucket))
     linear, attention = RATES["fp8" if in_8_bits else "bf16"]
     peaks = (REFERENCE.fp8, on.fp8) if in_8_bits else (REFERENCE.bf16, on.bf16)
     step = _scaled(flops.linear, linear, *peaks, on) + _scaled(flops.attention, attention, REFERENCE.bf16, on.bf16, on)
     moved = 0.0
-    if how == "group_offload":
+    if how is Movement.GROUP:
         step = max(step, blocks / link)
         moved = (outline.text + outline.rest + 2 * outline.vae) / link
-    elif how == "sequential_cpu_offload":
+    elif how is Movement.SEQUENTIAL:
         step += 2 * blocks / PAGEABLE_RATE
         moved = (outline.text + outline.rest + 2 * outline.vae) / PAGEABLE_RATE
-    elif how == "model_cpu_offload":
+    elif how is Movement.MODEL:
         moved = (outline.text + outline.rest + blocks + 2 * outline.vae) / link
     pixels = bucket.height * bucket.width * bucket.frames * (1.25 if tiled else 1.0)
     slower = max(REFERENCE.bf16 / on.bf16, REFERENCE.bandwidth / on.bandwidth)
@@ -273,16 +202,3 @@ def _scaled(operations: float, rate: float, peak: float, peak_of_card: float, ca
     """
     waiting = max(0.0, operations / rate - operations / peak)
     return operations / peak_of_card + waiting * REFERENCE.bandwidth / card.bandwidth
-
-
-def _saved(block: nn.Module, itemsize: int) -> int:
-    """Bytes that 8-bit weights of a stock block's large products save, less their scales."""
-    branches = [block.attn1, block.ff, block.txt_ff]
-    linear = [
-        layer
-        for branch in branches
-        if isinstance(branch, nn.Module)
-        for layer in branch.modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    return sum((itemsize - 1) * layer.weight.numel() - 4 * layer.out_features for layer in linear)

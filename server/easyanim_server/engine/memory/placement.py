@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from easyanim_server.domain.placement import Movement, WeightPlacement
 from easyanim_server.engine.families.runtime import DENOISER, Component, Unit
 from easyanim_server.engine.memory.host_buffer import HostBuffer, PageLocks
 from easyanim_server.engine.memory.prefetch import AHEAD, Prefetch
@@ -21,21 +22,8 @@ log = logging.getLogger(__name__)
 
 _ALL = "all components"
 
-QFLOAT8 = "_and_qfloat8"
-"""Ends the names of placements whose weights are stored in 8 bits."""
-
-LEANEST = "group_offload"
+LEANEST = WeightPlacement.GROUP
 """What a generation is tried again in when its own placement has run out of memory."""
-
-
-def movement(name: str) -> str:
-    """How weights move in a placement, whatever they are stored in: its name without `QFLOAT8`."""
-    return name.removesuffix(QFLOAT8)
-
-
-def starts_on_host(name: str) -> bool:
-    """Whether weights are loaded into host memory, to be moved or converted from there."""
-    return name != "full"
 
 
 class Placement:
@@ -51,25 +39,34 @@ class Placement:
     compiled again. Latents, embeddings and whatever else belongs to a generation stay on the device all along.
 
     Args:
-        name: One of `settings.PLACEMENTS`; for all but ``full``, components are best on the host.
+        placement: Where weights are; for all but ``full``, components are best on the host.
         components: All networks. Their weights are to be moved by this object alone.
         device: Where they are needed.
         locked_limit: Most bytes of host memory to lock into place; beyond it, copies are slower.
     """
 
     def __init__(
-        self, name: str, components: Mapping[str, Component], device: torch.device, locked_limit: int = 0
+        self,
+        placement: WeightPlacement,
+        components: Mapping[str, Component],
+        device: torch.device,
+        locked_limit: int = 0,
     ) -> None:
         self.device = device
-        self.name = name
+        self.current = placement
         """The placement in use."""
-        self._configured = name
+        self._configured = placement
         self._components = components
         self._locks = PageLocks(locked_limit)
         self._parts: dict[str, _Network] = {}
         self._here: str | None = _ALL
-        if starts_on_host(name):
+        if placement.starts_on_host:
             self._pack()
+
+    @property
+    def name(self) -> str:
+        """Of the placement in use."""
+        return str(self.current)
 
     @property
     def host_bytes(self) -> int:
@@ -90,14 +87,14 @@ class Placement:
         if self._here in (part, _ALL):
             return
         self.leave()
-        how = movement(self.name)
-        everything = how == "full"
+        how = self.current.movement
+        everything = how is Movement.FULL
         try:
             for name, network in self._parts.items():
                 if everything:
                     network.bring(how)
                 elif name == part:
-                    network.bring(LEANEST if network.calls_units and how == "model_cpu_offload" else how)
+                    network.bring(LEANEST.movement if network.calls_units and how is Movement.MODEL else how)
         except torch.OutOfMemoryError:
             self.leave()
             raise
@@ -113,23 +110,23 @@ class Placement:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # other networks need other sizes
 
-    def use(self, name: str) -> None:
+    def use(self, placement: WeightPlacement) -> None:
         """Change the placement for good; 8-bit weights stay what they are."""
-        self._configured = name
-        self._change(name)
+        self._configured = placement
+        self._change(placement)
 
-    def _change(self, name: str) -> None:
-        if name == self.name:
+    def _change(self, placement: WeightPlacement) -> None:
+        if placement is self.current:
             return
         self.leave()
         if not self._parts:
             self._pack()
-        self.name = name
+        self.current = placement
         self._lock()
 
     def make_leaner(self) -> bool:
         """Go over to the leanest fast placement, until `restore`; False where there is none, or no host memory."""
-        if movement(self.name) in (LEANEST, "sequential_cpu_offload"):
+        if self.current.movement in (Movement.GROUP, Movement.SEQUENTIAL):
             return False
         if not self._parts and psutil.virtual_memory().available < sum(_bytes_of(self._networks)):
             return False
@@ -146,7 +143,7 @@ class Placement:
         if not self._parts:
             yield
             return
-        before = self.name
+        before = self.current
         self._change(LEANEST)
         try:
             yield
@@ -191,7 +188,7 @@ class Placement:
         """Lock what is copied most often first; nothing where little is copied, or as slowly as accelerate does."""
         for part in self._parts.values():  # in the order of the components
             for parcel in part.parcels:
-                if movement(self.name) in ("full", "sequential_cpu_offload"):
+                if self.current.movement in (Movement.FULL, Movement.SEQUENTIAL):
                     self._locks.release(parcel.host)
                 else:
                     self._locks.lock(parcel.host)
@@ -249,12 +246,12 @@ class _Network:
         self._streams = self._make_streams()
         self._disconnect: Callable[[], None] = lambda: None
 
-    def _make_streams(self) -> dict[str, Prefetch]:
+    def _make_streams(self) -> dict[Movement, Prefetch]:
         if not self.units:
             return {}
         return {
-            "group_offload": Prefetch(self.units, self._device, AHEAD),
-            "sequential_cpu_offload": Prefetch(self.units, self._device, None),
+            Movement.GROUP: Prefetch(self.units, self._device, AHEAD),
+            Movement.SEQUENTIAL: Prefetch(self.units, self._device, None),
         }
 
     @property
@@ -265,7 +262,7 @@ class _Network:
     def nbytes(self) -> int:
         return sum(parcel.nbytes for parcel in self.parcels)
 
-    def bring(self, how: str) -> None:
+    def bring(self, how: Movement) -> None:
         self._rest.bring(self._device)
         stream = self._streams.get(how)
         if stream is None:

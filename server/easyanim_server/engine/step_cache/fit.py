@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from easyanim_server.config.coefficients import DEGREE
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.wording import counted
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.step_cache.teacache import DEGREE, UNFITTED, StepCache
+from easyanim_server.engine.step_cache.teacache import UNFITTED, StepCache
 
 PROMPTS = (
     "A woman in a red coat walks through a snowy street at night, the camera follows her from behind.",

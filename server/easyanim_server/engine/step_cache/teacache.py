@@ -15,8 +15,6 @@ the earlier step's time there.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from easyanim_server.config import coefficients
 from easyanim_server.domain.errors import ConfigurationError
 
 UNFITTED = (0.0, 0.0, 0.0, 1.0, 0.0)
 """For models that nobody has fitted: the measure itself."""
-
-DEGREE = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -105,18 +102,10 @@ def resolve_coefficients(given: Path | None, published: tuple[float, ...], finge
     """
     if given is None:
         return published
-    try:
-        document = json.loads(given.read_text(encoding="utf-8-sig"))
-        coefficients = tuple(float(value) for value in document["coefficients"])
-        of_model = str(document["model_fingerprint"])
-    except OSError as error:
-        raise ConfigurationError(f"cache_coefficients {str(given)!r} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"cache_coefficients {str(given)!r} was not written by fit-cache") from error
-    if len(coefficients) != DEGREE + 1 or not all(map(math.isfinite, coefficients)):
-        raise ConfigurationError(f"cache_coefficients {str(given)!r} must have {DEGREE + 1} finite numbers")
-    if of_model != fingerprint:
+    fitted = coefficients.read(given)
+    if fitted.model_fingerprint != fingerprint:
         raise ConfigurationError(
-            f"cache_coefficients {str(given)!r} were fitted to the model {of_model[:16]}…, this is {fingerprint[:16]}…"
+            f"cache_coefficients {str(given)!r} were fitted to the model {fitted.model_fingerprint[:16]}…, this is "
+            f"{fingerprint[:16]}…"
         )
-    return coefficients
+    return fitted.values

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import EasyAnimateInpaintPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -19,25 +19,26 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEMO, TINY
 from easyanim_server.config import checks as preflight
-from easyanim_server.config import model_defaults as modeldefaults
-from easyanim_server.config.checks import is_hosted, is_made_here, published_size
+from easyanim_server.config.checks import is_hosted, is_made_here
 from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
+from easyanim_server.engine.families.easyanimate_v51.builtin import SYNTHETIC
 from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
+from easyanim_server.engine.families.registry import recognise
+from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights import folder as folders
 from easyanim_server.engine.weights.contents import check_safetensors, one_line
 from easyanim_server.engine.weights.export import write
-from easyanim_server.engine.weights.folder import CONFIG_NAMES, CONFIG_PATTERNS, check, read, weight_files
+from easyanim_server.engine.weights.folder import CONFIG_NAMES, CONFIG_PATTERNS, weight_files
+from easyanim_server.engine.weights.index import CheckpointIndex
 
 log = logging.getLogger(__name__)
-
-TINY = "builtin:tiny"
-DEMO = "builtin:demo"
-SYNTHETIC: dict[str, builtin.SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
 
 # By themselves these libraries write to stderr, past whatever form the program's log has.
 for _library in (diffusers_logging, transformers_logging):
@@ -49,78 +50,79 @@ logging.getLogger("diffusers.configuration_utils").addFilter(
 )
 
 
+def find(model: str, revision: str | None = None) -> CheckpointIndex:
+    """Find a model by its name. Of a Hugging Face id configurations are downloaded, and nothing else.
+
+    Args:
+        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
+            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
+        revision: Branch, tag or commit of a Hugging Face id.
+
+    Raises:
+        UnsupportedModel: there is no such model; says what to use instead.
+        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+    """
+    preflight.check_model(model, revision)
+    known = catalog.find(model)
+    if known is not None and known.origin == "made":
+        return CheckpointIndex(model, None)
+    if known is not None and known.origin == "package":
+        return CheckpointIndex(model, _demo())
+    hosted = is_hosted(model)
+    return CheckpointIndex(
+        model, _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if hosted else preflight.local_folder(model)
+    )
+
+
+def complete(index: CheckpointIndex, files: Sequence[str], revision: str | None = None) -> CheckpointIndex:
+    """Download files of weights where the model is hosted; of other models they are there, or `load` misses them.
+
+    Raises:
+        ConfigurationError: they cannot be downloaded.
+    """
+    if index.folder is None or not is_hosted(index.name):
+        return index
+    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files))
+
+
 def load(
     model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
 ) -> Components:
     """Load a model, downloading it where needed.
 
     Args:
-        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
-            ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
+        model: As `find` takes it.
         device: Where the networks compute.
         dtype: Of their weights.
-        revision: Branch, tag or commit of a Hugging Face id.
+        revision: As `find` takes it.
         on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
-        ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
+        ConfigurationError: as `find`.
     """
-    preflight.check_model(model, revision)
-    if model in SYNTHETIC:
-        return builtin.synthetic(SYNTHETIC[model], device=device, dtype=dtype, on_host=on_host)
-    home = torch.device("cpu") if on_host else device
-    if model == TINY:
-        modules = from_pipeline(builtin.tiny(device=home, dtype=dtype), TINY)
-        modules.defaults = modeldefaults.of(TINY)
-    else:
-        folder = _demo() if model == DEMO else _download(model, revision) if is_hosted(model) else _local(model)
-        modules = read(folder, model, device=home, dtype=dtype, own=on_host)
-    modules.compute = device
-    return modules
+    index = find(model, revision)
+    family = EasyAnimateV51()
+    recognise(index, [family])  # before gigabytes are downloaded
+    index = complete(index, family.files(index), revision)
+    return family.components(index, device=device, dtype=dtype, on_host=on_host)
 
 
-def outline(model: str, revision: str | None = None) -> Components:
-    """Build a model's networks without weights: on the meta device, but for ``builtin:tiny``.
-
-    Of a Hugging Face id configurations are downloaded, and nothing else.
+def outline(model: str, dtype: torch.dtype, revision: str | None = None) -> Outline:
+    """Measure a model in a compute type, without its weights.
 
     Raises:
         UnsupportedModel: as `load`.
         ConfigurationError: as `load`.
     """
-    preflight.check_model(model, revision)
-    if model in SYNTHETIC:
-        return builtin.synthetic_outline(SYNTHETIC[model])
-    if model == TINY:
-        return from_pipeline(builtin.tiny(device=torch.device("cpu"), dtype=torch.float32), TINY)
-    if model == DEMO:
-        return folders.outline(_demo(), model)
-    folder = _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if is_hosted(model) else _local(model)
-    return folders.outline(folder, model)
+    index = find(model, revision)
+    return recognise(index).outline(index, dtype)
 
 
 def like_published(model: str) -> str:
     """The synthetic model of the shape of a published one, by its name; other models as they are."""
-    size = published_size(model)
-    return f"synthetic:{size}" if size else model
-
-
-def from_pipeline(pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
-    """Take the parts of a stock pipeline, which goes on sharing their weights.
-
-    Args:
-        pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
-        name: Becomes the modules' name.
-    """
-    return Components(
-        name=name,
-        transformer=pipeline.transformer,
-        vae=pipeline.vae,
-        text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-    )
+    known = catalog.find(model)
+    return known.like or model if known else model
 
 
 def export(model: str, folder: Path, device: torch.device | None = None) -> None:
@@ -159,10 +161,6 @@ def _demo() -> Path:
     return DEMO_FOLDER
 
 
-def _local(model: str) -> Path:
-    return preflight.local_folder(model)
-
-
 def inspect(model: str, revision: str | None = None) -> list[str]:
     """Read every header that `load` will, of files on this machine; nothing is downloaded and no weight is read.
 
@@ -174,7 +172,13 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
     """
     if is_made_here(model) and model != DEMO:
         return []
-    folder = cached_folder(model, revision) if is_hosted(model) else _demo() if model == DEMO else _local(model)
+    folder = (
+        cached_folder(model, revision)
+        if is_hosted(model)
+        else _demo()
+        if model == DEMO
+        else preflight.local_folder(model)
+    )
     if folder is None:
         return CONFIG_NAMES
     absent = _absent(folder, CONFIG_NAMES) if is_hosted(model) else []
@@ -200,14 +204,6 @@ def cached_folder(model: str, revision: str | None = None) -> Path | None:
 
 def _absent(folder: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if not (folder / name).is_file()]
-
-
-def _download(model: str, revision: str | None) -> Path:
-    """Fetch configurations first, so that a model that cannot run costs no gigabytes."""
-    folder = _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES)
-    check(folder, model)
-    names = weight_files(folder)
-    return _fetch(model, revision, CONFIG_PATTERNS + names, names)
 
 
 def _fetch(model: str, revision: str | None, patterns: list[str], needed: Sequence[str]) -> Path:

@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
+from easyanim_server import catalog
+from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
-from easyanim_server.config.settings import DEFAULT_MODEL
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
@@ -95,7 +96,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder),
+        defaults=modeldefaults.read(folder, catalog.expected(model)),
     )
 
 

@@ -20,6 +20,9 @@ from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEnco
 
 SyntheticSize = Literal["7b", "12b"]
 
+SYNTHETIC: dict[str, SyntheticSize] = {"synthetic:7b": "7b", "synthetic:12b": "12b"}
+"""Models of published shape with random weights, by name."""
+
 LATENT_CHANNELS = 16
 
 _TRANSFORMER: dict[str, Any] = {

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLMagvit,
+    EasyAnimateInpaintPipeline,
+    EasyAnimateTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from easyanim_server.domain.defaults import PUBLISHED, ModelDefaults
+from easyanim_server import catalog
+from easyanim_server.domain.defaults import ModelDefaults
+from easyanim_server.domain.model import Capabilities
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v51 import positions
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 
 
 @dataclass
@@ -34,8 +43,25 @@ class Components:
     scheduler: FlowMatchEulerDiscreteScheduler
     compute: torch.device | None = None
     """Where to compute; None stands for where the transformer is."""
-    defaults: ModelDefaults = PUBLISHED
+    defaults: ModelDefaults = catalog.EASYANIMATE_V51.defaults
     """What requests get that leave it out."""
+
+    @classmethod
+    def of(cls, pipeline: EasyAnimateInpaintPipeline, name: str) -> Components:
+        """Take the parts of a stock pipeline, which goes on sharing their weights.
+
+        Args:
+            pipeline: With EasyAnimate V5.1's text encoder, Qwen2-VL; its networks in eval mode without gradients.
+            name: Becomes the modules' name.
+        """
+        return cls(
+            name=name,
+            transformer=pipeline.transformer,
+            vae=pipeline.vae,
+            text_encoder=TrimmedTextEncoder.of(pipeline.text_encoder),
+            tokenizer=pipeline.tokenizer,
+            scheduler=pipeline.scheduler,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +74,22 @@ class Components:
         """Compute type of the transformer."""
         dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make, by their configurations."""
+        return Geometry(
+            temporal=self.vae.temporal_compression_ratio,
+            spatial=self.vae.spatial_compression_ratio,
+            patch=self.transformer.config.patch_size,
+            latent_channels=self.vae.config.latent_channels,
+            max_frames=catalog.EASYANIMATE_V51.geometry.max_frames,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can be asked for: as published, but for the shapes, which its configurations decide."""
+        return replace(catalog.expected(self.name), geometry=self.geometry, defaults=self.defaults)
 
     def fingerprint(self) -> str:
         """SHA-256 over the networks' configurations and their weights' names and shapes, as hex.

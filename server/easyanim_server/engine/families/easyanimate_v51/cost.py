@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from easyanim_server.domain.job import SIZE_MULTIPLE, Bucket
-
 if TYPE_CHECKING:
     from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 
@@ -30,11 +28,6 @@ class Flops:
         return self.linear + self.attention
 
 
-def video_tokens(bucket: Bucket) -> int:
-    """How many tokens the transformer sees of a video: one for 16x16 pixels of the first frame, then of every four."""
-    return ((bucket.frames - 1) // 4 + 1) * (bucket.height // SIZE_MULTIPLE) * (bucket.width // SIZE_MULTIPLE)
-
-
 def step_flops(
     config: Mapping[str, Any],
     tokens: int,
@@ -51,7 +44,7 @@ def step_flops(
 
     Args:
         config: Of an `EasyAnimateTransformer3DModel`.
-        tokens: Video tokens; see `video_tokens`.
+        tokens: Video tokens; see `Geometry.video_tokens`.
         texts: Text tokens.
         batch: Videos at once.
         mode: Which of the two networks is run.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from easyanim_server.domain.job import MAX_FRAMES, Bucket, Job, Picture, is_frame_count
-from easyanim_server.domain.wording import counted
+from easyanim_server.catalog import EASYANIMATE_V51
+from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.shape import Geometry
 
 BLACK = -1.0
 """What the VAE sees where nothing is given; pixels of a picture that are as black get no noise."""
@@ -39,15 +40,15 @@ def draw(seed: int, bucket: Bucket, latents: tuple[int, ...], given: bool) -> di
     return noise
 
 
-def given_frames(job: Job) -> dict[int, Picture]:
+def given_frames(job: Job, geometry: Geometry = EASYANIMATE_V51.geometry) -> dict[int, Picture]:
     """Which frames of the video are given, by index; of a single frame the end picture wins.
 
     Raises:
         ValueError: the number of frames is not one that the model makes, there is an end picture without a start
             picture, or a picture is not of the bucket's size.
     """
-    if not is_frame_count(job.bucket.frames):
-        raise ValueError(f"{counted(job.bucket.frames, 'frame')}; must be 4k+1, from 1 to {MAX_FRAMES}")
+    if wrong := geometry.frames_refusal(job.bucket.frames):
+        raise ValueError(wrong)
     if job.start is None:
         if job.end is not None:
             raise ValueError("an end picture needs a start picture")

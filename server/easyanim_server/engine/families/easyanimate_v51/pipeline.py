@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import NOISE_AUGMENTATION, Bucket, Job
+from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.profiles import Solver as SolverName
 from easyanim_server.domain.protocols import Observer
+from easyanim_server.engine.families.base import never
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.inputs import LATENTS, PICTURES, draw, given_frames, given_video
@@ -19,6 +20,7 @@ from easyanim_server.engine.families.easyanimate_v51.schedule import bent_grid, 
 from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
 from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT, TEXT, EasyAnimateDenoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
 from easyanim_server.engine.families.runtime import DENOISER, Component, Condition, Need
 from easyanim_server.engine.solvers.base import Schedule
 from easyanim_server.engine.step_cache.teacache import UNFITTED
@@ -38,19 +40,16 @@ def published_coefficients(layers: int, mmdit_layers: int) -> tuple[float, ...]:
     return CACHE_COEFFICIENTS.get((layers, mmdit_layers), UNFITTED)
 
 
-def never_tiled(height: int, width: int) -> bool:
-    """Whether the VAE works on tiles: at no size."""
-    return False
-
-
 class EasyAnimatePipeline:
     """Implements `families.runtime.Pipeline`, with the numbers of diffusers' `EasyAnimateInpaintPipeline`.
 
     Args:
         modules: The loaded networks.
         attention_mode: `original` runs the network as it was trained.
-        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1].
-        tiled: Whether the VAE works on tiles for a video of that height and width, in pixels.
+        noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1]; None for what
+            the model was trained with.
+        tiled: Whether the VAE is to work on tiles, where there is more than one, for a video of that
+            height and width, in pixels.
         sliced: Whether the VAE takes videos of a batch one by one.
     """
 
@@ -58,31 +57,33 @@ class EasyAnimatePipeline:
         self,
         modules: Components,
         attention_mode: AttentionMode = "original",
-        noise_augmentation: float = NOISE_AUGMENTATION,
+        noise_augmentation: float | None = None,
         *,
-        tiled: Callable[[int, int], bool] = never_tiled,
+        tiled: Callable[[int, int], bool] = never,
         sliced: bool = False,
     ) -> None:
         self.modules = modules
         self.name = modules.name
         self.device, self.dtype = modules.device, modules.dtype
         self.attention_mode = attention_mode
-        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode)
+        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, modules.geometry)
+        self.tiles = lambda height, width: is_cut(height, width) and tiled(height, width)
         self.vae = VideoAutoencoder(
             modules.vae,
             device=modules.device,
             exact=attention_mode == "diffusers",  # which is there to be compared with
-            tiled=tiled,
+            tiled=self.tiles,
             sliced=sliced,
         )
-        self.tiles = tiled
         self.tokenizer = prompt_tokenizer(modules)
         self.parameters = sum(parameter.numel() for parameter in modules.transformer.parameters())
-        self.short_clip = 1 + modules.vae.temporal_compression_ratio
+        self.short_clip = modules.geometry.frames_of(2)
         config = modules.transformer.config
         self.cache_coefficients = published_coefficients(config.num_layers, config.mmdit_layers)
-        self.defaults = modules.defaults
+        self.capabilities = modules.capabilities
         self._prompts = PromptEncoder(modules)
+        if noise_augmentation is None:
+            noise_augmentation = modules.defaults.noise_augmentation
         self._noise_augmentation = noise_augmentation if config.add_noise_in_inpaint_model else 0.0
         self._grids: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
 
@@ -113,14 +114,16 @@ class EasyAnimatePipeline:
 
     def draw(self, job: Job) -> Mapping[str, Tensor]:
         """See `inputs.draw`."""
-        return draw(job.seed, job.bucket, self._latent_shape(job.bucket), bool(given_frames(job)))
+        return draw(
+            job.seed, job.bucket, self._latent_shape(job.bucket), bool(given_frames(job, self.capabilities.geometry))
+        )
 
     @torch.no_grad()
     def encode_inputs(
         self, job: Job, noise: Mapping[str, Tensor], need: Need, observe: Observer
     ) -> Mapping[str, Tensor]:
         """What is given of the video as ``inpaint``, (1, 17, frames', height/8, width/8): mask, then latents."""
-        given = given_frames(job)
+        given = given_frames(job, self.capabilities.geometry)
         channels, *size = noise[LATENTS].shape[1:]
         inpaint = torch.zeros((1, 1 + channels, *size), device=self.device, dtype=self.dtype)
         if given:
@@ -149,7 +152,4 @@ class EasyAnimatePipeline:
         return self.vae.decode(latents, lambda: need(VAE))
 
     def _latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int, int]:
-        vae = self.modules.vae
-        temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
-        frames = (bucket.frames - 1) // temporal + 1
-        return 1, vae.config.latent_channels, frames, bucket.height // spatial, bucket.width // spatial
+        return 1, *self.capabilities.geometry.latent_shape(bucket)

@@ -9,11 +9,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 
-MAX_TOKENS = 256
+MAX_TOKENS = EASYANIMATE_V51.tokenizers[0].max_tokens
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
 
 Tokens = tuple[Tensor, Tensor]

@@ -10,11 +10,12 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 
+from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.attention.select import largest_product
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
-from easyanim_server.engine.families.easyanimate_v51.cost import video_tokens
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 from easyanim_server.engine.families.runtime import BlockContext, Condition, ExecutionPath, NetworkInputs, Rope
 
@@ -39,6 +40,7 @@ class EasyAnimateDenoiser(nn.Module):
     Args:
         transformer: The network; its weights are shared, not copied.
         mode: Which of the two networks to run.
+        geometry: Of the model, for examples of a bucket's shape.
 
     Raises:
         ValueError: the transformer's configuration names unknown positions.
@@ -46,8 +48,14 @@ class EasyAnimateDenoiser(nn.Module):
 
     blocks: Sequence[Block]
 
-    def __init__(self, transformer: EasyAnimateTransformer3DModel, mode: AttentionMode) -> None:
+    def __init__(
+        self,
+        transformer: EasyAnimateTransformer3DModel,
+        mode: AttentionMode,
+        geometry: Geometry = EASYANIMATE_V51.geometry,
+    ) -> None:
         super().__init__()
+        self._geometry = geometry
         self.transformer = transformer
         self.mode = mode
         self.positions = positions.formula(transformer.config, mode)
@@ -106,13 +114,12 @@ class EasyAnimateDenoiser(nn.Module):
         """See `Denoiser.example`."""
         config, dtype = self.transformer.config, next(self.transformer.parameters()).dtype
         generator = torch.Generator().manual_seed(0)
-        size = ((bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8)
+        channels, *size = self._geometry.latent_shape(bucket)
 
         def draw(*shape: int) -> Tensor:
             drawn = torch.randn(shape, generator=generator).to(device, dtype)
             return torch.stack([drawn] * batch)
 
-        channels = config.out_channels
         latents, text = draw(channels, *size), draw(MAX_TOKENS, config.text_embed_dim)
         inpaint = draw(config.in_channels - channels, *size)
         timestep = torch.full((batch,), EXAMPLE_TIMESTEP, device=device, dtype=dtype)
@@ -121,7 +128,7 @@ class EasyAnimateDenoiser(nn.Module):
     def attention_shape(self, bucket: Bucket) -> torch.Size:
         """See `Denoiser.attention_shape`."""
         config = self.transformer.config
-        tokens = MAX_TOKENS + video_tokens(bucket)
+        tokens = MAX_TOKENS + self._geometry.video_tokens(bucket)
         return torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
 
     def replace_products(self, number: int, make: Callable[[nn.Linear], nn.Module], give_up: bool = False) -> None:

@@ -1,0 +1,100 @@
+"""The models that are known by name: where they come from, their family, and what they can be asked for.
+
+Imports no torch: settings, the command line and the front need it before any model is loaded. What a checkpoint says
+of itself goes before what is written here; see `engine.families`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from easyanim_server.domain.defaults import ModelDefaults
+from easyanim_server.domain.job import START, START_END, TEXT, Bucket
+from easyanim_server.domain.model import Capabilities, TokenizerSpec
+from easyanim_server.domain.profiles import Solver
+from easyanim_server.domain.shape import Geometry
+
+Origin = Literal["hub", "package", "made"]
+"""Downloaded from Hugging Face, shipped with this package, or made at start."""
+
+_GEOMETRY = Geometry(temporal=4, spatial=8, patch=2, latent_channels=16, max_frames=49)
+
+
+def _buckets(names: str) -> tuple[Bucket, ...]:
+    return tuple(Bucket.parse(name, _GEOMETRY) for name in names.split())
+
+
+EASYANIMATE_V51 = Capabilities(
+    family="easyanimate-v5.1",
+    tasks=frozenset({TEXT, START, START_END}),
+    geometry=_GEOMETRY,
+    tokenizers=(TokenizerSpec("qwen2-vl", max_tokens=256),),
+    solvers=tuple(solver.value for solver in Solver),
+    defaults=ModelDefaults(
+        # The sizes that the model's authors publish times for.
+        buckets=_buckets("384x672 672x384 512x512 576x1008 1008x576 768x1344 1344x768"),
+        noise_augmentation=0.0563,
+    ),
+)
+"""EasyAnimate V5.1's image-to-video models, as published."""
+
+FAMILIES = (EASYANIMATE_V51,)
+"""Of each family what its published models can be asked for; the first is what unknown models are taken for."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model by name."""
+
+    name: str
+    origin: Origin
+    capabilities: Capabilities
+    like: str = ""
+    """A model that is made here with the same shapes; empty where there is none."""
+
+
+def _with_buckets(names: str) -> Capabilities:
+    return replace(EASYANIMATE_V51, defaults=replace(EASYANIMATE_V51.defaults, buckets=_buckets(names)))
+
+
+MODELS = (
+    KnownModel("alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers", "hub", EASYANIMATE_V51, like="synthetic:7b"),
+    KnownModel("alibaba-pai/EasyAnimateV5.1-12b-zh-InP-diffusers", "hub", EASYANIMATE_V51, like="synthetic:12b"),
+    # Its folder says what it is best asked for; see `config.model_defaults`.
+    KnownModel("builtin:demo", "package", EASYANIMATE_V51),
+    # Quick on a laptop's CPU.
+    KnownModel("builtin:tiny", "made", _with_buckets("96x160 160x96 128x128 96x160x25 128x128x25 96x160x13 128x128x5")),
+    KnownModel("synthetic:7b", "made", EASYANIMATE_V51),
+    KnownModel("synthetic:12b", "made", EASYANIMATE_V51),
+)
+
+DEFAULT_MODEL = MODELS[0].name
+DEMO, TINY = "builtin:demo", "builtin:tiny"
+SYNTHETIC = ("synthetic:7b", "synthetic:12b")
+
+MADE_HERE = tuple(model.name for model in MODELS if model.origin != "hub")
+"""Models that need no download."""
+
+
+def find(name: str) -> KnownModel | None:
+    """The model of that name; None of others, such as folders."""
+    return next((model for model in MODELS if model.name == name), None)
+
+
+def expected(name: str) -> Capabilities:
+    """What a model of that name is expected to be capable of, until its checkpoint is read."""
+    known = find(name)
+    return known.capabilities if known else FAMILIES[0]
+
+
+def parse_bucket(text: str, model: str) -> Bucket:
+    """Read a bucket's name for a model; sizes are checked where the model is known.
+
+    Other models' are checked when their checkpoint is read.
+
+    Raises:
+        ValueError: the text has another form, or the model does not make that shape.
+    """
+    geometry = expected(model).geometry
+    return Bucket.parse(text, geometry if find(model) else None, frames=geometry.max_frames)

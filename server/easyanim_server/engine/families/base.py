@@ -1,0 +1,88 @@
+"""What a family of models brings to be found, described and loaded; how a loaded one runs is another seam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from easyanim_server.domain.model import Capabilities
+from easyanim_server.engine.families.runtime import Pipeline
+from easyanim_server.engine.memory.outline import Outline
+from easyanim_server.engine.weights.index import CheckpointIndex
+
+
+def never(height: int, width: int) -> bool:
+    """Whether the VAE is to work on tiles: at no size."""
+    return False
+
+
+@dataclass(frozen=True)
+class Match:
+    """A checkpoint is of the family, and the family can run it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The family cannot run a checkpoint."""
+
+    sentence: str
+    """What the checkpoint is and what to use instead, for the operator."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is to be loaded and run. A family that has no use for an option leaves it alone."""
+
+    device: torch.device
+    """Where the networks compute."""
+    dtype: torch.dtype
+    """Of their weights."""
+    on_host: bool = False
+    """Whether weights stay in host memory, from where a `Placement` brings them to the device."""
+    attention_mode: Literal["original", "diffusers"] = "original"
+    """`original` is the network as it was trained; `diffusers` repeats diffusers' numbers."""
+    noise_augmentation: float | None = None
+    """Standard deviation of the noise on given pictures, whose range is [-1, 1]; None for what the model was trained
+    with."""
+    tiled: Callable[[int, int], bool] = never
+    """Whether a VAE that can is to work on tiles for a video of that height and width, in pixels."""
+    sliced: bool = False
+    """Whether a VAE takes videos of a batch one by one."""
+
+
+class ModelFamily(Protocol):
+    """Models that share code: EasyAnimate V5.1 is one. Registered in `families.registry`."""
+
+    @property
+    def name(self) -> str:
+        """As `Capabilities.family` has it."""
+
+    def recognise(self, index: CheckpointIndex) -> Match | Refusal:
+        """Whether the family runs a checkpoint, from configurations and headers alone."""
+
+    def capabilities(self, index: CheckpointIndex) -> Capabilities:
+        """What a checkpoint that it recognises can be asked for."""
+
+    def files(self, index: CheckpointIndex) -> Sequence[str]:
+        """Files with weights that `load` needs, relative to the checkpoint's folder. They need not exist yet."""
+
+    def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
+        """Measure what the networks take in a compute type, without weights.
+
+        Raises:
+            UnsupportedModel: the configurations describe no networks.
+        """
+
+    def load(self, index: CheckpointIndex, options: LoadOptions) -> Pipeline:
+        """Load the networks.
+
+        Args:
+            index: With all of `files` in its folder.
+            options: Device, type, and how to run.
+
+        Raises:
+            UnsupportedModel: the weights do not fit the configurations.
+        """

@@ -1,0 +1,71 @@
+"""What an EasyAnimate V5.1 model weighs, from its networks without weights."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.easyanimate_v51.vae_tiling import TILE
+from easyanim_server.engine.memory.outline import Outline
+
+GUIDED = 2
+"""Predictions of a step with guidance."""
+
+
+def measure(modules: Components, dtype: torch.dtype) -> Outline:
+    """Measure networks, which may be on the meta device.
+
+    Args:
+        modules: Their own type does not matter.
+        dtype: The compute type.
+    """
+    itemsize = dtype.itemsize
+
+    def weigh(*networks: nn.Module) -> int:
+        return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
+
+    stock = modules.transformer.transformer_blocks
+    encoder = modules.text_encoder
+    assert isinstance(encoder, TrimmedTextEncoder)
+    text = encoder.model
+    blocks = tuple(weigh(block) for block in stock)
+    config = dict(modules.transformer.config)
+    return Outline(
+        geometry=modules.geometry,
+        text_tokens=MAX_TOKENS,
+        width=config["num_attention_heads"] * config["attention_head_dim"],
+        step_cost=partial(_step_cost, config),
+        text=weigh(modules.text_encoder),
+        text_table=weigh(text.embed_tokens),
+        text_layer=max((weigh(layer) for layer in text.layers), default=0),
+        rest=weigh(modules.transformer) - sum(blocks),
+        blocks=blocks,
+        blocks_fp8=tuple(whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)),
+        vae=weigh(modules.vae),
+        vae_channels=modules.vae.config.block_out_channels[0],
+        vae_tile=TILE,
+        itemsize=itemsize,
+    )
+
+
+def _step_cost(config: dict[str, int], video_tokens: int) -> Flops:
+    return step_flops(config, video_tokens, MAX_TOKENS, GUIDED)
+
+
+def _saved(block: nn.Module, itemsize: int) -> int:
+    """Bytes that 8-bit weights of a stock block's large products save, less their scales."""
+    branches = [block.attn1, block.ff, block.txt_ff]
+    linear = [
+        layer
+        for branch in branches
+        if isinstance(branch, nn.Module)
+        for layer in branch.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    return sum((itemsize - 1) * layer.weight.numel() - 4 * layer.out_features for layer in linear)
