@@ -16,10 +16,10 @@ def load(model, dtype=torch.float32, revision=None):
     return checkpoint.load(str(model), device=CPU, dtype=dtype, revision=revision)
 
 
-def edit(file, **changes):
+def edit(file, **changes) -> None:
     content = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
-def rename_weights(file, rename):
+def rename_weights(file, rename) -> None:
     save_file({rename(name): tensor for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})

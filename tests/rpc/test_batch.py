@@ -42,7 +42,7 @@ def rows(folder: str | Path = "videos") -> list[dict]:
 
 
 @pytest.fixture
-def batch(tmp_path, monkeypatch):
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes jobs.jsonl in an empty folder and runs it against a server.
 
     In a process of its own: grpc.aio is made for one event loop a process, and a test's server has one in this process.
@@ -245,7 +245,7 @@ def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
 
 
 def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_rest_is_said(
-    scripted, tmp_path
+    scripted, tmp_path: Path
 ) -> None:
     scripted.script = success(DATA)
     folder = tmp_path / "pictures"

@@ -28,7 +28,7 @@ GOOD = {"prompt": "a cat", "bucket": "384x672", "frames": 25, "steps": 200, "pro
 
 
 @pytest.fixture
-def batch(scripted, tmp_path, monkeypatch):
+def batch(scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs a source of jobs against the scripted service, in a process of its own as grpc.aio wants it."""
     monkeypatch.chdir(tmp_path)
     scripted.script = success(os.urandom(2_000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -68,7 +69,9 @@ def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict, 
     assert caught.value.details().startswith(f"{field}: ")
 
 
-def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(connect, tmp_path: Path) -> None:
+def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(
+    connect: Callable[[str], Stub], tmp_path: Path
+) -> None:
     folder = tmp_path / "cache"
     with RunningServer(settings(model="simulated:waits", cache_dir=str(folder)), SIMULATED, wait=False) as server:
         with pytest.raises(grpc.RpcError) as caught:

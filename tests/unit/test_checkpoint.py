@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tests.folders import CPU, edit, load, rename_weights
 NETWORKS = ("transformer", "vae", "text_encoder")
 
 
-def assert_same_weights(one, other):
+def assert_same_weights(one, other) -> None:
     for network in NETWORKS:
         here, there = getattr(one, network).state_dict(), getattr(other, network).state_dict()
         assert here.keys() == there.keys()
@@ -56,7 +57,7 @@ def outputs_of(modules):
     return text, velocity, frames, encoded
 
 
-def test_an_exported_model_loads_to_the_same_weights_and_outputs(exported):
+def test_an_exported_model_loads_to_the_same_weights_and_outputs(exported: Path) -> None:
     made, read = load("builtin:tiny"), load(exported)
 
     assert_same_weights(made, read)
@@ -66,7 +67,7 @@ def test_an_exported_model_loads_to_the_same_weights_and_outputs(exported):
     assert read.name == str(exported)
 
 
-def test_loading_rounds_to_the_asked_type_and_keeps_rotary_frequencies_exact(exported):
+def test_loading_rounds_to_the_asked_type_and_keeps_rotary_frequencies_exact(exported: Path) -> None:
     read = load(exported, torch.bfloat16)
 
     assert_same_weights(load("builtin:tiny", torch.bfloat16), read)
@@ -74,7 +75,7 @@ def test_loading_rounds_to_the_asked_type_and_keeps_rotary_frequencies_exact(exp
     assert read.text_encoder.model.rotary_emb.inv_freq.dtype is torch.float32
 
 
-def test_loaded_networks_are_frozen_in_eval_mode_and_off_the_meta_device(exported):
+def test_loaded_networks_are_frozen_in_eval_mode_and_off_the_meta_device(exported: Path) -> None:
     read = load(exported)
 
     for name in NETWORKS:
@@ -84,7 +85,7 @@ def test_loaded_networks_are_frozen_in_eval_mode_and_off_the_meta_device(exporte
         assert {tensor.device.type for tensor in [*network.parameters(), *network.buffers()]} == {"cpu"}
 
 
-def test_tokenizer_and_scheduler_come_back_from_a_folder(exported):
+def test_tokenizer_and_scheduler_come_back_from_a_folder(exported: Path) -> None:
     read = load(exported)
 
     assert read.tokenizer.padding_side == "right"
@@ -94,13 +95,13 @@ def test_tokenizer_and_scheduler_come_back_from_a_folder(exported):
     assert published.items() <= read.scheduler.config.items()
 
 
-def test_a_tokenizer_that_pads_on_the_left_is_turned_round(folder):
+def test_a_tokenizer_that_pads_on_the_left_is_turned_round(folder: Path) -> None:
     edit(folder / "tokenizer/tokenizer_config.json", padding_side="left", tokenizer_class="Qwen2TokenizerFast")
 
     assert load(folder).tokenizer.padding_side == "right"
 
 
-def test_stock_diffusers_loads_and_runs_an_exported_model(exported):
+def test_stock_diffusers_loads_and_runs_an_exported_model(exported: Path) -> None:
     pipeline = EasyAnimateInpaintPipeline.from_pretrained(exported)
     pipeline.set_progress_bar_config(disable=True)
     frames = pipeline(
@@ -124,7 +125,9 @@ def test_stock_diffusers_loads_and_runs_an_exported_model(exported):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_the_trimmed_text_encoder_equals_the_stock_hidden_states_also_where_padded(exported, dtype):
+def test_the_trimmed_text_encoder_equals_the_stock_hidden_states_also_where_padded(
+    exported: Path, dtype: torch.dtype
+) -> None:
     stock = EasyAnimateInpaintPipeline.from_pretrained(exported, dtype=dtype).text_encoder
     ids, mask = prompts()
     expected = stock(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
@@ -134,14 +137,14 @@ def test_the_trimmed_text_encoder_equals_the_stock_hidden_states_also_where_padd
     assert torch.equal(TrimmedTextEncoder.of(stock)(ids, mask), expected)
 
 
-def test_the_trimmed_text_encoder_has_neither_vision_tower_head_last_layer_nor_norm(exported):
+def test_the_trimmed_text_encoder_has_neither_vision_tower_head_last_layer_nor_norm(exported: Path) -> None:
     names = load(exported).text_encoder.state_dict().keys()
 
     assert {name.split(".")[1] for name in names} == {"embed_tokens", "layers"}
     assert {name.split(".")[2] for name in names if "layers" in name} == {"0", "1"}
 
 
-def test_text_encoders_saved_under_new_names_load_alike(exported, folder):
+def test_text_encoders_saved_under_new_names_load_alike(exported: Path, folder: Path) -> None:
     def renamed(name):
         if name.startswith("visual."):
             return f"model.{name}"
@@ -152,7 +155,7 @@ def test_text_encoders_saved_under_new_names_load_alike(exported, folder):
     assert_same_weights(load(exported), load(folder))
 
 
-def test_a_text_encoder_configuration_of_transformers_4_loads_alike(exported, folder):
+def test_a_text_encoder_configuration_of_transformers_4_loads_alike(exported: Path, folder: Path) -> None:
     file = folder / "text_encoder/config.json"
     text = json.loads(file.read_text())["text_config"]
     rope = text.pop("rope_parameters")
@@ -164,7 +167,7 @@ def test_a_text_encoder_configuration_of_transformers_4_loads_alike(exported, fo
         assert torch.equal(one, other)
 
 
-def test_sharded_weights_load_without_the_shards_that_nothing_is_needed_of(exported, tmp_path):
+def test_sharded_weights_load_without_the_shards_that_nothing_is_needed_of(exported: Path, tmp_path: Path) -> None:
     builtin.tiny(device=CPU, dtype=torch.float32).save_pretrained(tmp_path, max_shard_size="100KB")
     text_encoder = tmp_path / "text_encoder"
     needed = files_of(text_encoder, "model", load(exported).text_encoder.own_name)
@@ -177,13 +180,13 @@ def test_sharded_weights_load_without_the_shards_that_nothing_is_needed_of(expor
     assert_same_weights(load(exported), load(tmp_path))
 
 
-def test_a_vae_configuration_without_the_key_that_the_stock_pipeline_reads_gets_it(folder):
+def test_a_vae_configuration_without_the_key_that_the_stock_pipeline_reads_gets_it(folder: Path) -> None:
     edit(folder / "vae/config.json", cache_mag_vae=None)
 
     assert load(folder).vae.config.cache_mag_vae is True
 
 
-def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported, folder):
+def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported: Path, folder: Path) -> None:
     plain = load(exported)
     edit(folder / "transformer/config.json", rope_positions="original")
     assert load(folder).fingerprint() == plain.fingerprint()
@@ -201,7 +204,7 @@ def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported,
     assert not ReferenceCache(folder, plain.transformer, "original").missing("32x48x5")
 
 
-def test_only_models_made_here_are_exported_and_only_into_an_empty_folder(exported, tmp_path):
+def test_only_models_made_here_are_exported_and_only_into_an_empty_folder(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="some/model cannot be exported; builtin:tiny, synthetic:7b, "):
         checkpoint.export("some/model", tmp_path)
     with pytest.raises(ConfigurationError, match="is not an empty folder; nothing was written"):
@@ -210,7 +213,7 @@ def test_only_models_made_here_are_exported_and_only_into_an_empty_folder(export
     assert (tmp_path / "model_index.json").is_file()
 
 
-def test_synthetic_models_load_by_name(monkeypatch):
+def test_synthetic_models_load_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(builtin, "synthetic", lambda size, **options: made.append((size, options)))
     load("synthetic:12b", torch.bfloat16)
@@ -218,7 +221,9 @@ def test_synthetic_models_load_by_name(monkeypatch):
     assert made == [("12b", {"device": CPU, "dtype": torch.bfloat16, "on_host": False})]
 
 
-def test_the_libraries_write_nothing_past_the_log(caplog, capfd):
+def test_the_libraries_write_nothing_past_the_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     load("builtin:demo")
     logging.getLogger("diffusers.configuration_utils").warning("something else")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,7 @@ from easyanim_server.domain.errors import UnsupportedModel
 from tests.folders import edit, load, rename_weights
 
 
-def drop(folder, name):
+def drop(folder, name) -> None:
     file = folder / "transformer/diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     del tensors[name]
@@ -52,14 +53,14 @@ WRONG_WEIGHTS = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
-def test_weights_that_do_not_fit_are_refused(folder, spoil, message):
+def test_weights_that_do_not_fit_are_refused(folder: Path, spoil, message) -> None:
     spoil(folder)
 
     with pytest.raises(UnsupportedModel, match=message):
         load(folder)
 
 
-def original_format(folder):
+def original_format(folder) -> None:
     rename_weights(
         folder / "transformer/diffusion_pytorch_model.safetensors",
         lambda name: name.replace("attn1.add_q_proj", "attn2.to_q"),
@@ -109,7 +110,7 @@ REFUSED_FOLDERS = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), REFUSED_FOLDERS.values(), ids=REFUSED_FOLDERS)
-def test_folders_that_cannot_run_are_refused_with_what_to_use(folder, spoil, message):
+def test_folders_that_cannot_run_are_refused_with_what_to_use(folder: Path, spoil, message) -> None:
     spoil(folder)
 
     with pytest.raises(UnsupportedModel, match=message) as caught:
@@ -119,7 +120,7 @@ def test_folders_that_cannot_run_are_refused_with_what_to_use(folder, spoil, mes
     assert str(caught.value).endswith(f"use {DEFAULT_MODEL} instead")
 
 
-def test_a_configuration_that_is_no_json_is_named(folder):
+def test_a_configuration_that_is_no_json_is_named(folder: Path) -> None:
     (folder / "vae/config.json").write_text("{")
 
     with pytest.raises(UnsupportedModel, match=r"vae/config.json is not valid JSON"):

@@ -12,16 +12,16 @@ from easyanim_client.assembly import Assembly
 from easyanim_client.messages import server_info
 
 
-def test_a_printed_chunk_does_not_show_its_bytes():
+def test_a_printed_chunk_does_not_show_its_bytes() -> None:
     assert repr(ea.Chunk(1000, bytes(500))) == "Chunk(offset=1000, data=<500 bytes>)"
 
 
-def test_results_cannot_be_changed():
+def test_results_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ea.Queued(1, None).jobs_ahead = 2
 
 
-def test_a_phase_and_a_state_of_a_newer_server_are_unknown():
+def test_a_phase_and_a_state_of_a_newer_server_are_unknown() -> None:
     progress = pb.GenerateResponse(progress=pb.Progress(phase=99, completed_count=1, total_count=2))
 
     with Assembly(None) as assembly:
@@ -32,7 +32,7 @@ def test_a_phase_and_a_state_of_a_newer_server_are_unknown():
     assert server_info(pb.GetServerInfoResponse(state=99)).state is ea.State.UNKNOWN
 
 
-def test_a_media_type_that_this_client_does_not_know_is_passed_on():
+def test_a_media_type_that_this_client_does_not_know_is_passed_on() -> None:
     accepted = pb.GenerateResponse(accepted=pb.Accepted(parameters=pb.Parameters(output_mime_type="video/ogg")))
 
     with Assembly(None) as assembly:
@@ -43,10 +43,10 @@ def test_a_media_type_that_this_client_does_not_know_is_passed_on():
 
 
 @pytest.mark.parametrize("phase", [name for name in pb.Phase.keys() if name != "PHASE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_phase_of_the_contract_is_known(phase):
+def test_every_phase_of_the_contract_is_known(phase) -> None:
     assert ea.Phase(phase.removeprefix("PHASE_").lower()) is not ea.Phase.UNKNOWN
 
 
 @pytest.mark.parametrize("state", [name for name in pb.State.keys() if name != "STATE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_state_of_the_contract_is_known(state):
+def test_every_state_of_the_contract_is_known(state) -> None:
     assert ea.State(state.removeprefix("STATE_").lower()) is not ea.State.UNKNOWN

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import io
 import itertools
 import struct
@@ -59,7 +61,7 @@ def pattern():
 
 @pytest.mark.parametrize(("frames", "fps"), [(1, 8), (5, 1), (13, 7), (49, 8), (49, 24), (25, 60)])
 @every_format
-def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames, fps):
+def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames: int, fps: int) -> None:
     video = read(encode(output, moving_pattern(frames), fps=fps))
 
     assert len(video.frames) == frames
@@ -69,14 +71,14 @@ def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames, 
 
 
 @pytest.mark.parametrize("output", [OutputFormat.MP4, OutputFormat.WEBM], ids=lambda output: output.name)
-def test_a_moving_pattern_survives_the_lossy_formats(output, pattern):
+def test_a_moving_pattern_survives_the_lossy_formats(output, pattern) -> None:
     video = read(encode(output, pattern))
 
     assert min(psnr(one, other) for one, other in zip(pattern, video.frames, strict=True)) > 35
 
 
 @pytest.mark.parametrize("kind", ["pattern", "noise"])
-def test_matroska_gives_back_every_bit(kind, pattern):
+def test_matroska_gives_back_every_bit(kind: str, pattern) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
     frames = {"pattern": pattern, "noise": noise}[kind]
 
@@ -89,13 +91,13 @@ def test_matroska_gives_back_every_bit(kind, pattern):
     ids=str,
 )
 @every_format
-def test_a_colour_is_the_same_for_a_player_that_follows_the_tags(output, colour):
+def test_a_colour_is_the_same_for_a_player_that_follows_the_tags(output, colour: tuple[int, int, int]) -> None:
     video = read(encode(output, still(colour)))
 
     assert np.abs(video.frames.astype(int) - colour).max() <= 3
 
 
-def test_every_format_says_how_its_colours_are_meant(pattern):
+def test_every_format_says_how_its_colours_are_meant(pattern) -> None:
     bt709, srgb, as_rgb, limited, full = 1, 13, 0, 1, 2
 
     found = {output: read(encode(output, pattern[:1])) for output in OutputFormat}
@@ -108,14 +110,14 @@ def test_every_format_says_how_its_colours_are_meant(pattern):
 
 
 @every_format
-def test_most_bytes_leave_before_the_file_is_closed(output, pattern):
+def test_most_bytes_leave_before_the_file_is_closed(output, pattern) -> None:
     *early, late = parts(output, pattern)
 
     assert len(b"".join(early)) > 0.85 * (len(b"".join(early)) + len(late))
 
 
 @every_format
-def test_every_group_sends_the_frames_of_the_one_before(output, pattern):
+def test_every_group_sends_the_frames_of_the_one_before(output, pattern) -> None:
     *early, _ = parts(output, pattern)
 
     assert all(early)
@@ -123,7 +125,7 @@ def test_every_group_sends_the_frames_of_the_one_before(output, pattern):
 
 
 @every_format
-def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pattern):
+def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pattern) -> None:
     whole, one_by_one = [slice(None)], [slice(number, number + 1) for number in range(FRAMES)]
 
     assert (
@@ -131,13 +133,13 @@ def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pa
     )
 
 
-def test_an_mp4_is_made_of_boxes_to_its_last_byte(pattern):
+def test_an_mp4_is_made_of_boxes_to_its_last_byte(pattern) -> None:
     data = encode(OutputFormat.MP4, pattern)
 
     assert boxes(data) == ["ftyp", "moov", *["moof", "mdat"] * 13, "mfra"], "fragments of four frames and one of one"
 
 
-def test_an_mp4_tells_its_length_with_its_first_bytes(pattern):
+def test_an_mp4_tells_its_length_with_its_first_bytes(pattern) -> None:
     first, *_ = parts(OutputFormat.MP4, pattern)
 
     assert boxes(first)[:2] == ["ftyp", "moov"]
@@ -147,16 +149,16 @@ def test_an_mp4_tells_its_length_with_its_first_bytes(pattern):
 
 
 @pytest.mark.parametrize("output", [OutputFormat.WEBM, OutputFormat.MKV], ids=lambda output: output.name)
-def test_matroska_tells_its_length_before_it_is_complete(output, pattern):
+def test_matroska_tells_its_length_before_it_is_complete(output, pattern) -> None:
     early = b"".join(parts(output, pattern)[:5])
 
     assert read(early).seconds == 6.125
 
 
 @every_format
-def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output, pattern):
+def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output, pattern) -> None:
     class Pipe:
-        def __init__(self, data):
+        def __init__(self, data) -> None:
             self.read = io.BytesIO(data).read
 
     with av.open(Pipe(encode(output, pattern))) as container:
@@ -168,7 +170,7 @@ def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output, pattern)
 
 
 @every_format
-def test_the_number_of_frames_need_not_be_known(output, pattern):
+def test_the_number_of_frames_need_not_be_known(output, pattern) -> None:
     video = read(encode(output, pattern, promise=False))
 
     assert len(video.frames) == FRAMES
@@ -192,12 +194,12 @@ def boxes(data, *path):
     "comment", ["seed 42", '{"prompt": "小猫 – naïve ☕"}', "x" * 4000], ids=["short", "unicode", "long"]
 )
 @every_format
-def test_the_comment_is_in_the_file(output, comment, pattern):
+def test_the_comment_is_in_the_file(output, comment: str, pattern) -> None:
     assert read(encode(output, pattern[:1], comment=comment)).comment == comment
 
 
 @every_format
-def test_no_comment_leaves_none(output, pattern):
+def test_no_comment_leaves_none(output, pattern) -> None:
     assert read(encode(output, pattern[:1])).comment is None
 
 
@@ -211,7 +213,7 @@ def test_no_comment_leaves_none(output, pattern):
     ],
     ids=["type", "one-frame", "turned", "layout"],
 )
-def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, message):
+def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, message: str) -> None:
     with (
         VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder,
         pytest.raises(ValueError, match=message),
@@ -219,7 +221,7 @@ def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, messag
         encoder.write(frames)
 
 
-def test_more_frames_than_promised_are_refused():
+def test_more_frames_than_promised_are_refused() -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=5) as encoder:
         encoder.write(still(0, frames=4))
         with pytest.raises(ValueError, match="6 frames were given; the file must have 5"):
@@ -227,14 +229,14 @@ def test_more_frames_than_promised_are_refused():
 
 
 @pytest.mark.parametrize(("promised", "expected"), [(5, "5"), (None, "at least 1")])
-def test_a_file_with_too_few_frames_is_not_completed(promised, expected):
+def test_a_file_with_too_few_frames_is_not_completed(promised: int | None, expected: str) -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=promised) as encoder:
         encoder.write(still(0, frames=0))
         with pytest.raises(ValueError, match=f"0 frames were written; the file must have {expected}"):
             encoder.close()
 
 
-def test_a_closed_file_takes_nothing_and_gives_nothing():
+def test_a_closed_file_takes_nothing_and_gives_nothing() -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder:
         encoder.write(still(0))
         encoder.close()
@@ -245,10 +247,10 @@ def test_a_closed_file_takes_nothing_and_gives_nothing():
 
 
 @every_format
-def test_an_abandoned_file_frees_its_encoder(output, pattern):
+def test_an_abandoned_file_frees_its_encoder(output, pattern) -> None:
     process = psutil.Process()
 
-    def abandon():
+    def abandon() -> None:
         with VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS, frames=FRAMES) as encoder:
             encoder.write(pattern[:9])
             raise KeyboardInterrupt
@@ -264,18 +266,18 @@ def test_an_abandoned_file_frees_its_encoder(output, pattern):
 
 
 @every_format
-def test_nothing_is_printed(output, pattern, capfd):
+def test_nothing_is_printed(output, pattern, capfd: pytest.CaptureFixture[str]) -> None:
     encode(output, pattern[:5])
 
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_installed_libav_has_every_encoder():
+def test_the_installed_libav_has_every_encoder() -> None:
     assert missing_codecs() == []
 
 
 @every_format
-def test_a_missing_encoder_is_named(output, monkeypatch):
+def test_a_missing_encoder_is_named(output, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = {OutputFormat.MP4: "libx264", OutputFormat.WEBM: "libvpx-vp9", OutputFormat.MKV: "ffv1"}
     codec = av.Codec
 
@@ -289,7 +291,7 @@ def test_a_missing_encoder_is_named(output, monkeypatch):
         VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS)
 
 
-def test_two_files_can_be_written_in_turns(pattern):
+def test_two_files_can_be_written_in_turns(pattern) -> None:
     expected = encode(OutputFormat.MP4, pattern)
 
     written = [b"", b""]
