@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.rpc.scripted import (
     PATIENCE,
     RESTARTED,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     chunks,
     error_info,
     failure,
@@ -42,7 +44,7 @@ def rows(folder: str | Path = "videos") -> list[dict]:
 
 
 @pytest.fixture
-def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Writes jobs.jsonl in an empty folder and runs it against a server.
 
     In a process of its own: grpc.aio is made for one event loop a process, and a test's server has one in this process.
@@ -57,7 +59,9 @@ def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, simulated: RunningServer) -> None:
+def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(
+    batch: Callable[..., subprocess.CompletedProcess[str]], simulated: RunningServer
+) -> None:
     result = batch(
         simulated.address,
         {"prompt": "instant one", "steps": 2, "bucket": "64x64"},
@@ -82,7 +86,9 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
     assert sorted(os.listdir("videos")) == ["0001.mp4", "results.jsonl", "seeds.json", "vier.webm"]
 
 
-def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simulated: RunningServer) -> None:
+def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(
+    batch: Callable[..., subprocess.CompletedProcess[str]], simulated: RunningServer
+) -> None:
     good = {"prompt": "instant one", "steps": 2, "bucket": "64x64"}
     also = {"prompt": "instant too", "steps": 2, "bucket": "64x64"}
     assert batch(simulated.address, good, also, {"prompt": "instant", "fps": 0}).returncode == 7
@@ -109,7 +115,9 @@ def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simu
     )
 
 
-def test_a_changed_job_is_done_again(batch, scripted) -> None:
+def test_a_changed_job_is_done_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
     assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).returncode == 0
 
@@ -118,7 +126,9 @@ def test_a_changed_job_is_done_again(batch, scripted) -> None:
     assert [request.prompt for request in scripted.requests][2:] == ["a wolf"]
 
 
-def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted) -> None:
+def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[FULL], [FULL], [ACCEPTED, LOST]]
     scripted.script = success(DATA)
 
@@ -130,7 +140,9 @@ def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted
     assert "tries again in 0.01 s: all places are taken" in result.stderr
 
 
-def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted) -> None:
+def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[ACCEPTED, LOST], [ACCEPTED, LOST]]
     scripted.script = success(DATA)
 
@@ -143,7 +155,9 @@ def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted
     assert rows()[0]["error"]["reason"] == "WORKER_LOST"
 
 
-def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(batch, scripted) -> None:
+def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, *chunks(b"void" * 999), RESTARTED, *success(DATA)[1:]]
 
     result = batch(scripted.address, {"prompt": "a cat"})
@@ -154,7 +168,9 @@ def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(batch, script
     assert Path("videos/0001.mp4").read_bytes() == DATA
 
 
-def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(batch, scripted) -> None:
+def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [FULL]
 
     result = batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--patience", "0.05"))
@@ -163,11 +179,13 @@ def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(bat
     assert not Path("videos/results.jsonl").exists()
 
 
-def test_a_server_that_is_not_there_is_said_at_once(batch) -> None:
+def test_a_server_that_is_not_there_is_said_at_once(batch: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert batch("127.0.0.1:1", {"prompt": "a cat"}).returncode == 3
 
 
-def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
+def test_a_file_that_is_wrong_sends_nothing(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     result = batch(scripted.address, {"prompt": "a cat"}, {"promt": "a dog"})
 
     assert result.returncode == 2
@@ -175,7 +193,9 @@ def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
     assert scripted.requests == []
 
 
-def test_json_prints_the_rows_as_they_come(batch, scripted) -> None:
+def test_json_prints_the_rows_as_they_come(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[ACCEPTED, BROKEN]]
     scripted.script = success(DATA)
 
@@ -185,7 +205,9 @@ def test_json_prints_the_rows_as_they_come(batch, scripted) -> None:
     assert result.stderr == ""
 
 
-def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) -> None:
+def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     Path("videos").mkdir()
     Path("videos/seeds.json").write_text("{")
 
@@ -195,7 +217,9 @@ def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) 
     assert "seeds.json is damaged" in result.stderr
 
 
-def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
+def test_jobs_run_side_by_side_up_to_the_limit(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     together = threading.Barrier(3)
     scripted.script = [ACCEPTED, together, *success(DATA)[1:]]
 
@@ -207,7 +231,9 @@ def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_cancels_what_runs_and_keeps_what_is_done(
+    scripted: ScriptedVideoService, tmp_path: Path, number: int, code: int
+) -> None:
     (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c"}\n')
     scripted.first_scripts = [success(DATA)]
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
@@ -228,7 +254,9 @@ def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: P
     assert sorted(os.listdir(tmp_path / "videos")) == ["0001.mp4", "results.jsonl", "seeds.json"]
 
 
-def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
+def test_every_option_reaches_jobs_that_do_not_say_it(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     given = {"steps": 9, "bucket": "384x672", "frames": 25, "guidance": 2, "fps": 12, "fit": "pad", "format": "mkv",
@@ -245,7 +273,7 @@ def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
 
 
 def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_rest_is_said(
-    scripted, tmp_path: Path
+    scripted: ScriptedVideoService, tmp_path: Path
 ) -> None:
     scripted.script = success(DATA)
     folder = tmp_path / "pictures"
@@ -262,7 +290,9 @@ def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_
     assert "._x" not in result.stderr
 
 
-def test_the_video_of_a_changed_or_foreign_job_stays_and_the_new_one_is_beside_it(batch, scripted) -> None:
+def test_the_video_of_a_changed_or_foreign_job_stays_and_the_new_one_is_beside_it(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
     Path("videos").mkdir()
     Path("videos/0002.mp4").write_bytes(b"somebody else's")

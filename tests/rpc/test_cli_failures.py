@@ -159,7 +159,7 @@ def test_the_options_of_fields_are_options_of_the_command() -> None:
     ids=["invalid", "unavailable", "queue-full", "server-failed", "corrupt"],
 )
 def test_with_json_a_failure_is_the_last_event(
-    run: Command, scripted, script, exit_code: int, told: dict[str, Any]
+    run: Command, scripted: ScriptedVideoService, script: list[object], exit_code: int, told: dict[str, Any]
 ) -> None:
     scripted.script = [ACCEPTED, *script]
 
@@ -184,7 +184,7 @@ def test_with_json_a_failure_is_the_last_event(
     ],
 )
 def test_what_is_refused_before_it_is_sent_is_said_in_json_as_well(
-    run: Command, scripted, words: list[str], code: str, message: str
+    run: Command, scripted: ScriptedVideoService, words: list[str], code: str, message: str
 ) -> None:
     result = run("generate", "a cat", "--json", *words)
 
@@ -221,7 +221,7 @@ def test_every_command_that_prints_json_prints_its_failure(words: list[str], tmp
     assert (result.returncode, told["code"]) == ((2, "INVALID_ARGUMENT") if "cat.json" in words else (3, "UNAVAILABLE"))
 
 
-def test_without_json_a_failure_prints_nothing_on_stdout(run: Command, scripted) -> None:
+def test_without_json_a_failure_prints_nothing_on_stdout(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [INVALID]
 
     assert run("generate", "a cat").stdout == ""
@@ -238,7 +238,9 @@ def test_without_json_a_failure_prints_nothing_on_stdout(run: Command, scripted)
         (["--yes", "--draft-steps", "8"], "'--draft-steps' / '--yes'"),
     ],
 )
-def test_options_of_drafts_without_a_draft_are_refused(run: Command, scripted, words: list[str], named: str) -> None:
+def test_options_of_drafts_without_a_draft_are_refused(
+    run: Command, scripted: ScriptedVideoService, words: list[str], named: str
+) -> None:
     result = run("generate", "a cat", *words)
 
     assert result.exit_code == 2
@@ -254,7 +256,9 @@ def test_options_of_drafts_without_a_draft_are_refused(run: Command, scripted, w
         (["--draft-bucket", "9x9"], "  draft_bucket (--draft-bucket): is '9x9'; must be one of 96x160"),
     ],
 )
-def test_a_draft_that_cannot_be_is_said_of_its_own_options(run: Command, scripted, words: list[str], said: str) -> None:
+def test_a_draft_that_cannot_be_is_said_of_its_own_options(
+    run: Command, scripted: ScriptedVideoService, words: list[str], said: str
+) -> None:
     sizes = [pb.Bucket(name="96x160", width_px=160, height_px=96, frame_counts=[13])]
     scripted.info = pb.GetServerInfoResponse(buckets=sizes, limits=pb.Limits(max_step_count=200))
 
@@ -265,7 +269,7 @@ def test_a_draft_that_cannot_be_is_said_of_its_own_options(run: Command, scripte
     assert scripted.requests == []
 
 
-def test_a_file_whose_name_says_no_format_is_refused(run: Command, scripted) -> None:
+def test_a_file_whose_name_says_no_format_is_refused(run: Command, scripted: ScriptedVideoService) -> None:
     result = run("generate", "a cat", "--out", "cat")
 
     assert result.exit_code == 2

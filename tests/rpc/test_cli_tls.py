@@ -65,7 +65,7 @@ def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_tls_to_a_server_in_plain_text_is_told_to_be_left_out(scripted) -> None:
+def test_tls_to_a_server_in_plain_text_is_told_to_be_left_out(scripted: ScriptedVideoService) -> None:
     result = command("info", "--tls", "--address", scripted.address)
 
     assert result.returncode == 3
@@ -104,7 +104,7 @@ def test_a_certificate_that_nobody_trusts_is_told_with_what_names_other_roots(
     assert trusted.returncode == 0, trusted.stderr
 
 
-def test_grpcs_own_lines_are_shown_to_those_who_ask_for_them(scripted) -> None:
+def test_grpcs_own_lines_are_shown_to_those_who_ask_for_them(scripted: ScriptedVideoService) -> None:
     result = command("info", "--tls", "--address", scripted.address, GRPC_VERBOSITY="INFO")
 
     assert "ssl_transport_security" in result.stderr

@@ -12,6 +12,7 @@ import pytest
 
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
+from tests.rpc.callers import Caller
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -21,6 +22,7 @@ from tests.rpc.scripted import (
     RESTARTED,
     UNKNOWN_EVENT,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     chunks,
     completed,
     success,
@@ -31,7 +33,9 @@ pytest_plugins = ("tests.rpc.callers",)
 DATA = os.urandom(4_321)
 
 
-async def test_events_arrive_typed_in_order_and_end_in_the_video(caller, scripted) -> None:
+async def test_events_arrive_typed_in_order_and_end_in_the_video(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     accepted, queued, progress, *parts, video = await caller.follow(caller.client.generate("a cat"))
@@ -49,7 +53,9 @@ async def test_events_arrive_typed_in_order_and_end_in_the_video(caller, scripte
     assert isinstance(video, ea.Video)
 
 
-async def test_the_background_is_sent_and_told_black_where_an_older_server_says_nothing(caller, scripted) -> None:
+async def test_the_background_is_sent_and_told_black_where_an_older_server_says_nothing(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     video = await caller.result(caller.client.generate("a cat", background_color="#ffee00"))
@@ -58,7 +64,7 @@ async def test_the_background_is_sent_and_told_black_where_an_older_server_says_
     assert video.receipt.parameters.background_color == "#000000"
 
 
-async def test_the_video_carries_its_bytes_timings_and_receipt(caller, scripted) -> None:
+async def test_the_video_carries_its_bytes_timings_and_receipt(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
 
     generation = caller.client.generate("a cat")
@@ -73,7 +79,9 @@ async def test_the_video_carries_its_bytes_timings_and_receipt(caller, scripted)
     assert generation.video is await caller.result(generation) is video
 
 
-async def test_arguments_reach_the_server_and_unset_ones_stay_unset(caller, scripted) -> None:
+async def test_arguments_reach_the_server_and_unset_ones_stay_unset(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     await caller.result(caller.client.generate("a cat", start_image=b"picture", seed=0, aspect_ratio="16:9"))
@@ -85,7 +93,9 @@ async def test_arguments_reach_the_server_and_unset_ones_stay_unset(caller, scri
     assert not sent.HasField("negative_prompt")
 
 
-async def test_an_event_that_this_client_does_not_know_is_skipped(caller, scripted) -> None:
+async def test_an_event_that_this_client_does_not_know_is_skipped(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, UNKNOWN_EVENT, *chunks(DATA), completed(DATA)]
 
     events = await caller.follow(caller.client.generate("a cat", timeout=PATIENCE))
@@ -95,7 +105,9 @@ async def test_an_event_that_this_client_does_not_know_is_skipped(caller, script
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "in memory"])
-async def test_what_came_before_a_restart_is_discarded(caller, scripted, tmp_path: Path, saved: bool) -> None:
+async def test_what_came_before_a_restart_is_discarded(
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path, saved: bool
+) -> None:
     other = os.urandom(2 * len(DATA))
     scripted.script = [ACCEPTED, DENOISE, *chunks(other), RESTARTED, QUEUED, DENOISE, *chunks(DATA), completed(DATA)]
     target = tmp_path / "cat.mp4" if saved else None
@@ -110,7 +122,9 @@ async def test_what_came_before_a_restart_is_discarded(caller, scripted, tmp_pat
     assert os.listdir(tmp_path) == (["cat.mp4"] if saved else [])
 
 
-async def test_a_restarted_stream_that_does_not_begin_anew_is_corrupt(caller, scripted) -> None:
+async def test_a_restarted_stream_that_does_not_begin_anew_is_corrupt(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     first, *rest = chunks(DATA)
     scripted.script = [ACCEPTED, first, RESTARTED, *rest, completed(DATA)]
 
@@ -118,7 +132,9 @@ async def test_a_restarted_stream_that_does_not_begin_anew_is_corrupt(caller, sc
         await caller.follow(caller.client.generate("a cat"))
 
 
-async def test_a_saved_video_appears_under_its_name_only_when_it_is_complete(caller, scripted, tmp_path: Path) -> None:
+async def test_a_saved_video_appears_under_its_name_only_when_it_is_complete(
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
+) -> None:
     target = tmp_path / "cat.mp4"
     target.write_bytes(b"an older video")
     scripted.script = [ACCEPTED, *chunks(DATA), UNTIL_CANCELLED]
@@ -145,7 +161,7 @@ async def test_a_saved_video_appears_under_its_name_only_when_it_is_complete(cal
     ],
 )
 async def test_a_file_that_is_not_the_announced_one_leaves_nothing_behind(
-    caller, scripted, tmp_path: Path, script, why: str
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path, script: list[object], why: str
 ) -> None:
     scripted.script = script
 
@@ -156,7 +172,7 @@ async def test_a_file_that_is_not_the_announced_one_leaves_nothing_behind(
 
 
 async def test_nothing_is_asked_of_the_server_for_a_file_that_cannot_be_written(
-    caller, scripted, tmp_path: Path
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
         await caller.result(caller.client.generate("a cat", save_to=tmp_path / "missing" / "cat.mp4"))
@@ -169,7 +185,7 @@ async def test_nothing_is_asked_of_the_server_for_a_file_that_cannot_be_written(
 
 
 async def test_leaving_the_loop_early_cancels_on_the_server_and_leaves_nothing_behind(
-    caller, scripted, tmp_path: Path
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
 ) -> None:
     scripted.script = [ACCEPTED, chunks(DATA)[0], UNTIL_CANCELLED]
 
@@ -179,7 +195,9 @@ async def test_leaving_the_loop_early_cancels_on_the_server_and_leaves_nothing_b
     assert os.listdir(tmp_path) == []
 
 
-async def test_cancel_from_elsewhere_ends_the_iteration_with_cancelled(caller, scripted) -> None:
+async def test_cancel_from_elsewhere_ends_the_iteration_with_cancelled(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     generation = caller.client.generate("a cat")
 
@@ -193,7 +211,9 @@ async def test_cancel_from_elsewhere_ends_the_iteration_with_cancelled(caller, s
     assert await scripted.was_cancelled()
 
 
-async def test_a_generation_cancelled_before_it_began_ends_at_once(caller, scripted) -> None:
+async def test_a_generation_cancelled_before_it_began_ends_at_once(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [UNTIL_CANCELLED]
     generation = caller.client.generate("a cat")
     generation.cancel()
@@ -202,7 +222,7 @@ async def test_a_generation_cancelled_before_it_began_ends_at_once(caller, scrip
         await caller.follow(generation)
 
 
-async def test_cancelling_the_task_cancels_on_the_server(scripted, tmp_path: Path) -> None:
+async def test_cancelling_the_task_cancels_on_the_server(scripted: ScriptedVideoService, tmp_path: Path) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     async with ea.AsyncClient(scripted.address) as client:
         task = asyncio.create_task(client.generate("a cat", save_to=tmp_path / "cat.mp4").result())
@@ -219,7 +239,9 @@ async def test_cancelling_the_task_cancels_on_the_server(scripted, tmp_path: Pat
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot be asked whether it was cancelled")
 @pytest.mark.parametrize("end", ["cancel", "close"])
-async def test_a_task_that_is_cancelled_as_its_call_ends_is_cancelled_all_the_same(scripted, end: str) -> None:
+async def test_a_task_that_is_cancelled_as_its_call_ends_is_cancelled_all_the_same(
+    scripted: ScriptedVideoService, end: str
+) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     client = ea.AsyncClient(scripted.address)
     generation = client.generate("a cat")
@@ -237,7 +259,7 @@ async def test_a_task_that_is_cancelled_as_its_call_ends_is_cancelled_all_the_sa
     assert task.cancelled()
 
 
-async def test_a_generation_is_iterated_once(caller, scripted) -> None:
+async def test_a_generation_is_iterated_once(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     generation = caller.client.generate("a cat")
     await caller.follow(generation, stop_at=ea.Accepted)
@@ -246,7 +268,7 @@ async def test_a_generation_is_iterated_once(caller, scripted) -> None:
         await caller.result(generation)
 
 
-async def test_info_tells_what_the_server_serves(caller, scripted) -> None:
+async def test_info_tells_what_the_server_serves(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.info = pb.GetServerInfoResponse(
         version="0.1.0",
         model=pb.Model(name="builtin:tiny", transformer_parameter_count=7),
@@ -272,13 +294,13 @@ async def test_info_tells_what_the_server_serves(caller, scripted) -> None:
     assert (info.limits.max_request_bytes, info.limits.max_steps, info.limits.max_queued) == (2**20, 200, 8)
 
 
-async def test_health_follows_the_server(caller, scripted) -> None:
+async def test_health_follows_the_server(caller: Caller, scripted: ScriptedVideoService) -> None:
     assert await caller.health() is True
     scripted.report_health(False)
     assert await caller.health() is False
 
 
-async def test_closing_the_client_cancels_what_still_runs(scripted) -> None:
+async def test_closing_the_client_cancels_what_still_runs(scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     with ea.Client(scripted.address) as client:
         events = iter(client.generate("a cat"))
@@ -289,7 +311,9 @@ async def test_closing_the_client_cancels_what_still_runs(scripted) -> None:
     assert await scripted.was_cancelled()
 
 
-async def test_closing_the_client_while_a_task_waits_ends_its_generation_with_cancelled(scripted) -> None:
+async def test_closing_the_client_while_a_task_waits_ends_its_generation_with_cancelled(
+    scripted: ScriptedVideoService,
+) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     client = ea.AsyncClient(scripted.address)
     waiting = asyncio.create_task(client.generate("a cat").result())
@@ -315,7 +339,7 @@ async def test_closing_the_client_while_a_task_waits_ends_its_inquiry_with_cance
             await waiting
 
 
-async def test_progress_without_measurements_has_none_for_them(caller, scripted) -> None:
+async def test_progress_without_measurements_has_none_for_them(caller: Caller, scripted: ScriptedVideoService) -> None:
     first = pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_DENOISE, total_count=35))
     scripted.script = [pb.GenerateResponse(queued=pb.Queued()), first, DENOISE, QUEUED, *success(b"")]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import easyanim_client as ea
-from tests.rpc.scripted import success
+from tests.rpc.scripted import ScriptedVideoService, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -46,7 +46,7 @@ address = sys.argv[1]
 
 
 @pytest.fixture
-def program(scripted, tmp_path: Path) -> Callable[..., list[str]]:
+def program(scripted: ScriptedVideoService, tmp_path: Path) -> Callable[..., list[str]]:
     """Runs a program against the scripted service; the lines that it printed."""
     scripted.script = success(DATA)
 
@@ -115,7 +115,7 @@ print(size(client))
     assert said[1:] == [str(len(DATA))] * 4
 
 
-def test_a_client_of_another_event_loop_says_so(scripted) -> None:
+def test_a_client_of_another_event_loop_says_so(scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     here, there = asyncio.new_event_loop(), asyncio.new_event_loop()
 

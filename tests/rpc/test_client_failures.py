@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import aio, client
 from tests.proxy import Proxy
+from tests.rpc.callers import Caller
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -21,6 +23,7 @@ from tests.rpc.scripted import (
     PATIENCE,
     QUEUE_FULL,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     error_info,
     failure,
     scripted_server,
@@ -46,7 +49,11 @@ pytest_plugins = ("tests.rpc.callers",)
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 async def test_every_failure_has_its_type_and_what_the_server_said(
-    caller, scripted, status, error, said: dict[str, Any] | dict[str, None] | dict[str, str]
+    caller: Caller,
+    scripted: ScriptedVideoService,
+    status: status_pb2.Status,
+    error: type[ea.EasyAnimError],
+    said: dict[str, Any],
 ) -> None:
     scripted.script = [ACCEPTED, status]
 
@@ -59,7 +66,7 @@ async def test_every_failure_has_its_type_and_what_the_server_said(
     assert caught.value.__cause__.code().value[0] == status.code
 
 
-async def test_an_invalid_request_lists_every_wrong_field(caller, scripted) -> None:
+async def test_an_invalid_request_lists_every_wrong_field(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = [INVALID]
 
     with pytest.raises(ea.InvalidRequest) as caught:
@@ -71,7 +78,9 @@ async def test_an_invalid_request_lists_every_wrong_field(caller, scripted) -> N
     )
 
 
-async def test_the_timeout_of_the_call_overrides_the_clients(kind_of_caller, scripted) -> None:
+async def test_the_timeout_of_the_call_overrides_the_clients(
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     caller = kind_of_caller(scripted.address, timeout=PATIENCE * 10)
 
@@ -85,7 +94,9 @@ async def test_the_timeout_of_the_call_overrides_the_clients(kind_of_caller, scr
     await caller.close()
 
 
-async def test_the_clients_timeout_holds_where_the_call_names_none(kind_of_caller, scripted) -> None:
+async def test_the_clients_timeout_holds_where_the_call_names_none(
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [UNTIL_CANCELLED]
     caller = kind_of_caller(scripted.address, timeout=0.2)
 
@@ -95,7 +106,9 @@ async def test_the_clients_timeout_holds_where_the_call_names_none(kind_of_calle
     await caller.close()
 
 
-async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(caller, scripted) -> None:
+async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     with pytest.raises(ea.MessageTooLarge, match="takes 33554432; shrink the picture") as caught:
         caller.client.generate("a cat", start_image=bytes(33 * 2**20))
 
@@ -103,7 +116,9 @@ async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(cal
     assert scripted.requests == []
 
 
-async def test_the_limit_that_the_server_names_replaces_the_default(caller, scripted) -> None:
+async def test_the_limit_that_the_server_names_replaces_the_default(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.info = pb.GetServerInfoResponse(limits=pb.Limits(max_request_bytes=100))
     await caller.info()
 
@@ -111,7 +126,9 @@ async def test_the_limit_that_the_server_names_replaces_the_default(caller, scri
         caller.client.generate("a cat", start_image=bytes(200))
 
 
-async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(kind_of_caller) -> None:
+async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(
+    kind_of_caller: Callable[..., Caller],
+) -> None:
     with scripted_server(max_request_bytes=1000) as small:
         caller = kind_of_caller(small.address)
         with pytest.raises(ea.MessageTooLarge) as caught:
@@ -124,21 +141,23 @@ async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(kind_o
     assert not isinstance(caught.value, ea.RetryLater)
 
 
-async def test_an_answer_that_is_too_large_is_not_blamed_on_the_request(caller, scripted) -> None:
+async def test_an_answer_that_is_too_large_is_not_blamed_on_the_request(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [pb.GenerateResponse(chunk=pb.Chunk(data=bytes(5 * 2**20)))]
 
     with pytest.raises(ea.ServerFailed, match="the server sent more than this client takes"):
         await caller.result(caller.client.generate("a cat"))
 
 
-async def test_a_failure_of_info_is_translated_too(caller, scripted) -> None:
+async def test_a_failure_of_info_is_translated_too(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.info = DRAINING
 
     with pytest.raises(ea.Unavailable, match="shutting down"):
         await caller.info()
 
 
-async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller) -> None:
+async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller: Callable[..., Caller]) -> None:
     caller = kind_of_caller("127.0.0.1:1")
 
     with pytest.raises(ea.Unavailable):
@@ -150,7 +169,7 @@ async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller) -> None
 
 
 async def test_a_server_that_falls_silent_is_noticed_within_the_documented_time(
-    kind_of_caller, scripted, monkeypatch: pytest.MonkeyPatch
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (client, aio):
         shorter = [(name, value // 20 if name.endswith("_ms") else value) for name, value in module.CHANNEL_OPTIONS]

@@ -15,6 +15,7 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from tests.conftest import Stub
 from tests.engines import SIMULATED
+from tests.rpc.callers import Caller
 from tests.servers import RunningServer, settings
 
 MISUSED = "instant street with no people, a comic look"
@@ -35,7 +36,9 @@ def test_without_guidance_the_negative_prompt_is_no_reason_to_warn(stub: Stub) -
     assert not next(stub.Generate(request)).accepted.prompt_warnings
 
 
-async def test_a_prompt_is_read_without_generating(kind_of_caller, simulated: RunningServer) -> None:
+async def test_a_prompt_is_read_without_generating(
+    kind_of_caller: Callable[..., Caller], simulated: RunningServer
+) -> None:
     caller = kind_of_caller(simulated.address)
     try:
         lint = caller.client.lint_prompt

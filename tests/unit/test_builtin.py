@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
+from diffusers import AutoencoderKLMagvit, EasyAnimateInpaintPipeline, EasyAnimateTransformer3DModel
 from torch import nn
-from transformers import Qwen2VLConfig
+from transformers import Qwen2Tokenizer, Qwen2VLConfig
 
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
@@ -32,16 +32,16 @@ def digest_of_tiny(seed: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def pipeline():
+def pipeline() -> EasyAnimateInpaintPipeline:
     return builtin.tiny(device=CPU, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Qwen2Tokenizer:
     return builtin.tokenizer()
 
 
-def in_template(tokenizer, prompt):
+def in_template(tokenizer: Qwen2Tokenizer, prompt: str) -> str:
     conversation = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
@@ -70,7 +70,7 @@ def test_making_models_neither_uses_nor_changes_the_global_random_state() -> Non
     assert digest_of_tiny() == first
 
 
-def test_bfloat16_weights_are_the_float32_weights_rounded(pipeline) -> None:
+def test_bfloat16_weights_are_the_float32_weights_rounded(pipeline: EasyAnimateInpaintPipeline) -> None:
     rounded = builtin.tiny(device=CPU, dtype=torch.bfloat16)
 
     for name in ("transformer", "vae", "text_encoder"):
@@ -80,7 +80,7 @@ def test_bfloat16_weights_are_the_float32_weights_rounded(pipeline) -> None:
     assert rounded.text_encoder.model.language_model.rotary_emb.inv_freq.dtype is torch.float32
 
 
-def test_the_tiny_model_has_the_published_proportions(pipeline) -> None:
+def test_the_tiny_model_has_the_published_proportions(pipeline: EasyAnimateInpaintPipeline) -> None:
     vae, transformer = pipeline.vae, pipeline.transformer
 
     assert (vae.temporal_compression_ratio, vae.spatial_compression_ratio) == (4, 8)
@@ -92,20 +92,22 @@ def test_the_tiny_model_has_the_published_proportions(pipeline) -> None:
     assert pipeline.scheduler.config.shift == 3.0
 
 
-def test_no_weight_of_the_tiny_model_is_zero_or_repeated(pipeline) -> None:
+def test_no_weight_of_the_tiny_model_is_zero_or_repeated(pipeline: EasyAnimateInpaintPipeline) -> None:
     for network in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
         for name, tensor in network.named_parameters():
             assert tensor.numel() == 1 or tensor.std() > 0.01, name
 
 
-def test_networks_are_frozen_and_in_eval_mode(pipeline) -> None:
+def test_networks_are_frozen_and_in_eval_mode(pipeline: EasyAnimateInpaintPipeline) -> None:
     for network in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 @torch.no_grad()
-def test_the_tiny_vae_decodes_to_colours_that_vary_over_the_picture_and_seldom_clip(pipeline) -> None:
+def test_the_tiny_vae_decodes_to_colours_that_vary_over_the_picture_and_seldom_clip(
+    pipeline: EasyAnimateInpaintPipeline,
+) -> None:
     latents = torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     pipeline.vae._clear_conv_cache()
     frames = pipeline.vae.decode(latents).sample
@@ -118,7 +120,7 @@ def test_the_tiny_vae_decodes_to_colours_that_vary_over_the_picture_and_seldom_c
 
 
 @torch.no_grad()
-def test_the_tiny_transformer_listens_to_every_input(pipeline) -> None:
+def test_the_tiny_transformer_listens_to_every_input(pipeline: EasyAnimateInpaintPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = {
         "hidden_states": torch.randn(1, 16, 2, 8, 8, generator=generator),
@@ -137,21 +139,21 @@ def test_the_tiny_transformer_listens_to_every_input(pipeline) -> None:
 
 
 @pytest.mark.parametrize("text", ["a cat runs", "一只猫在海滩上奔跑。", "🐈‍⬛ and é", "", "  two  spaces\n"])
-def test_text_survives_the_tokenizer_which_counts_bytes(tokenizer, text: str) -> None:
+def test_text_survives_the_tokenizer_which_counts_bytes(tokenizer: Qwen2Tokenizer, text: str) -> None:
     ids = tokenizer(text=text).input_ids
 
     assert tokenizer.decode(ids) == text
     assert len(ids) == len(text.encode())
 
 
-def test_the_chat_template_frames_a_prompt_as_qwen2_vl_does(tokenizer) -> None:
+def test_the_chat_template_frames_a_prompt_as_qwen2_vl_does(tokenizer: Qwen2Tokenizer) -> None:
     assert in_template(tokenizer, "<a cat>") == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n<a cat><|im_end|>\n<|im_start|>assistant\n"
     )
 
 
-def test_special_tokens_are_one_id_each(tokenizer, pipeline) -> None:
+def test_special_tokens_are_one_id_each(tokenizer: Qwen2Tokenizer, pipeline: EasyAnimateInpaintPipeline) -> None:
     ids = tokenizer(text="<|im_start|>user\n<|im_end|>").input_ids
 
     assert len(ids) == 2 + len("user\n")
@@ -159,7 +161,7 @@ def test_special_tokens_are_one_id_each(tokenizer, pipeline) -> None:
     assert max(tokenizer.get_vocab().values()) < pipeline.text_encoder.config.text_config.vocab_size
 
 
-def test_prompts_are_padded_on_the_right_and_cut(tokenizer) -> None:
+def test_prompts_are_padded_on_the_right_and_cut(tokenizer: Qwen2Tokenizer) -> None:
     encoded = tokenizer(
         text=[in_template(tokenizer, "cat"), in_template(tokenizer, "猫" * 200)],
         padding="max_length", max_length=256, truncation=True, return_tensors="pt",

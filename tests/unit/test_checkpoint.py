@@ -13,6 +13,7 @@ from diffusers import EasyAnimateInpaintPipeline
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.compile.reference_cache import ReferenceCache
 from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from easyanim_server.engine.weights import checkpoint
@@ -22,7 +23,7 @@ from tests.folders import CPU, edit, load, rename_weights
 NETWORKS = ("transformer", "vae", "text_encoder")
 
 
-def assert_same_weights(one, other) -> None:
+def assert_same_weights(one: Components, other: Components) -> None:
     for network in NETWORKS:
         here, there = getattr(one, network).state_dict(), getattr(other, network).state_dict()
         assert here.keys() == there.keys()
@@ -30,7 +31,7 @@ def assert_same_weights(one, other) -> None:
             assert torch.equal(tensor, there[name]), name
 
 
-def prompts():
+def prompts() -> tuple[torch.Tensor, torch.Tensor]:
     """Two prompts of different length, padded: (2, 40) ids and mask."""
     tokenizer = builtin.tokenizer()
     encoded = tokenizer(text=["a cat runs", "一只猫"], padding="max_length", max_length=40, return_tensors="pt")
@@ -38,7 +39,7 @@ def prompts():
 
 
 @torch.no_grad()
-def outputs_of(modules):
+def outputs_of(modules: Components) -> tuple[torch.Tensor, ...]:
     """What each network makes of fixed inputs."""
     generator = torch.Generator().manual_seed(3)
     text = modules.text_encoder(*prompts())
@@ -145,7 +146,7 @@ def test_the_trimmed_text_encoder_has_neither_vision_tower_head_last_layer_nor_n
 
 
 def test_text_encoders_saved_under_new_names_load_alike(exported: Path, folder: Path) -> None:
-    def renamed(name):
+    def renamed(name: str) -> str:
         if name.startswith("visual."):
             return f"model.{name}"
         return name.replace("model.", "model.language_model.", 1)

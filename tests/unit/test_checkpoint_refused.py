@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from easyanim_server.domain.errors import UnsupportedModel
 from tests.folders import edit, load, rename_weights
 
 
-def drop(folder, name) -> None:
+def drop(folder: Path, name: str) -> None:
     file = folder / "transformer/diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     del tensors[name]
@@ -53,14 +54,14 @@ WRONG_WEIGHTS = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
-def test_weights_that_do_not_fit_are_refused(folder: Path, spoil, message) -> None:
+def test_weights_that_do_not_fit_are_refused(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(folder)
 
     with pytest.raises(UnsupportedModel, match=message):
         load(folder)
 
 
-def original_format(folder) -> None:
+def original_format(folder: Path) -> None:
     rename_weights(
         folder / "transformer/diffusion_pytorch_model.safetensors",
         lambda name: name.replace("attn1.add_q_proj", "attn2.to_q"),
@@ -110,7 +111,9 @@ REFUSED_FOLDERS = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), REFUSED_FOLDERS.values(), ids=REFUSED_FOLDERS)
-def test_folders_that_cannot_run_are_refused_with_what_to_use(folder: Path, spoil, message) -> None:
+def test_folders_that_cannot_run_are_refused_with_what_to_use(
+    folder: Path, spoil: Callable[[Path], object], message: str
+) -> None:
     spoil(folder)
 
     with pytest.raises(UnsupportedModel, match=message) as caught:

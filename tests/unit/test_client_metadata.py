@@ -25,7 +25,9 @@ def videos() -> dict[OutputFormat, bytes]:
 
 
 @every_format
-def test_the_comment_comes_back_as_it_was_given(output, videos: dict[OutputFormat, bytes], tmp_path: Path) -> None:
+def test_the_comment_comes_back_as_it_was_given(
+    output: OutputFormat, videos: dict[OutputFormat, bytes], tmp_path: Path
+) -> None:
     file = tmp_path / "video"
     file.write_bytes(videos[output])
 
@@ -33,7 +35,9 @@ def test_the_comment_comes_back_as_it_was_given(output, videos: dict[OutputForma
 
 
 @every_format
-def test_a_file_that_was_cut_after_its_header_still_has_its_comment(output, videos: dict[OutputFormat, bytes]) -> None:
+def test_a_file_that_was_cut_after_its_header_still_has_its_comment(
+    output: OutputFormat, videos: dict[OutputFormat, bytes]
+) -> None:
     data = videos[output]
     header = data.index(b'"}', data.index("猫".encode())) + 2
 
@@ -42,12 +46,14 @@ def test_a_file_that_was_cut_after_its_header_still_has_its_comment(output, vide
 
 
 @every_format
-def test_a_file_without_a_comment_has_none(output) -> None:
+def test_a_file_without_a_comment_has_none(output: OutputFormat) -> None:
     assert find_comment(io.BytesIO(encode(output, moving_pattern(5)))) is None
 
 
 @every_format
-def test_a_file_that_another_program_wrote_again_keeps_its_comment(output, videos: dict[OutputFormat, bytes]) -> None:
+def test_a_file_that_another_program_wrote_again_keeps_its_comment(
+    output: OutputFormat, videos: dict[OutputFormat, bytes]
+) -> None:
     again = io.BytesIO()
     container = {"MP4": "mp4", "WEBM": "webm", "MKV": "matroska"}[output.name]
     with av.open(io.BytesIO(videos[output])) as source, av.open(again, "w", format=container) as target:
@@ -75,7 +81,7 @@ def test_a_stub_of_a_file_has_no_comment(data: bytes) -> None:
 
 
 @given(st.data())
-def test_damaged_files_are_read_without_an_error(videos: dict[OutputFormat, bytes], data) -> None:
+def test_damaged_files_are_read_without_an_error(videos: dict[OutputFormat, bytes], data: st.DataObject) -> None:
     whole = videos[data.draw(st.sampled_from(OutputFormat))]
     head = bytearray(whole[:6_000])
     for _ in range(data.draw(st.integers(1, 8))):
@@ -86,7 +92,7 @@ def test_damaged_files_are_read_without_an_error(videos: dict[OutputFormat, byte
 
 
 @given(st.sampled_from([b"", b"\x1aE\xdf\xa3", b"\0\0\0\x08moov"]), st.binary(max_size=400))
-def test_garbage_is_read_without_an_error(start, data) -> None:
+def test_garbage_is_read_without_an_error(start: bytes, data: st.DataObject) -> None:
     comment = find_comment(io.BytesIO(start + data))
 
     assert comment is None or len(comment) <= 400

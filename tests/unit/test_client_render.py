@@ -34,7 +34,7 @@ def drawn(*events: Event) -> str:
         (Progress(Phase.UNKNOWN, 1, 3, None, 0.0, None), ["working", "unit 1 of 3"]),
     ],
 )
-def test_the_bar_tells_phase_count_rate_and_eta(event, shown: list[str]) -> None:
+def test_the_bar_tells_phase_count_rate_and_eta(event: Event, shown: list[str]) -> None:
     screen = drawn(event)
 
     for text in shown:

@@ -29,7 +29,7 @@ def test_a_picture_may_be_bytes_a_path_or_a_file(tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.parametrize("picture", [b"", io.BytesIO(b"")], ids=["bytes", "file"])
-def test_an_empty_picture_is_refused_because_it_would_mean_none(picture) -> None:
+def test_an_empty_picture_is_refused_because_it_would_mean_none(picture: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         build_request("a cat", start_image=picture)
 
@@ -37,7 +37,7 @@ def test_an_empty_picture_is_refused_because_it_would_mean_none(picture) -> None
 
 
 @pytest.mark.parametrize("picture", [io.StringIO("text"), 7], ids=["text-file", "number"])
-def test_a_picture_of_another_type_is_refused_with_what_is_allowed(picture) -> None:
+def test_a_picture_of_another_type_is_refused_with_what_is_allowed(picture: Any) -> None:
     with pytest.raises(TypeError, match="end_image must be bytes, a path or a file opened in binary mode"):
         build_request("a cat", end_image=picture)
 
@@ -133,7 +133,7 @@ def test_a_value_that_the_contract_cannot_hold_is_named_with_its_field(
         ({"solver": 3}, "acceleration.solver is 3; must be a string"),
     ],
 )
-def test_a_value_of_another_type_is_named_with_its_field(arguments, said: str) -> None:
+def test_a_value_of_another_type_is_named_with_its_field(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError) as caught:
         build_request("a cat", **arguments)
     assert str(caught.value) == said

@@ -43,10 +43,10 @@ def test_a_media_type_that_this_client_does_not_know_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("phase", [name for name in pb.Phase.keys() if name != "PHASE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_phase_of_the_contract_is_known(phase) -> None:
+def test_every_phase_of_the_contract_is_known(phase: str) -> None:
     assert ea.Phase(phase.removeprefix("PHASE_").lower()) is not ea.Phase.UNKNOWN
 
 
 @pytest.mark.parametrize("state", [name for name in pb.State.keys() if name != "STATE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_state_of_the_contract_is_known(state) -> None:
+def test_every_state_of_the_contract_is_known(state: str) -> None:
     assert ea.State(state.removeprefix("STATE_").lower()) is not ea.State.UNKNOWN

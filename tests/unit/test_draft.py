@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client import Bucket, InvalidRequest
+from easyanim_client import Bucket, InvalidRequest, ServerInfo
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from easyanim_client.messages import server_info
 from tests.conftest import encode_picture
@@ -15,7 +15,7 @@ from tests.conftest import encode_picture
 NAMES = ["768x1344", "1344x768", "384x672", "672x384", "512x512", "576x1008"]
 
 
-def served(*names: str, counts: tuple[int, ...] = (25, 49)):
+def served(*names: str, counts: tuple[int, ...] = (25, 49)) -> ServerInfo:
     sizes = [(name, *map(int, name.split("x"))) for name in names]
     return server_info(
         pb.GetServerInfoResponse(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dev.load import report
-from dev.load.run import SCENARIOS
+from dev.load.run import SCENARIOS, Scenario
 from easyanim.v1 import video_pb2 as pb
 
 if sys.version_info >= (3, 11):
@@ -58,7 +58,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_every_scenario_calls_the_contract_as_it_is(scenario) -> None:
+def test_every_scenario_calls_the_contract_as_it_is(scenario: Scenario) -> None:
     config = tomllib.loads((ROOT / "dev" / "load" / f"{scenario.name}.toml").read_text())
 
     assert config["name"] == scenario.name

@@ -32,7 +32,7 @@ from tests.pictures import (
 
 
 @every_form
-def test_a_picture_is_read_as_rgb(form) -> None:
+def test_a_picture_is_read_as_rgb(form: str) -> None:
     image = load(encode(quarters(), form))
 
     assert largest_difference(image, quarters()) <= (8 if form == "JPEG" else 0)
@@ -46,7 +46,7 @@ def test_the_example_photograph_is_read() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @every_form
-def test_exif_orientation_is_applied(form, orientation) -> None:
+def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     undone = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Image.Transpose's numbers
     stored = quarters() if undone is None else quarters().transpose(undone)
     exif = Image.Exif()
@@ -144,7 +144,7 @@ def test_a_transparent_colour_becomes_black(mode: str, key: int | tuple[int, int
 @pytest.mark.parametrize(
     ("ink", "expected"), [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), RED), ((0, 0, 0, 255), (0, 0, 0))]
 )
-def test_a_cmyk_jpeg_has_its_colours(ink: tuple[int, int, int, int], expected) -> None:
+def test_a_cmyk_jpeg_has_its_colours(ink: tuple[int, int, int, int], expected: tuple[int, int, int]) -> None:
     found = load(encode(Image.new("CMYK", (32, 32), ink), "JPEG")).getpixel((16, 16))
 
     assert max(abs(one - other) for one, other in zip(found, expected, strict=True)) <= 2
@@ -158,7 +158,7 @@ def test_of_an_animation_the_first_picture_is_taken(form: str) -> None:
 
 
 @every_form
-def test_an_embedded_profile_is_converted_to_srgb(form) -> None:
+def test_an_embedded_profile_is_converted_to_srgb(form: str) -> None:
     image = load(encode(quarters(), form, icc_profile=swapped_profile()))
 
     expected = [GREEN, RED, BLUE, YELLOW]
@@ -177,7 +177,7 @@ def test_an_srgb_profile_changes_nothing() -> None:
 
 @pytest.mark.parametrize("profile", [b"nonsense", swapped_profile()[:300]], ids=["nonsense", "cut"])
 @every_form
-def test_a_broken_profile_is_passed_over(form, profile) -> None:
+def test_a_broken_profile_is_passed_over(form: str, profile) -> None:
     image = load(encode(quarters(), form, icc_profile=profile))
 
     assert largest_difference(image, quarters()) <= (8 if form == "JPEG" else 0)

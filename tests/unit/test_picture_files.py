@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import pillow_heif
 import pytest
@@ -33,7 +34,7 @@ LARGE = 20 * 2**20
 WHITE = (255, 255, 255)
 
 
-def with_chunk(name, content, data=None, *, at_end=False):
+def with_chunk(name: bytes, content: bytes, data: bytes | None = None, *, at_end: bool = False) -> bytes:
     """A PNG with one more chunk, before its pixels or behind them."""
     data = encode(quarters()) if data is None else data
     place = len(data) - 12 if at_end else 33
@@ -57,7 +58,7 @@ def with_chunk(name, content, data=None, *, at_end=False):
         (b"prVt", bytes(LARGE)),
     ],
 )
-def test_chunks_that_are_not_needed_are_passed_over(name: bytes, content, at_end: bool) -> None:
+def test_chunks_that_are_not_needed_are_passed_over(name: bytes, content: bytes, at_end: bool) -> None:
     assert largest_difference(load(with_chunk(name, content, at_end=at_end)), quarters()) == 0
 
 
@@ -94,7 +95,7 @@ def test_an_orientation_in_a_text_is_applied(name: bytes) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}], ids=["", "progressive", "4:2:0"])
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_jpeg_without_its_end_is_read(lost: int, options) -> None:
+def test_a_jpeg_without_its_end_is_read(lost: int, options: dict[str, Any]) -> None:
     data = encode(grain(), "JPEG", **options)
 
     assert largest_difference(load(data[:-lost]), load(data)) == 0
@@ -102,11 +103,11 @@ def test_a_jpeg_without_its_end_is_read(lost: int, options) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}], ids=["", "progressive", "4:2:0"])
 @pytest.mark.parametrize("lost", [4, 10, 500])
-def test_a_jpeg_without_its_last_pixels_is_refused(lost: int, options) -> None:
+def test_a_jpeg_without_its_last_pixels_is_refused(lost: int, options: dict[str, Any]) -> None:
     assert refusal(encode(grain(), "JPEG", **options)[:-lost]).endswith("must be a whole file")
 
 
-def heic(image, **options):
+def heic(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
     pillow_heif.from_pillow(image).save(file, quality=-1, chroma=444, **options)
     return file.getvalue()
@@ -151,7 +152,7 @@ def test_transparency_of_phones_pictures_is_laid_on_the_background(kind: str) ->
     assert corners(load(data, background="#ff0000")) == [RED] * 4
 
 
-def half_clear(mode="RGBA"):
+def half_clear(mode: str = "RGBA") -> Image.Image:
     """White, transparent on its left."""
     image = Image.new("RGBA", (64, 48), WHITE)
     image.paste((0, 0, 0, 0), (0, 0, 32, 48))
@@ -167,7 +168,7 @@ def test_what_is_transparent_shows_the_background(form: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "key"), [("1", 255), ("L", 255), ("RGB", WHITE), ("P", 0)])
-def test_a_transparent_colour_shows_the_background(mode: str, key) -> None:
+def test_a_transparent_colour_shows_the_background(mode: str, key: int | tuple[int, int, int]) -> None:
     stored = Image.new(mode, (16, 16), 0 if mode == "P" else "white")
 
     assert load(encode(stored, transparency=key), background="#00ff00").getpixel((8, 8)) == GREEN

@@ -12,7 +12,7 @@ from easyanim_server.media import picture
 from tests.pictures import grain
 
 
-def fitted(image, bucket, policy):
+def fitted(image: Image.Image, bucket: str, policy: FitPolicy) -> Image.Image:
     result = picture.fit(image, Bucket.parse(f"{bucket}x49"), policy)
     return Image.frombytes("RGB", (result.width, result.height), result.rgb)
 
@@ -29,7 +29,7 @@ def test_stretching_is_pillows_plain_resize(bucket: str) -> None:
 
 @pytest.mark.parametrize("size", [(160, 96), (80, 48), (1600, 960)])
 @pytest.mark.parametrize("policy", FitPolicy)
-def test_every_policy_gives_the_same_where_the_aspect_fits(policy, size: tuple[int, int]) -> None:
+def test_every_policy_gives_the_same_where_the_aspect_fits(policy: FitPolicy, size: tuple[int, int]) -> None:
     image, bucket = grain(*size), Bucket.parse("96x160x49")
 
     assert picture.fit(image, bucket, policy).rgb == image.resize((160, 96)).tobytes()
@@ -53,7 +53,7 @@ def test_padding_shows_everything_on_black() -> None:
 
 
 @pytest.mark.parametrize("policy", FitPolicy)
-def test_shrinking_is_antialiased(policy) -> None:
+def test_shrinking_is_antialiased(policy: FitPolicy) -> None:
     board = Image.new("L", (1680, 960))
     board.putdata([255 * ((x + y) % 2) for y in range(960) for x in range(1680)])
 
@@ -69,7 +69,7 @@ def test_shrinking_is_antialiased(policy) -> None:
     bucket=st.sampled_from([Bucket(96, 160, 1), Bucket(160, 96, 1), Bucket(48, 336, 1), Bucket(16, 16, 1)]),
     policy=st.sampled_from(FitPolicy),
 )
-def test_every_size_fits_every_bucket(width, height, bucket, policy) -> None:
+def test_every_size_fits_every_bucket(width: int, height: int, bucket: str, policy: FitPolicy) -> None:
     fitted = picture.fit(Image.new("RGB", (width, height), "white"), bucket, policy)
 
     assert len(fitted.rgb) == bucket.width * bucket.height * 3

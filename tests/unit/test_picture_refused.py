@@ -50,7 +50,7 @@ def test_no_bytes_are_refused() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_kind_of_file_is_named(data, name: str) -> None:
+def test_another_kind_of_file_is_named(data: bytes, name: str) -> None:
     assert refusal(data) == f"is {name}; {picture_kinds.allowed()}"
 
 
@@ -91,7 +91,7 @@ def test_a_kind_that_is_not_installed_is_refused_with_what_it_needs(
     ],
     ids=["scans", "segments", "png", "webp"],
 )
-def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data, what: str) -> None:
+def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data: bytes, what: str) -> None:
     assert refusal(data) == what
 
 
@@ -100,13 +100,13 @@ def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data, wh
     [scans(picture_scan.MAX_SCANS), segments(5_000), png_chunks(5_000), webp_chunks(5_000)],
     ids=["scans", "segments", "png", "webp"],
 )
-def test_a_file_of_many_parts_is_read(data) -> None:
+def test_a_file_of_many_parts_is_read(data: bytes) -> None:
     assert load(data).size == (64, 48)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 @every_form
-def test_a_truncated_picture_is_refused_when_it_is_loaded(form, part: float) -> None:
+def test_a_truncated_picture_is_refused_when_it_is_loaded(form: str, part: float) -> None:
     data = encode(grain(), form)
 
     name = {"WEBP": "WebP", "HEIF": "HEIC"}.get(form, form)
@@ -136,7 +136,7 @@ def test_too_many_pixels_of_a_webp_are_refused_before_its_canvas_exists(compress
 
 
 @every_form
-def test_the_limit_of_pixels_is_inclusive(form) -> None:
+def test_the_limit_of_pixels_is_inclusive(form: str) -> None:
     data = encode(quarters(64, 48), form)
 
     assert load(data, max_pixels=64 * 48).size == (64, 48)
@@ -144,14 +144,14 @@ def test_the_limit_of_pixels_is_inclusive(form) -> None:
 
 
 @every_form
-def test_a_tiny_picture_is_refused(form) -> None:
+def test_a_tiny_picture_is_refused(form: str) -> None:
     assert load(encode(Image.new("RGB", (16, 16)), form)).size == (16, 16)
     assert refusal(encode(Image.new("RGB", (64, 15)), form)) == "is 64x15; must have at least 16 pixels on each side"
 
 
 @pytest.mark.parametrize("size", [(201, 20), (20, 201)])
 @every_form
-def test_an_extreme_aspect_is_refused(form, size: tuple[int, int]) -> None:
+def test_an_extreme_aspect_is_refused(form: str, size: tuple[int, int]) -> None:
     longest = (size[0] // 201 * 180 + 20, size[1] // 201 * 180 + 20)
     assert load(encode(Image.new("RGB", longest), form)).size == longest
     assert refusal(encode(Image.new("RGB", size), form)) == (
@@ -159,7 +159,7 @@ def test_an_extreme_aspect_is_refused(form, size: tuple[int, int]) -> None:
     )
 
 
-def refused_or_read(data) -> None:
+def refused_or_read(data: bytes) -> None:
     try:
         mode = load(data).mode
     except InvalidArgument:
@@ -185,7 +185,7 @@ SEEDS = [
     start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"RIFF\0\0\0\0WEBP"]),
     rest=st.binary(max_size=400),
 )
-def test_arbitrary_bytes_raise_nothing_else(start, rest) -> None:
+def test_arbitrary_bytes_raise_nothing_else(start: bytes, rest: bytes) -> None:
     refused_or_read(start + rest)
 
 
@@ -195,7 +195,7 @@ def test_arbitrary_bytes_raise_nothing_else(start, rest) -> None:
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     keep=st.floats(0.1, 1),
 )
-def test_damaged_files_raise_nothing_else(seed, changes, keep) -> None:
+def test_damaged_files_raise_nothing_else(seed: bytes, changes: list[tuple[float, int]], keep: float) -> None:
     data = bytearray(seed)
     for place, value in changes:
         # Squared: most of what can go wrong stands at the front.

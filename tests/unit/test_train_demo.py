@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,17 +32,17 @@ pytestmark = pytest.mark.long
 CPU = torch.device("cpu")
 
 
-def lines(file):
+def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def bank():
+def bank() -> pictures.Bank:
     return pictures.Bank([], 4, CPU, seed=0)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stand-ins for photographs, of which one is held out."""
     folder = tmp_path_factory.mktemp("photographs")
     textures = pictures.draw_textures(3, 220, torch.Generator().manual_seed(1))
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `--out` folder of both stages, and the exported model."""
     out = tmp_path_factory.mktemp("out")
     common = ["--smoke", "--device", "cpu", "--eager", "--photographs", str(folder), "--out", str(out)]
@@ -66,13 +67,13 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     return out
 
 
-def test_the_vae_gets_better(trained) -> None:
+def test_the_vae_gets_better(trained: Path) -> None:
     log = lines(trained / "vae.jsonl")
 
     assert log[-1]["psnr_photographs"] > log[1]["psnr"] + 1
 
 
-def test_the_transformer_gets_better(trained) -> None:
+def test_the_transformer_gets_better(trained: Path) -> None:
     losses = [line["loss"] for line in lines(trained / "transformer.jsonl") if "loss" in line]
     tensors, facts = denoiser.state.read(trained / "transformer")
 
@@ -81,7 +82,7 @@ def test_the_transformer_gets_better(trained) -> None:
     assert tensors["weights.net.transformer.proj_out.weight"].abs().max() > 1e-3
 
 
-def test_the_exported_folder_generates_in_the_engine(trained) -> None:
+def test_the_exported_folder_generates_in_the_engine(trained: Path) -> None:
     modules = checkpoint.load(str(trained / "model"), device=CPU, dtype=torch.float32)
     engine = Engine(EasyAnimatePipeline(modules))
     sampling = run(engine, make_job(prompt="镜头向左平移", bucket="32x48x9", steps=2))
@@ -92,7 +93,7 @@ def test_the_exported_folder_generates_in_the_engine(trained) -> None:
 
 
 @pytest.mark.parametrize("model", ["exported", "builtin:demo"])
-def test_tokens_are_served_where_they_were_in_training(trained, model: str) -> None:
+def test_tokens_are_served_where_they_were_in_training(trained: Path, model: str) -> None:
     name = str(trained / "model") if model == "exported" else model
     transformer = checkpoint.load(name, device=CPU, dtype=torch.float32).transformer
     latents = torch.zeros(1, 16, 2, 8, 4)  # portrait, where formulas differ
@@ -102,7 +103,7 @@ def test_tokens_are_served_where_they_were_in_training(trained, model: str) -> N
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(served, in_training, strict=True))
 
 
-def test_training_goes_on_where_it_was_left(trained, folder: Path) -> None:
+def test_training_goes_on_where_it_was_left(trained: Path, folder: Path) -> None:
     options = ["vae", "--smoke", "--device", "cpu", "--photographs", str(folder), "--steps", "1"]
     command.main([*options, "--out", str(trained / "more"), "--resume", str(trained / "vae")])
 
@@ -110,7 +111,7 @@ def test_training_goes_on_where_it_was_left(trained, folder: Path) -> None:
     assert denoiser.state.read(trained / "more" / "vae")[1]["steps"] == 25
 
 
-def test_the_linear_code_has_components_of_unit_variance_that_do_not_go_together(bank) -> None:
+def test_the_linear_code_has_components_of_unit_variance_that_do_not_go_together(bank: pictures.Bank) -> None:
     rng = random.Random(0)
     videos = clips.draw(bank.pictures, [draw_scene(rng, 5, 64, 64) for _ in range(12)], 5, 64, 64, rng)
     latents = LinearCode(videos, 16)(videos)
@@ -198,14 +199,14 @@ def test_normalised_latents_decode_to_the_same_video() -> None:
 
 
 @pytest.mark.parametrize("what", [what for what in CAMERA if what.startswith(("pan", "tilt"))])
-def test_a_clip_moves_as_its_scene_says(bank, what) -> None:
+def test_a_clip_moves_as_its_scene_says(bank: pictures.Bank, what: str) -> None:
     camera = camera_of(((what, ""),), (1.5,))
     video = clips.draw(bank.pictures, [Scene(((what, ""),), camera)], 9, 128, 128, random.Random(0))[0]
 
     assert evaluate.drift(video) == pytest.approx(np.array((camera.right, camera.down)), abs=0.2)
 
 
-def test_a_clip_that_holds_still_repeats_its_first_frame(bank) -> None:
+def test_a_clip_that_holds_still_repeats_its_first_frame(bank: pictures.Bank) -> None:
     video = clips.draw(bank.pictures, [Scene((), camera_of((), ()))], 5, 64, 64, random.Random(0))[0]
 
     assert torch.allclose(video, video[:, :1].expand_as(video), atol=1e-5)
