@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -57,7 +58,8 @@ class Operated:
     def health(self, service: str = "") -> str:
         ask = health_pb2.HealthCheckRequest(service=service)
         try:
-            answer = health_pb2_grpc.HealthStub(self.channel).Check(ask, timeout=10, wait_for_ready=True)
+            health: Any = health_pb2_grpc.HealthStub(self.channel)  # its methods are not typed
+            answer = health.Check(ask, timeout=10, wait_for_ready=True)
         except grpc.RpcError as error:
             return error.code().name
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -65,7 +67,7 @@ class Operated:
     @property
     def worker(self) -> int:
         children = psutil.Process(self.process.pid).children()
-        return max(children, key=lambda child: child.memory_info().rss).pid
+        return int(max(children, key=lambda child: child.memory_info().rss).pid)
 
 
 @pytest.fixture(scope="module")

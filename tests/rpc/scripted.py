@@ -96,6 +96,7 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
                 played.set()
                 context.abort_with_status(rpc_status.to_status(step))
             else:
+                assert isinstance(step, pb.GenerateResponse)
                 yield step
         if not gone.is_set():
             played.set()

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.rpc import code_pb2
@@ -39,7 +40,7 @@ FULL = failure(code_pb2.RESOURCE_EXHAUSTED, "all places are taken", error_info("
 LOST = failure(code_pb2.UNAVAILABLE, "the worker was lost", error_info("WORKER_LOST"), retry_info(0.01))
 
 
-def rows(folder: str | Path = "videos") -> list[dict]:
+def rows(folder: str | Path = "videos") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
 
 
@@ -51,7 +52,7 @@ def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subp
     """
     monkeypatch.chdir(tmp_path)
 
-    def run(address: str, *jobs: dict, words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(address: str, *jobs: dict[str, Any], words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
         command = [sys.executable, "-c", MAIN, "batch", "jobs.jsonl", "--address", address, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def batch(
     return run
 
 
-def written(*jobs: dict) -> str:
+def written(*jobs: dict[str, Any]) -> str:
     Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     return "jobs.jsonl"
 

@@ -45,8 +45,9 @@ def run(run: Command, scripted: ScriptedVideoService) -> Command:
     return partial(run, **WIDE)
 
 
-def last_line(result: Result) -> dict:
-    return json.loads(result.stdout.splitlines()[-1])
+def last_line(result: Result) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return event
 
 
 @pytest.mark.parametrize(

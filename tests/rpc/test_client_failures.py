@@ -63,7 +63,8 @@ async def test_every_failure_has_its_type_and_what_the_server_said(
     assert type(caught.value) is error
     assert str(caught.value) == status.message
     assert {name: getattr(caught.value, name) for name in said} == said
-    assert caught.value.__cause__.code().value[0] == status.code
+    cause: Any = caught.value.__cause__
+    assert cause.code().value[0] == status.code
 
 
 async def test_an_invalid_request_lists_every_wrong_field(caller: Caller, scripted: ScriptedVideoService) -> None:

@@ -22,7 +22,9 @@ def demo() -> Iterator[RunningServer]:
         yield server
 
 
-def test_a_request_gets_the_models_own_guidance_with_every_profile(demo: RunningServer, connect: Callable) -> None:
+def test_a_request_gets_the_models_own_guidance_with_every_profile(
+    demo: RunningServer, connect: Callable[[str], Stub]
+) -> None:
     stub = connect(demo.address)
     resolved = {name: accepted(stub, profile=name) for name in ("exact", "draft")}
 

@@ -30,7 +30,7 @@ class Metered:
     @property
     def text(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.server.app.metrics_port}/metrics") as answer:
-            return answer.read().decode()
+            return str(answer.read(), "utf-8")
 
     def value(self, sample: str, **labels: str) -> float:
         """The sum of the samples of one name that have these labels."""

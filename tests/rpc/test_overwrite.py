@@ -50,7 +50,7 @@ async def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_video(
         def refuse(*_: object) -> None:
             raise PermissionError(1, "Operation not permitted")  # what FAT says
 
-        monkeypatch.setattr(saving.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "cat.mp4"
     goes_on = threading.Barrier(2)
     scripted.script = [ACCEPTED, goes_on, *chunks(DATA), completed(DATA)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -64,12 +65,12 @@ async def test_a_prompt_is_read_without_generating(
     ],
     ids=["empty", "long", "negative"],
 )
-def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict, field: str) -> None:
+def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.LintPrompt(pb.LintPromptRequest(**fields))
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details().startswith(f"{field}: ")
+    assert str(caught.value.details()).startswith(f"{field}: ")
 
 
 def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(

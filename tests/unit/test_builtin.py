@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -42,8 +43,8 @@ def tokenizer() -> Qwen2Tokenizer:
 
 
 def in_template(tokenizer: Qwen2Tokenizer, prompt: str) -> str:
-    conversation = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-    return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    conversation: Any = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 
 def test_a_seed_gives_the_same_weights_in_two_processes() -> None:

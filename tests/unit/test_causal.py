@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKLMagvit
@@ -176,7 +178,7 @@ def test_larger_chunks_leave_in_the_same_groups(network: AutoencoderKLMagvit, pa
 
 
 @pytest.mark.parametrize("sizes", [{"sample_frames": 6}, {"sample_frames": 0}, {"latent_frames": 0}], ids=str)
-def test_chunks_that_the_network_cannot_cut_are_refused(network: AutoencoderKLMagvit, sizes: dict[str, int]) -> None:
+def test_chunks_that_the_network_cannot_cut_are_refused(network: AutoencoderKLMagvit, sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(sizes))):
         VideoAutoencoder(network, **sizes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_a_prompt_alone_leaves_every_choice_but_the_fit_to_the_server() -> None:
 def test_a_picture_may_be_bytes_a_path_or_a_file(tmp_path: Path, form: str) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(b"picture")
-    picture = {"bytes": b"picture", "str": str(path), "path": path, "file": io.BytesIO(b"picture")}[form]
+    picture: Any = {"bytes": b"picture", "str": str(path), "path": path, "file": io.BytesIO(b"picture")}[form]
 
     request = build_request("a cat", start_image=picture, end_image=b"last")
 
@@ -81,7 +81,7 @@ def test_an_empty_negative_prompt_is_sent_because_it_means_none() -> None:
     ],
 )
 def test_the_format_is_the_given_one_or_the_suffix(
-    tmp_path: Path, format: str | None, name: str | None, media_type: str
+    tmp_path: Path, format: Literal["mp4", "webm", "mkv"] | None, name: str | None, media_type: str
 ) -> None:
     save_to = tmp_path / name if name else None
 
@@ -96,9 +96,9 @@ def test_an_unknown_format_or_suffix_or_fit_is_refused_with_the_known_ones(tmp_p
     with pytest.raises(InvalidRequest, match="'avi' is none of mp4, webm, mkv"):
         build_request("a cat", save_to=tmp_path / "cat.avi")
     with pytest.raises(InvalidRequest, match="'gif' is none of mp4, webm, mkv"):
-        build_request("a cat", format="gif")
+        build_request("a cat", format=cast(Any, "gif"))
     with pytest.raises(InvalidRequest, match="'squeeze' is none of crop, pad, stretch"):
-        build_request("a cat", fit="squeeze")
+        build_request("a cat", fit=cast(Any, "squeeze"))
 
 
 @pytest.mark.parametrize(

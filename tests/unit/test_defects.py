@@ -132,15 +132,15 @@ def test_guidance_needs_a_negative_prompt_that_is_none_by_default() -> None:
 def test_the_compute_type_is_the_text_encoders() -> None:
     """Stock: with a text encoder in float32, a transformer in bfloat16 is given float32."""
 
-    def narrowed(owner: object) -> object:
+    def narrowed(owner: Any) -> Any:
         for name in ("transformer", "vae"):
             getattr(owner, name).to(torch.bfloat16)
         return owner
 
     with pytest.raises(RuntimeError, match="type"):
-        reference(narrowed(make_pipeline()), IMAGE_TO_VIDEO)  # type: ignore[arg-type]
+        reference(narrowed(make_pipeline()), IMAGE_TO_VIDEO)
 
-    ours = engine_of(narrowed(make_modules()))  # type: ignore[arg-type]
+    ours = engine_of(narrowed(make_modules()))
     assert run(ours, IMAGE_TO_VIDEO).latents.dtype == torch.bfloat16
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easyanim_server.engine.families.easyanimate_v51 import block
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.transformer import EasyAnimateDenoiser
 from tests.models import (
     breaking,
@@ -38,7 +39,8 @@ def test_the_choice_of_an_attention_kernel_does_nothing(monkeypatch: pytest.Monk
     def another(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
         calls.append("ours")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2)
+        attended: Tensor = ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2)
+        return attended
 
     plain = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", torchs)
@@ -118,7 +120,7 @@ def test_channels_of_a_token_lie_apart_in_memory(monkeypatch: pytest.MonkeyPatch
 def test_text_skips_the_output_projection_in_blocks_with_shared_weights() -> None:
     """Stock: its text half is the raw attention; half of the 7B model's blocks then are not those that were trained."""
 
-    class AsTrained(EasyAnimateAttnProcessor2_0):
+    class AsTrained(EasyAnimateAttnProcessor2_0):  # type: ignore[misc]  # untyped
         def __call__(
             self, attn: Attention, *args: Any, image_rotary_emb: Any = None, **options: Any
         ) -> tuple[Tensor, Tensor]:
@@ -131,7 +133,8 @@ def test_text_skips_the_output_projection_in_blocks_with_shared_weights() -> Non
     assert (velocity(stock.transformer) - velocity(corrected.transformer)).abs().max() > 0.1
 
     job = replace(IMAGE_TO_VIDEO, guidance=1.0)
-    for mode, pipeline in (("original", corrected), ("diffusers", stock)):
+    modes: tuple[tuple[AttentionMode, Any], ...] = (("original", corrected), ("diffusers", stock))
+    for mode, pipeline in modes:
         latents = run(engine_of(make_modules(), attention_mode=mode), job).latents
         torch.testing.assert_close(latents, reference(pipeline, job)[0], rtol=0, atol=1e-5)
 

@@ -4,7 +4,7 @@ import io
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -43,7 +43,7 @@ def moving_pattern(frames: int = FRAMES, width: int = WIDTH, height: int = HEIGH
     return np.stack(pictures).clip(0, 255).astype(np.uint8)
 
 
-def still(colour: tuple[int, int, int], frames: int = 5) -> Frames:
+def still(colour: int | tuple[int, int, int], frames: int = 5) -> Frames:
     return np.full((frames, HEIGHT, WIDTH, 3), colour, np.uint8)
 
 
@@ -176,7 +176,7 @@ def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output: OutputFo
         def __init__(self, data: bytes) -> None:
             self.read = io.BytesIO(data).read
 
-    with av.open(Pipe(encode(output, pattern))) as container:
+    with av.open(Pipe(encode(output, pattern)), "r") as container:
         stream = container.streams.video[0]
         assert stream.average_rate == FPS
         times = [frame.time for frame in container.decode(stream)]
@@ -296,7 +296,7 @@ def test_a_missing_encoder_is_named(output: OutputFormat, monkeypatch: pytest.Mo
     encoders = {OutputFormat.MP4: "libx264", OutputFormat.WEBM: "libvpx-vp9", OutputFormat.MKV: "ffv1"}
     codec = av.Codec
 
-    def lacking(name: str, mode: str) -> Any:
+    def lacking(name: str, mode: Literal["r", "w"]) -> Any:
         return codec("not-there" if name == encoders[output] else name, mode)
 
     monkeypatch.setattr(av, "Codec", lacking)

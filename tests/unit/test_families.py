@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -17,14 +18,14 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.base import LoadOptions
+from easyanim_server.engine.families.base import LoadOptions, ModelFamily
 from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.index import CheckpointIndex
 from tests.fakes import family as fakes
 
 CPU = torch.device("cpu")
-BOTH = (*FAMILIES, fakes.FakeFamily())
+BOTH: tuple[ModelFamily, ...] = (*FAMILIES, cast(ModelFamily, fakes.FakeFamily()))  # which loads a network alone
 
 
 @pytest.fixture

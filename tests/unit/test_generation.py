@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ class AheadEngine(SimulatedEngine):
     def step(self, sampling: SimulatedSampling) -> None:
         sampling.step += 1
         if sampling.step != 2:
-            engines.time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
+            time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
 
     def work(self, sampling: SimulatedSampling) -> Work:
         return Work(running_steps=int(1 < sampling.step < sampling.job.steps))

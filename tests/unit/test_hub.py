@@ -29,6 +29,8 @@ class Hub(BaseHTTPRequestHandler):
     """Serves one repository, someone/model, at one commit; `folder` and `fetched` are set by the fixture."""
 
     protocol_version = "HTTP/1.1"
+    folder: Path
+    fetched: list[str]
     portal = False
     """Whether a login page answers in the hub's place."""
 
@@ -91,6 +93,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def cached(model: str) -> Path:
+    folder = checkpoint.cached_folder(model)
+    assert folder
+    return folder
 
 
 def load(model: str, revision: str | None = None) -> Components:
@@ -172,7 +180,7 @@ def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], offline: bool
 ) -> None:
     load("someone/model")
-    (absent, *_) = checkpoint.cached_folder("someone/model").glob("transformer/*-00002-of-*.safetensors")
+    (absent, *_) = cached("someone/model").glob("transformer/*-00002-of-*.safetensors")
     absent.unlink()
     hub.portal = True
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
@@ -192,7 +200,7 @@ def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(
 
 def test_doctor_reads_the_headers_of_a_model_in_the_cache(hub: type[Hub], capsys: pytest.CaptureFixture[str]) -> None:
     load("someone/model")
-    (file, *_) = checkpoint.cached_folder("someone/model").glob("vae/*.safetensors")
+    (file, *_) = cached("someone/model").glob("vae/*.safetensors")
     file.resolve().write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 7\n")
 
     assert doctor.report(Settings.load({"model": "someone/model", "listen": "127.0.0.1:0"}), as_json=True) == 1

@@ -118,7 +118,7 @@ def test_the_sums_of_the_queue_follow_what_is_learnt() -> None:
     assert queue.whole_seconds is None, "nothing was measured"
 
     estimator.learn(known.job, completed())
-    assert (queue.whole_seconds, queue.expected_seconds) == (2 * SECONDS, 2 * SECONDS)
+    assert [queue.whole_seconds, queue.expected_seconds] == [2 * SECONDS, 2 * SECONDS]
     queue.add(other)
     assert (queue.whole_seconds, queue.expected_seconds) == (None, 2 * SECONDS)
     queue.remove(other)

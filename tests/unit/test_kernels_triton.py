@@ -50,8 +50,8 @@ def interpret() -> None:
     """
     from easyanim_server.engine.kernels import fused_triton as kernels_triton
 
-    kernels_triton.E4M3 = torch.float32
-    definitions.scaled = kernels.scaled = unscaled()
+    vars(kernels_triton)["E4M3"] = torch.float32
+    vars(definitions)["scaled"] = vars(kernels)["scaled"] = unscaled()
     for tokens, texts in ((TOKENS, TEXTS), (5, 5), (5, 0), (2, 1)):
         for name, (operator, arguments) in Inputs(tokens=tokens, texts=texts).calls().items():
             if "qk_norm" in name and texts in (0, tokens):

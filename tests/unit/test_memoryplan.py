@@ -38,14 +38,15 @@ def cells(output: str, bucket: str, placement: str) -> list[str]:
 
 
 def test_plan_fits_a_narrow_terminal_and_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Console(width=80, file=io.StringIO())
+    file = io.StringIO()
+    drawn = Console(width=80, file=file)
     monkeypatch.setattr(memoryplan, "Console", lambda **options: drawn)
 
     plan("--vram", "24GB", "--model", "synthetic:7b", "--buckets", "768x1344")
 
-    lines = drawn.file.getvalue().splitlines()
+    lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert "…" not in drawn.file.getvalue()
+    assert "…" not in file.getvalue()
     (row,) = [line.split() for line in lines if line.split()[:2] == ["768x1344x49", "model_cpu_offload"]]
     assert row[2:4] == ["bf16", "yes"]
     assert [len(row), float(row[-2]) < float(row[-3]) < 24, int(row[-1]) > 0] == [7, True, True]

@@ -48,7 +48,7 @@ def test_the_example_photograph_is_read() -> None:
 @every_form
 def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     undone = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Image.Transpose's numbers
-    stored = quarters() if undone is None else quarters().transpose(undone)
+    stored = quarters() if undone is None else quarters().transpose(Image.Transpose(undone))
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(stored, form, exif=exif)
@@ -147,6 +147,7 @@ def test_a_transparent_colour_becomes_black(mode: str, key: int | tuple[int, int
 def test_a_cmyk_jpeg_has_its_colours(ink: tuple[int, int, int, int], expected: tuple[int, int, int]) -> None:
     found = load(encode(Image.new("CMYK", (32, 32), ink), "JPEG")).getpixel((16, 16))
 
+    assert isinstance(found, tuple)
     assert max(abs(one - other) for one, other in zip(found, expected, strict=True)) <= 2
 
 
@@ -177,7 +178,7 @@ def test_an_srgb_profile_changes_nothing() -> None:
 
 @pytest.mark.parametrize("profile", [b"nonsense", swapped_profile()[:300]], ids=["nonsense", "cut"])
 @every_form
-def test_a_broken_profile_is_passed_over(form: str, profile) -> None:
+def test_a_broken_profile_is_passed_over(form: str, profile: bytes) -> None:
     image = load(encode(quarters(), form, icc_profile=profile))
 
     assert largest_difference(image, quarters()) <= (8 if form == "JPEG" else 0)

@@ -19,12 +19,12 @@ def fitted(image: Image.Image, bucket: str, policy: FitPolicy) -> Image.Image:
 
 @pytest.mark.parametrize("bucket", ["96x160", "160x96", "384x672", "128x128"])
 def test_stretching_is_pillows_plain_resize(bucket: str) -> None:
-    image, bucket = grain(300, 200), Bucket.parse(f"{bucket}x49")
+    image, shape = grain(300, 200), Bucket.parse(f"{bucket}x49")
 
-    fitted = picture.fit(image, bucket, FitPolicy.STRETCH)
+    fitted = picture.fit(image, shape, FitPolicy.STRETCH)
 
-    assert (fitted.width, fitted.height) == (bucket.width, bucket.height)
-    assert fitted.rgb == image.resize((bucket.width, bucket.height)).tobytes()
+    assert (fitted.width, fitted.height) == (shape.width, shape.height)
+    assert fitted.rgb == image.resize((shape.width, shape.height)).tobytes()
 
 
 @pytest.mark.parametrize("size", [(160, 96), (80, 48), (1600, 960)])
@@ -49,7 +49,7 @@ def test_padding_shows_everything_on_black() -> None:
 
     assert wide.getbbox() == (0, 48, 128, 80)
     assert tall.getbbox() == (48, 0, 80, 128)
-    assert sorted(wide.getcolors()) == [(32 * 128, (255, 255, 255)), (96 * 128, (0, 0, 0))]
+    assert sorted(wide.getcolors() or []) == [(32 * 128, (255, 255, 255)), (96 * 128, (0, 0, 0))]
 
 
 @pytest.mark.parametrize("policy", FitPolicy)
@@ -57,9 +57,9 @@ def test_shrinking_is_antialiased(policy: FitPolicy) -> None:
     board = Image.new("L", (1680, 960))
     board.putdata([255 * ((x + y) % 2) for y in range(960) for x in range(1680)])
 
-    levels = fitted(board.convert("RGB"), "96x160", policy).crop((20, 20, 140, 76)).getextrema()
+    levels = fitted(board.convert("RGB"), "96x160", policy).crop((20, 20, 140, 76)).tobytes()
 
-    assert all(120 <= low <= high <= 135 for low, high in levels)
+    assert 120 <= min(levels) <= max(levels) <= 135
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,7 +69,7 @@ def test_shrinking_is_antialiased(policy: FitPolicy) -> None:
     bucket=st.sampled_from([Bucket(96, 160, 1), Bucket(160, 96, 1), Bucket(48, 336, 1), Bucket(16, 16, 1)]),
     policy=st.sampled_from(FitPolicy),
 )
-def test_every_size_fits_every_bucket(width: int, height: int, bucket: str, policy: FitPolicy) -> None:
+def test_every_size_fits_every_bucket(width: int, height: int, bucket: Bucket, policy: FitPolicy) -> None:
     fitted = picture.fit(Image.new("RGB", (width, height), "white"), bucket, policy)
 
     assert len(fitted.rgb) == bucket.width * bucket.height * 3

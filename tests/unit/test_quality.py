@@ -255,7 +255,7 @@ def test_targets_are_met_missed_or_not_measured() -> None:
     found = {t.sentence: t for t in judge_targets(Summary([*cases, *default, *fast, vae]), guidance=6.0)}
     verdicts = {sentence: target.met for sentence, target in found.items()}
 
-    def of(part: str) -> bool:
+    def of(part: str) -> bool | None:
         return next(met for sentence, met in verdicts.items() if part in sentence)
 
     assert of("English") is True

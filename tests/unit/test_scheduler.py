@@ -198,4 +198,4 @@ def retry_seconds(error: EasyAnimError) -> float:
     status = status_pb2.Status.FromString(to_status(error).trailing_metadata[0][1])
     info = error_details_pb2.RetryInfo()
     assert any(detail.Unpack(info) for detail in status.details)
-    return info.retry_delay.ToMilliseconds() / 1000
+    return float(info.retry_delay.ToMilliseconds() / 1000)

@@ -193,7 +193,7 @@ def test_the_examples_of_the_help_can_be_copied() -> None:
 def test_the_help_lists_the_values_of_a_setting_that_has_few(flag: str) -> None:
     (option,) = [option for option in _commands()["serve"].params if option.name == flag]
 
-    annotation = Settings.model_fields[flag].annotation
+    annotation: Any = Settings.model_fields[flag].annotation
     values = get_args(annotation) or tuple(map(str, annotation))  # a literal type, or an enum
     assert len(values) > 1
     assert f"One of {', '.join(values)}." in option.help

@@ -222,7 +222,7 @@ async def test_unread_bytes_have_the_age_of_the_last_read(spool: Spool) -> None:
     spool.put(DONE)
     await anext(reader)
     assert spool.unread_since is None
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
 
 
 async def test_a_file_that_was_dropped_ends_in_the_error_and_frees_its_space(spool: Spool) -> None:
