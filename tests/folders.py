@@ -16,7 +16,8 @@ CPU = torch.device("cpu")
 
 
 def load(model: object, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Components:
-    return checkpoint.load(str(model), device=CPU, dtype=dtype, revision=revision)
+    loaded: Components = checkpoint.load(str(model), device=CPU, dtype=dtype, revision=revision)
+    return loaded
 
 
 def edit(file: Path, **changes: object) -> None:

@@ -6,6 +6,7 @@ EasyAnimError
 ├── RetryLater             the same request may succeed later
 │   ├── QueueFull          all places in the server's queue are taken
 │   └── Unavailable        the server cannot be reached, starts, drains, or lost its worker
+├── ResultLost             the video was made, and given up since it was not read
 ├── DeadlineExceeded       the timeout passed before the video was complete
 ├── Cancelled              the call was cancelled, here or on the server
 ├── UnusableClient         the client cannot work here: after a fork, in another event loop, under gevent
@@ -123,6 +124,13 @@ class Unavailable(RetryLater):
     """The server cannot be reached, still loads its model, is shutting down, or lost the worker that had the job."""
 
 
+class ResultLost(EasyAnimError):
+    """The video was made and the server gave up its bytes: they were not read, or are more than it keeps of a caller.
+
+    The same request would do all the work again and lose it again, unless results are read as they come.
+    """
+
+
 class DeadlineExceeded(EasyAnimError):
     """The timeout passed before the video was complete."""
 
@@ -157,8 +165,8 @@ _BY_REASON: dict[str, type[EasyAnimError]] = {
     "PICTURES_BUSY": RetryLater,
     "INTAKE_FULL": RetryLater,
     "DISK_FULL": RetryLater,
-    "RESULT_QUOTA": RetryLater,
-    "RESULT_EXPIRED": RetryLater,
+    "RESULT_QUOTA": ResultLost,
+    "RESULT_EXPIRED": ResultLost,
     "OUT_OF_DEVICE_MEMORY": OutOfDeviceMemory,
     "NON_FINITE": ServerFailed,
 }

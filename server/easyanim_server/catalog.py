@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from easyanim_server.domain import published
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.job import START, START_END, TEXT, Bucket
 from easyanim_server.domain.model import Capabilities, TokenizerSpec
@@ -51,16 +52,30 @@ class KnownModel:
     origin: Origin
     capabilities: Capabilities
     like: str = ""
-    """A model that is made here with the same shapes; empty where there is none."""
+    """A model that is made here with the same shapes, but for input channels; empty where there is none."""
 
 
 def _with_buckets(names: str) -> Capabilities:
     return replace(EASYANIMATE_V51, defaults=replace(EASYANIMATE_V51.defaults, buckets=_buckets(names)))
 
 
+_OF_VERSION = {"5.1": (EASYANIMATE_V51, "synthetic:")}
+"""The family of each published version, and what its models of published shape that are made here begin with."""
+
+
+def _hosted() -> tuple[KnownModel, ...]:
+    """What the authors have published, less what the server does not serve."""
+    served = [model for model in published.PUBLISHED if not model.follows and model.version in _OF_VERSION]
+    made = []
+    for model in sorted(served, key=lambda model: model.kind != "image-to-video"):
+        family, synthetic = _OF_VERSION[model.version]
+        tasks = family.tasks if model.kind == "image-to-video" else frozenset({TEXT})
+        made.append(KnownModel(model.id, "hub", replace(family, tasks=tasks), like=f"{synthetic}{model.size}"))
+    return tuple(made)
+
+
 MODELS = (
-    KnownModel("alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers", "hub", EASYANIMATE_V51, like="synthetic:7b"),
-    KnownModel("alibaba-pai/EasyAnimateV5.1-12b-zh-InP-diffusers", "hub", EASYANIMATE_V51, like="synthetic:12b"),
+    *_hosted(),
     # Its folder says what it is best asked for; see `config.model_defaults`.
     KnownModel("builtin:demo", "package", EASYANIMATE_V51),
     # Quick on a laptop's CPU.
@@ -69,7 +84,7 @@ MODELS = (
     KnownModel("synthetic:12b", "made", EASYANIMATE_V51),
 )
 
-DEFAULT_MODEL = MODELS[0].name
+DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
 DEMO, TINY = "builtin:demo", "builtin:tiny"
 SYNTHETIC = ("synthetic:7b", "synthetic:12b")
 
@@ -78,8 +93,10 @@ MADE_HERE = tuple(model.name for model in MODELS if model.origin != "hub")
 
 
 def find(name: str) -> KnownModel | None:
-    """The model of that name; None of others, such as folders."""
-    return next((model for model in MODELS if model.name == name), None)
+    """The model of that name, on whichever host; None of others, such as folders."""
+    hosted = published.find(name)
+    sought = hosted.id if hosted else name
+    return next((model for model in MODELS if model.name == sought), None)
 
 
 def expected(name: str) -> Capabilities:

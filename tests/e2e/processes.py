@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -18,10 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 class ServerCommand:
     """`easyanim-server serve` in a process of its own; stopped by SIGTERM on exit."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
         command: list[str | Path] = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", *flags]
         self._written = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed on exit; a pipe would be full some time
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._written, text=True)
+        surroundings = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._written, text=True, env=surroundings
+        )
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         self.log = ""

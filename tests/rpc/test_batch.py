@@ -156,6 +156,28 @@ def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(
     assert rows()[0]["error"]["reason"] == "WORKER_LOST"
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(code_pb2.RESOURCE_EXHAUSTED, "RESULT_QUOTA"), (code_pb2.ABORTED, "RESULT_EXPIRED")],
+    ids=lambda value: str(value),
+)
+def test_a_video_that_was_made_and_given_up_unread_is_not_made_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService, code: int, reason: str
+) -> None:
+    given_up = failure(code, "the file was not read, so it was dropped", error_info(reason))
+    scripted.first_scripts = [[ACCEPTED, given_up]]
+    scripted.script = success(DATA)
+
+    result = batch(
+        scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--retries", "5", "--concurrency", "1")
+    )
+
+    assert result.returncode == 7
+    assert [(row["id"], row["status"]) for row in rows()] == [("0001", "failed"), ("0002", "done")]
+    assert rows()[0]["error"]["reason"] == reason
+    assert [request.prompt for request in scripted.requests] == ["a cat", "a dog"]
+
+
 def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(
     batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
 ) -> None:

@@ -10,8 +10,9 @@ import torch
 
 from easyanim_server import catalog
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain import published
 from easyanim_server.domain.errors import ConfigurationError
-from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.job import START, Bucket
 from easyanim_server.engine.weights import checkpoint
 
 
@@ -40,3 +41,19 @@ def test_buckets_of_known_models_are_checked_with_the_settings() -> None:
 def test_buckets_of_other_models_wait_for_their_checkpoint() -> None:
     assert Settings.load({"model": "some/model", "buckets": "20x20x7"}).catalogue == (Bucket(20, 20, 7),)
     assert Settings.load({"model": "some/model", "buckets": "32x32"}).catalogue == (Bucket(32, 32, 49),)
+
+
+def test_every_published_model_that_can_be_served_is_known_on_either_host() -> None:
+    for model in (model for model in published.PUBLISHED if model.version == "5.1"):
+        known = catalog.find(model.id)
+        assert known == catalog.find(f"modelscope:PAI/{model.name}")
+        assert (known is None) is (published.refusal(model.id) is not None)
+        if known is not None:
+            assert known.like in catalog.SYNTHETIC
+            assert (START in known.capabilities.tasks) is (model.kind == "image-to-video")
+
+
+def test_a_published_model_needs_no_owner() -> None:
+    assert Settings.load({"model": "EasyAnimateV5-7b-zh-InP"}).model == "alibaba-pai/EasyAnimateV5-7b-zh-InP"
+    scope = Settings.load({"model": "modelscope:EasyAnimateV5.1-12b-zh"})
+    assert scope.model == "modelscope:PAI/EasyAnimateV5.1-12b-zh"

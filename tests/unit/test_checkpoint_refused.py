@@ -61,23 +61,12 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, spoil: Callable[[Path
         load(folder)
 
 
-def original_format(folder: Path) -> None:
-    rename_weights(
-        folder / "transformer/diffusion_pytorch_model.safetensors",
-        lambda name: name.replace("attn1.add_q_proj", "attn2.to_q"),
-    )
-
-
 REFUSED_FOLDERS = {
     "no model_index.json": (lambda f: (f / "model_index.json").unlink(), "has no model_index.json"),
     "missing component": (lambda f: shutil.rmtree(f / "vae"), "has no vae/config.json"),
     "two text encoders": (
         lambda f: edit(f / "model_index.json", text_encoder_2=["transformers", "T5EncoderModel"]),
         "is EasyAnimate V5, which reads prompts with BERT and T5",
-    ),
-    "V5's pipeline class": (
-        lambda f: edit(f / "model_index.json", _class_name="EasyAnimatePipeline_Multi_Text_Encoder_Inpaint"),
-        "is EasyAnimate V5",
     ),
     "V5's attention mask": (
         lambda f: edit(f / "transformer/config.json", enable_text_attention_mask=False),
@@ -105,7 +94,6 @@ REFUSED_FOLDERS = {
         "has a transformer/config.json whose rope_positions is 'learnt'; must be one of original, diffusers",
     ),
     "another VAE": (lambda f: edit(f / "vae/config.json", block_out_channels=[16, 32, 32]), "compression than 4x8x8"),
-    "original format": (original_format, "is in EasyAnimate's original format"),
     "no chat template": (lambda f: (f / "tokenizer/chat_template.jinja").unlink(), "has no chat template"),
 }
 

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from easyanim_client import AsyncClient, Client, InvalidRequest
 from easyanim_client.commands import app
 from easyanim_client.commands.shared import ADDRESS_VARIABLE
-from easyanim_server.config.settings import CLIENT_ADDRESS, Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.config.sources import CLIENT_ADDRESS
 from easyanim_server.domain.errors import ConfigurationError
 
 

@@ -86,8 +86,7 @@ def test_failures_survive_the_way_to_another_process(error: ea.EasyAnimError) ->
 
 
 RETRIED = {
-    "QUEUE_FULL", "PICTURES_BUSY", "INTAKE_FULL", "DISK_FULL", "RESULT_QUOTA", "RESULT_EXPIRED", "NOT_READY",
-    "SHUTTING_DOWN", "WORKER_LOST",
+    "QUEUE_FULL", "PICTURES_BUSY", "INTAKE_FULL", "DISK_FULL", "NOT_READY", "SHUTTING_DOWN", "WORKER_LOST",
 }  # fmt: skip
 
 
@@ -101,6 +100,7 @@ def test_every_reason_of_the_server_is_told_as_one_to_try_again_or_not(kind: typ
 
     assert error.reason == kind.reason
     assert isinstance(error, ea.RetryLater) == (kind.reason in RETRIED)
+    assert isinstance(error, ea.ResultLost) == (kind.reason in ("RESULT_QUOTA", "RESULT_EXPIRED"))
 
 
 def test_every_reason_of_calls_that_can_be_tried_again_is_in_the_readme_and_the_contract() -> None:

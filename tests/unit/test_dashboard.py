@@ -216,8 +216,9 @@ def test_the_cpu_variant_builds_all_its_images_without_cuda() -> None:
 
 
 def test_settings_in_the_image_are_settings() -> None:
-    from easyanim_server.config.settings import unknown_environment
+    from easyanim_server.config.settings import Settings
+    from easyanim_server.config.sources import unknown_environment
 
     names = re.findall(r"\b(EASYANIM_\w+)=", (ROOT / "Dockerfile").read_text())
     assert names
-    assert unknown_environment(dict.fromkeys(names, "")) == []
+    assert unknown_environment(dict.fromkeys(names, ""), Settings.model_fields) == []

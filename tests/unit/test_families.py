@@ -6,11 +6,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
 
 from easyanim_server import catalog
 from easyanim_server.config.settings import Settings
@@ -22,10 +21,10 @@ from easyanim_server.engine.families.base import LoadOptions, ModelFamily
 from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.index import CheckpointIndex
-from tests.fakes import family as fakes
+from tests.fakes import second_family as fakes
 
 CPU = torch.device("cpu")
-BOTH: tuple[ModelFamily, ...] = (*FAMILIES, cast(ModelFamily, fakes.FakeFamily()))  # which loads a network alone
+BOTH: tuple[ModelFamily, ...] = (*FAMILIES, fakes.SecondFamily())
 
 
 @pytest.fixture
@@ -45,12 +44,11 @@ def test_a_second_family_is_recognised_from_its_folder_and_loads_it(folder: Path
     index = checkpoint.find(str(folder))
     family = recognise(index, BOTH)
 
-    assert family.name == "fake"
-    assert family.capabilities(index).geometry.latent_shape(Bucket(8, 12, 5)) == (6, 3, 2, 3)
-    assert family.outline(index, torch.bfloat16).total == 2 * 18
-    network = family.load(index, LoadOptions(CPU, torch.float32))
-    assert isinstance(network, nn.Conv3d)
-    assert network.weight.sum() == 18
+    assert family.name == "second"
+    assert family.capabilities(index).geometry.latent_shape(Bucket(8, 12, 5)) == (5, 3, 2, 3)
+    weights = sum(tensor.numel() for tensor in load_file(folder / fakes.WEIGHTS).values())
+    assert family.outline(index, torch.bfloat16).total == 2 * weights
+    assert family.load(index, LoadOptions(CPU, torch.float32)).name == str(folder)
 
 
 def test_the_first_family_goes_on_being_recognised_beside_it(exported: Path) -> None:
@@ -59,12 +57,12 @@ def test_the_first_family_goes_on_being_recognised_beside_it(exported: Path) -> 
 
 
 def test_what_no_family_runs_is_refused_with_the_sentence_of_each(folder: Path) -> None:
-    (folder / "net/config.json").write_text("{}")
+    (folder / "model_index.json").write_text("{}")
 
     with pytest.raises(UnsupportedModel) as refused:
         recognise(checkpoint.find(str(folder)), BOTH)
     assert "has no transformer/config.json" in str(refused.value)
-    assert str(refused.value).endswith(f"; {folder} is no fake")
+    assert str(refused.value).endswith(f"; {folder} is no SecondPipeline")
 
 
 def test_capabilities_follow_the_configurations_of_a_folder(exported: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -45,7 +44,7 @@ class AheadEngine(SimulatedEngine):
     def step(self, sampling: SimulatedSampling) -> None:
         sampling.step += 1
         if sampling.step != 2:
-            time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
+            vars(engines)["time"].sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
 
     def work(self, sampling: SimulatedSampling) -> Work:
         return Work(running_steps=int(1 < sampling.step < sampling.job.steps))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51 import builtin, export
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
-from easyanim_server.engine.weights import checkpoint, export
+from easyanim_server.engine.weights import checkpoint
 
 pytestmark = pytest.mark.long
 

@@ -102,7 +102,8 @@ def cached(model: str) -> Path:
 
 
 def load(model: str, revision: str | None = None) -> Components:
-    return checkpoint.load(model, device=CPU, dtype=torch.float32, revision=revision)
+    loaded: Components = checkpoint.load(model, device=CPU, dtype=torch.float32, revision=revision)
+    return loaded
 
 
 def test_a_model_is_downloaded_without_what_is_not_needed(hub: type[Hub]) -> None:
@@ -226,24 +227,21 @@ def test_a_hub_that_cannot_be_reached_is_named(hub: type[Hub], monkeypatch: pyte
 
 REFUSED_NAMES = {
     "alibaba-pai/EasyAnimateV5-7b-zh-InP-diffusers": (
-        f"is EasyAnimate V5, which reads prompts with other text encoders than the V5.1 that this server runs; "
-        f"use {DEFAULT_MODEL} instead"
+        "does not exist: EasyAnimate V5 was published in its authors' layout alone; "
+        "use alibaba-pai/EasyAnimateV5-7b-zh-InP, which this server reads as it is"
     ),
-    "alibaba-pai/EasyAnimateV5-12b-zh-Control": "is EasyAnimate V5,",
-    "alibaba-pai/EasyAnimateV4-XL-2-InP": "is EasyAnimate V4,",
-    "alibaba-pai/EasyAnimateV5.1-12b-zh-InP": (
-        "is in EasyAnimate's original format, not diffusers'; "
-        "use alibaba-pai/EasyAnimateV5.1-12b-zh-InP-diffusers instead"
+    "alibaba-pai/EasyAnimateV5-12b-zh-Control": (
+        "is a Control model, which follows a control video, which this server does not serve yet; "
+        "use alibaba-pai/EasyAnimateV5-12b-zh-InP instead"
     ),
-    "alibaba-pai/EasyAnimateV5.1-7b-zh-diffusers": (
-        f"is a text-to-video model, not image-to-video; use {DEFAULT_MODEL} instead"
-    ),
-    "alibaba-pai/EasyAnimateV5.1-7b-zh": "is a text-to-video model",
+    "alibaba-pai/EasyAnimateV4-XL-2-InP": f"is EasyAnimate V4, and this server runs V5 and V5.1; use {DEFAULT_MODEL}",
     "alibaba-pai/EasyAnimateV5.1-7b-zh-Control-diffusers": "is a Control model",
     "alibaba-pai/EasyAnimateV5.1-12b-zh-Control-Camera-diffusers": "is a Control-Camera model",
+    "modelscope:PAI/EasyAnimateV5.1-12b-zh-Control": "use modelscope:PAI/EasyAnimateV5.1-12b-zh-InP instead",
+    "modelscope:just-a-name": "model 'modelscope:just-a-name' is no id of ModelScope",
     "builtin:huge": "there is no model builtin:huge; known are builtin:demo, builtin:tiny, synthetic:7b, synthetic:12b",
     "synthetic:1b": "there is no model synthetic:1b; known are",
-    "/nowhere/model": "/nowhere/model is no folder; give one in diffusers layout, or a Hugging Face id",
+    "/nowhere/model": "/nowhere/model is no folder; give a model's folder, or a Hugging Face id",
     "./nowhere": "./nowhere is no folder",
     __file__: "is no folder",
     "just-a-name": f"'just-a-name' is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}",
@@ -265,5 +263,5 @@ def test_names_that_cannot_run_are_refused_without_a_request(
 
 def test_a_revision_applies_to_hugging_face_ids_alone(tmp_path: Path) -> None:
     for model in ("builtin:tiny", str(tmp_path)):
-        with pytest.raises(ConfigurationError, match="revision 'v1' applies to Hugging Face ids"):
+        with pytest.raises(ConfigurationError, match="revision 'v1' applies to ids of Hugging Face"):
             load(model, revision="v1")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dev.load import report
 from dev.load.run import SCENARIOS, Scenario
+from dev.load.throughput import throughput_rows
 from easyanim.v1 import video_pb2 as pb
 
 if sys.version_info >= (3, 11):
@@ -103,3 +104,10 @@ def test_targets_that_are_missed_are_named() -> None:
         "the front took 31.0% of CPU time",
         "alone: 0.250 s from the first frames to the first chunk",
     ]
+
+
+def test_the_server_of_large_results_sends_them() -> None:
+    rows = throughput_rows(megabytes=1, rounds=1)
+
+    assert [row["reader"] for row in rows] == ["received and dropped", "verified in memory", "verified in a file"]
+    assert min(row["median_bytes_per_second"] for row in rows) > 0

@@ -21,9 +21,12 @@ from easyanim_server.jobs import manager as managing
 from easyanim_server.jobs import positions as announcer
 from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.spool import Spool
+from easyanim_server.rpc.to_proto import activity_of
+from easyanim_server.rpc.video_service import SLICE, in_slices
 from easyanim_server.workers.pool import WorkerPool
 from easyanim_server.workers.supervisor import Supervisor
 from tests.engines import word_tokenizer
+from tests.fakes.clock import SteppedClock
 
 BUCKET = Bucket(64, 64, 5)
 
@@ -141,6 +144,48 @@ async def test_a_long_queue_that_moves_fast_does_not_drown_the_front_in_news(
 
     # Without a limit each of 200 ends would tell all who wait: 60,000 messages. Two rounds may always be due.
     assert told <= 800 + announcer.PER_SECOND * spent
+
+
+async def test_a_round_of_a_long_queue_leaves_the_loop_to_others_and_passes_over_who_left(
+    worker: SimulatedWorker,
+) -> None:
+    clock, told = SteppedClock(), list[JobRecord]()
+    manager = JobManager(pool_of(worker, clock=clock), queue_size=1024, clock=clock)
+    dispatcher = manager._dispatcher
+    records = [JobRecord(Job(str(number), "a cat", "", BUCKET, 1, 1.0, 0), 0.0) for number in range(450)]
+    for record in records:
+        dispatcher._queue.add(record)
+    positions = announcer.Positions(dispatcher.waiting, lambda record, place: told.append(record), clock)
+
+    positions.announce()
+    begin = clock._due.pop()
+    begin.function()
+    assert len(told) == announcer.SLICE
+    dispatcher.withdraw(records[-1])
+    positions.announce()  # while the round is under way: another one comes after it
+    await clock.advance(0.0)
+    assert told == records[:-1]
+    await clock.advance(60.0)
+    assert told == [*records[:-1], *records[:-1]]
+
+
+async def test_the_list_of_a_thousand_jobs_is_made_in_slices(manager: JobManager) -> None:
+    for number in range(900):
+        await submit(manager, number)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(take_turns())
+    listed = await in_slices(activity_of(manager))
+    others.cancel()
+
+    assert [item.job_id for item in listed] == [str(number) for number in range(900)]
+    assert turns >= 900 // SLICE
 
 
 async def test_when_the_scheduler_breaks_nobody_is_left_waiting() -> None:

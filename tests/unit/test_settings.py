@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from easyanim_server.config import checks as preflight
-from easyanim_server.config.settings import SYNONYMS, Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.config.sources import SYNONYMS
 from easyanim_server.domain.errors import ConfigurationError
 
 

@@ -299,7 +299,8 @@ class SpeedTest:
 def _load(model: str, device: torch.device) -> Components:
     if model in builtin.SYNTHETIC:
         return builtin.synthetic(builtin.SYNTHETIC[model], device=device, dtype=torch.bfloat16, text_layers=0)
-    return checkpoint.load(model, device=device, dtype=torch.bfloat16)
+    loaded: Components = checkpoint.load(model, device=device, dtype=torch.bfloat16)
+    return loaded
 
 
 @contextmanager

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from easyanim_server import __version__
-from easyanim_server.cli.commands import bench, cache, doctor, export, fit_cache, plan, serve, tune, warm
+from easyanim_server.cli.commands import (
+    bench,
+    cache,
+    convert,
+    doctor,
+    export,
+    fetch,
+    fit_cache,
+    plan,
+    serve,
+    tune,
+    warm,
+)
 from easyanim_server.cli.usage import Commands
 from easyanim_server.config import environment
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
@@ -50,6 +62,8 @@ app.command(epilog=warm.EPILOG)(warm.warm)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command("fit-cache", epilog=fit_cache.EPILOG)(fit_cache.fit_cache)
 app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=fetch.EPILOG)(fetch.fetch)
+app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(epilog=tune.EPILOG)(tune.tune)
 app.add_typer(cache_app, name="cache")

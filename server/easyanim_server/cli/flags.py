@@ -10,7 +10,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from easyanim_server.cli.usage import option_name
-from easyanim_server.config.settings import ENV_PREFIX, Settings
+from easyanim_server.config.settings import Settings
+from easyanim_server.config.sources import ENV_PREFIX
 from easyanim_server.domain.execution import Word
 
 SOURCES = f"Every flag is also an environment variable, {ENV_PREFIX}NAME, and a key of the TOML file."

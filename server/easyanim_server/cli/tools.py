@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,11 +47,16 @@ def export(model: str, folder: Path) -> None:
     checkpoint.export(model, folder)
 
 
+def convert(model: str, revision: str | None, target: Path) -> None:
+    """Write `model` as a diffusers folder. See `checkpoint.convert`."""
+    checkpoint.convert(model, target, revision)
+
+
 def warm(settings: Settings, report: Callable[[str], None]) -> list[str]:
     """Build every bucket once, so that the cache holds it; returns a line for each and one for the cache."""
     engine = Engine.from_settings(settings)
     lines = []
-    for ready in engine.prepare(settings.catalogue, report):
+    for ready in engine.prepare(settings.buckets_of(engine.capabilities), report):
         how = f"{ready.backend}, {ready.precision}, attention {ready.attention}"
         note = f"; {ready.fallback}" if ready.fallback else ""
         lines.append(f"{ready.bucket}: {how}, built in {ready.build_seconds:.1f} s{note}")
@@ -161,7 +167,7 @@ def _model(settings: Settings) -> list[Finding]:
         return [memory, source]
     try:
         asked = settings.model_copy(update={"model": outlined, "revision": None, "tuned": None})
-        choice = find_placement(EngineConfig.resolve(asked), lambda: outline)
+        choice = find_placement(replace(EngineConfig.resolve(asked), buckets=asked.catalogue), lambda: outline)
     except EasyAnimError as error:
         return [memory, source, Finding("placement", str(error), fatal=True)]
     if device.type == "cpu":
@@ -190,15 +196,15 @@ def _source(settings: Settings, absent: Sequence[str]) -> Finding:
     if not preflight.is_hosted(name):
         return Finding("model", f"{name} is a folder here")
     if not absent:
-        return Finding("model", f"{name} is in the Hugging Face cache")
-    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+        return Finding("model", f"{name} is in {checkpoint.host_of(name)}'s cache")
+    cache, variable = checkpoint.cache_of(name, settings.revision)
     lacking = f"{name} is not complete on this machine: {cache} lacks {', '.join(absent[:3])}"
     lacking += f" and {len(absent) - 3} more" if len(absent) > 3 else ""
     if huggingface_hub.constants.is_offline_mode():
         return Finding("model", f"{lacking}; HF_HUB_OFFLINE is set, so serve cannot download it", fatal=True)
     blocked = environment.not_writable(cache)
     if blocked:
-        return Finding("model", f"{lacking}; serve cannot download it: {blocked}; set HF_HOME", fatal=True)
+        return Finding("model", f"{lacking}; serve cannot download it: {blocked}; set {variable}", fatal=True)
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     return Finding("model", f"{lacking}; serve downloads it ({free / GIB:.0f} GiB free for it)")

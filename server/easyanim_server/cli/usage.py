@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from easyanim_client.suggestions import name_the_nearest
-from easyanim_server.config.settings import SYNONYMS
+from easyanim_server.config.sources import SYNONYMS
 
 
 class Commands(TyperGroup):

@@ -21,13 +21,11 @@ from easyanim_server.catalog import DEFAULT_MODEL, MADE_HERE
 from easyanim_server.config import coefficients, environment
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config.settings import SOCKET_SCHEMES, Settings
+from easyanim_server.domain import published
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 
 _PREFIXES = ("builtin:", "synthetic:")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PUBLISHED = re.compile(r"alibaba-pai/EasyAnimateV(?P<version>[\d.]+)-(?P<rest>.+)")
-_V51 = re.compile(r"(?P<size>7b|12b)-zh(?P<kind>-InP|-Control-Camera|-Control|)(?P<format>-diffusers|)")
-_KINDS = {"": "a text-to-video model", "-Control": "a Control model", "-Control-Camera": "a Control-Camera model"}
 
 
 _COUNT_DEVICES = """
@@ -69,7 +67,7 @@ def is_made_here(model: str) -> bool:
 
 
 def is_hosted(model: str) -> bool:
-    """Whether a model is to come from Hugging Face."""
+    """Whether a model is to come from Hugging Face, or from ModelScope where ``modelscope:`` stands before its id."""
     return not is_made_here(model) and not _is_path(model)
 
 
@@ -85,24 +83,28 @@ def check_model(model: str, revision: str | None = None) -> None:
         ConfigurationError: there is a revision, and the model has none; or its folder's `easyanim.json` is damaged.
     """
     if revision is not None and not is_hosted(model):
-        raise ConfigurationError(f"revision {revision!r} applies to Hugging Face ids, and {model} is none")
+        raise ConfigurationError(
+            f"revision {revision!r} applies to ids of Hugging Face and ModelScope, and {model} is none"
+        )
     if is_made_here(model):
         if model not in MADE_HERE:
             raise UnsupportedModel(f"there is no model {model}; known are {', '.join(MADE_HERE)}")
     elif _is_path(model):
         folder = local_folder(model)
         if not folder.is_dir():
-            raise UnsupportedModel(f"model {model} is no folder; give one in diffusers layout, or a Hugging Face id")
+            raise UnsupportedModel(f"model {model} is no folder; give a model's folder, or a Hugging Face id")
         if not (folder / "model_index.json").is_file():
             raise UnsupportedModel(
-                f"model {model} has no model_index.json, so it is no folder in diffusers layout; use {DEFAULT_MODEL} "
-                "instead"
+                f"model {model} has no model_index.json, so it is no model's folder; use {DEFAULT_MODEL} instead"
             )
         modeldefaults.expected(model)
-    elif not _HUB_ID.fullmatch(model):
-        raise UnsupportedModel(
-            f"model {model!r} is neither a folder nor a Hugging Face id; use an id such as {DEFAULT_MODEL}"
+    elif not _HUB_ID.fullmatch(model.removeprefix(published.MODELSCOPE)):
+        kind = (
+            "no id of ModelScope"
+            if model.startswith(published.MODELSCOPE)
+            else "neither a folder nor a Hugging Face id"
         )
+        raise UnsupportedModel(f"model {model!r} is {kind}; use an id such as {DEFAULT_MODEL}")
     else:
         _refuse_published(model)
 
@@ -283,19 +285,6 @@ def _is_path(model: str) -> bool:
 
 def _refuse_published(model: str) -> None:
     """Refuse what the authors publish and this server cannot run, by name."""
-    published = _PUBLISHED.fullmatch(model)
-    if published is None:
-        return
-    if published["version"] != "5.1":
-        raise UnsupportedModel(
-            f"{model} is EasyAnimate V{published['version']}, which reads prompts with other text encoders than the "
-            f"V5.1 that this server runs; use {DEFAULT_MODEL} instead"
-        )
-    variant = _V51.fullmatch(published["rest"])
-    if variant is None:
-        return
-    instead = f"alibaba-pai/EasyAnimateV5.1-{variant['size']}-zh-InP-diffusers"
-    if variant["kind"] in _KINDS:
-        raise UnsupportedModel(f"{model} is {_KINDS[variant['kind']]}, not image-to-video; use {instead} instead")
-    if not variant["format"]:
-        raise UnsupportedModel(f"{model} is in EasyAnimate's original format, not diffusers'; use {instead} instead")
+    sentence = published.refusal(model)
+    if sentence:
+        raise UnsupportedModel(f"{model} {sentence}")

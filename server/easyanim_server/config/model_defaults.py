@@ -22,6 +22,9 @@ from easyanim_server.domain.shape import Geometry
 FILE = "easyanim.json"
 """In a model's folder, beside `model_index.json`: ``{"defaults": {...}}`` with some of `KEYS`."""
 
+INDEX, CLASSES = "model_index.json", "EasyAnimate"
+"""The file in which a folder names the class of its pipeline, and how names of this package's families begin."""
+
 KEYS = ("guidance_scale", "step_count", "buckets")
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo"
@@ -43,20 +46,34 @@ def expected(model: str) -> Capabilities:
         return known
     packaged = named is not None and named.origin == "package"
     folder = DEMO_FOLDER if packaged else Path(model).expanduser()
-    return replace(known, defaults=read(folder, known))
+    strange = named is None and _is_strange(folder)
+    return replace(known, defaults=read(folder, known.defaults, None if strange else known.geometry))
 
 
-def read(folder: Path, published: Capabilities = catalog.EASYANIMATE_V51) -> ModelDefaults:
+def _is_strange(folder: Path) -> bool:
+    """Whether a folder says that it is of a family of another distribution, whose shapes are known to that alone."""
+    try:
+        name = json.loads((folder / INDEX).read_text(encoding="utf-8-sig")).get("_class_name")
+    except (OSError, ValueError, AttributeError):  # for whoever loads the model to say
+        return False
+    return isinstance(name, str) and not name.startswith(CLASSES)
+
+
+def read(
+    folder: Path,
+    usual: ModelDefaults = catalog.EASYANIMATE_V51.defaults,
+    geometry: Geometry | None = catalog.EASYANIMATE_V51.geometry,
+) -> ModelDefaults:
     """Read a folder's `easyanim.json`.
 
     Args:
         folder: In which the file may be.
-        published: Have the model's geometry, and the values of what the file leaves out.
+        usual: Values of what the file leaves out.
+        geometry: Of the model, which the file's buckets have to fit; None where it is not known yet.
 
     Raises:
         ConfigurationError: the file is damaged; names file, key, value and what is allowed.
     """
-    usual = published.defaults
     file = folder / FILE
     if not file.is_file():
         return usual
@@ -73,7 +90,7 @@ def read(folder: Path, published: Capabilities = catalog.EASYANIMATE_V51) -> Mod
         usual,
         guidance=float(_number(file, given, "guidance_scale", *GUIDANCE_RANGE, usual.guidance)),
         steps=int(_number(file, given, "step_count", 1, MAX_STEPS, usual.steps, whole=True)),
-        buckets=_buckets(file, given["buckets"], published.geometry) if "buckets" in given else usual.buckets,
+        buckets=_buckets(file, given["buckets"], geometry) if "buckets" in given else usual.buckets,
     )
 
 
@@ -88,7 +105,7 @@ def _number(
     return value
 
 
-def _buckets(file: Path, value: Any, geometry: Geometry) -> tuple[Bucket, ...]:
+def _buckets(file: Path, value: Any, geometry: Geometry | None) -> tuple[Bucket, ...]:
     try:
         found = tuple(Bucket.parse(name, geometry) for name in value)
     except (TypeError, ValueError, AttributeError) as error:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -18,56 +15,24 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.config import tuned as tuning
+from easyanim_server.config.sources import ENV_PREFIX, TomlFile, sentences, unknown_environment, unknown_names
+from easyanim_server.domain import published
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.execution import Backend, Precision, Tiling
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.placement import PlacementSetting
 
-ENV_PREFIX = "EASYANIM_"
-CLIENT_ADDRESS = "EASYANIM_CLIENT_ADDRESS"
-"""Read by the client's command line; a shell may have it for both."""
-
 MAX_PORT = 65535
 
 SOCKET_SCHEMES = {"unix": "unix:/run/easyanim.sock", "unix-abstract": "unix-abstract:easyanim"}
 """Schemes of addresses on this machine, each with an example; the client takes the same."""
-
-SYNONYMS = {
-    "address": "listen", "bind": "listen", "host": "listen", "port": "listen", "socket": "listen",
-    "cache": "cache_dir", "fp8": "precision", "gpu": "device", "height": "buckets",
-    "max_queue": "queue_size", "metrics_port": "metrics_listen", "offload": "placement", "checkpoint": "model",
-    "quantization": "precision", "resolution": "buckets", "size": "buckets", "sizes": "buckets",
-    "threads": "cpu_threads", "tracing": "otlp_endpoint", "vram": "vram_limit_gib", "width": "buckets",
-}  # fmt: skip
-"""What other programs call a setting, where the words are too unlike to be taken for a slip."""
-
-_KUBERNETES = {
-    r"SERVICE_HOST|PORT_\d+_(TCP|UDP|SCTP)_ADDR": r"[\da-fA-F.:]+",
-    r"SERVICE_PORT(_[A-Z\d_]+)?|PORT_\d+_(TCP|UDP|SCTP)_PORT": r"\d+",
-    r"PORT|PORT_\d+_(TCP|UDP|SCTP)": r"(tcp|udp|sctp)://\S+:\d+",
-    r"PORT_\d+_(TCP|UDP|SCTP)_PROTO": r"tcp|udp|sctp",
-}
-"""The ends of names that Kubernetes gives every container for each service, with what the values look like."""
-
-
-class _TomlFile(TomlConfigSettingsSource):
-    """A settings file, which some editors begin with a byte-order mark."""
-
-    def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 class Settings(BaseSettings):
@@ -85,10 +50,10 @@ class Settings(BaseSettings):
     """What stands below all other sources; see `load`."""
 
     model: str = DEFAULT_MODEL
-    """What to serve: a Hugging Face id, a local diffusers folder, builtin:demo, builtin:tiny, synthetic:7b or
+    """What to serve: a Hugging Face id, modelscope:ID, a local folder, builtin:demo, builtin:tiny, synthetic:7b or
     synthetic:12b."""
     revision: str | None = None
-    """Branch, tag or commit of a Hugging Face id."""
+    """Branch, tag or commit of a Hugging Face id, branch or tag of ModelScope's."""
     listen: str = "127.0.0.1:50051"
     """Address and port of the gRPC server, port 0 takes a free one; or unix:PATH, or unix-abstract:NAME."""
     device: str = "auto"
@@ -142,7 +107,8 @@ class Settings(BaseSettings):
     """How long nothing may be heard of a worker in a job, or ten of the job's steps where that is longer; then it
     counts as stuck as well. The job is begun anew, see `job_attempts`; inf waits for ever."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
-    """Largest request message; gRPC itself refuses a larger one."""
+    """Largest request message; gRPC itself refuses a larger one, and takes 0.9 ms of the event loop for each MiB. By
+    default it fits two 4K pictures as PNG."""
     max_pending_bytes: int | None = Field(default=None, ge=64 * 2**10)
     """Memory for requests that are no jobs yet; more are refused with RESOURCE_EXHAUSTED. A message counts as
     max_request_bytes until it has arrived. Unset means twice max_request_bytes."""
@@ -201,6 +167,12 @@ class Settings(BaseSettings):
         unset = value == "" and cls.model_fields[str(info.field_name)].default is None
         return None if unset else value
 
+    @field_validator("model")
+    @classmethod
+    def _resolve_model(cls, value: str) -> str:
+        # As articles name the authors' models; a folder of that name goes before.
+        return value if Path(value).exists() else published.resolve(value)
+
     @field_validator("buckets", mode="before")
     @classmethod
     def _parse_buckets(cls, value: Any, info: ValidationInfo) -> Any:
@@ -254,8 +226,12 @@ class Settings(BaseSettings):
 
     @property
     def catalogue(self) -> tuple[Bucket, ...]:
-        """The buckets to serve, in order of preference."""
-        return self.buckets or self.expected.defaults.buckets
+        """The buckets to serve, in order of preference, as far as they are known before the model is loaded."""
+        return self.buckets_of(self.expected)
+
+    def buckets_of(self, capabilities: Capabilities) -> tuple[Bucket, ...]:
+        """The buckets to serve of a model, in order of preference."""
+        return self.buckets or capabilities.defaults.buckets
 
     @property
     def expected(self) -> Capabilities:
@@ -278,7 +254,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags win over the environment, which wins over the file named by `load`, which wins over a tuning."""
-        file = _TomlFile(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
+        file = TomlFile(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
         tuned = InitSettingsSource(settings_cls, dict(getattr(settings_cls, "found_by_tuning", {})))
         return init_settings, env_settings, file, tuned
 
@@ -290,10 +266,10 @@ class Settings(BaseSettings):
             ConfigurationError: a value is not allowed, a name is not known, a file cannot be read, or the tuning was
                 measured with another model. Says where each wrong value comes from, one a line.
         """
-        unknown = unknown_environment(os.environ)
+        unknown = unknown_environment(os.environ, cls.model_fields)
         if unknown:
             known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
-            raise ConfigurationError(_unknown({name: f"environment variable {name}" for name in unknown}, known))
+            raise ConfigurationError(unknown_names({name: f"environment variable {name}" for name in unknown}, known))
         if file is not None and not file.is_file():
             raise ConfigurationError(f"settings file {str(file)!r} is not a file")
 
@@ -313,60 +289,8 @@ class Settings(BaseSettings):
         try:
             read: Settings = FromFiles(**flags)
         except ValidationError as error:
-            in_file = _TomlFile(cls, toml_file=file).toml_data if file else {}
-            raise ConfigurationError(_sentences(error, flags, file, in_file)) from error
+            in_file = TomlFile(cls, toml_file=file).toml_data if file else {}
+            raise ConfigurationError(sentences(error, flags, file, in_file, cls.model_fields)) from error
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"settings file {str(file)!r}: {error}") from error
         return read
-
-
-def unknown_environment(environment: Mapping[str, str]) -> list[str]:
-    """Names that start with `EASYANIM_` and are no setting: misspelt ones must not pass in silence."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CLIENT_ADDRESS}
-    return sorted(
-        name
-        for name, value in environment.items()
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not _of_kubernetes(name, value)
-    )
-
-
-def _of_kubernetes(name: str, value: str) -> bool:
-    """Whether a variable is one that Kubernetes sets for a service called ``easyanim`` or ``easyanim-*``."""
-    start = rf"{ENV_PREFIX}([A-Z\d_]+_)?"
-    return any(
-        re.fullmatch(f"{start}({end})", name) and re.fullmatch(values, value) for end, values in _KUBERNETES.items()
-    )
-
-
-def _sentences(error: ValidationError, flags: Mapping[str, Any], file: Path | None, in_file: Mapping[str, Any]) -> str:
-    """A line for each wrong value, with where it comes from; sources are asked in their order."""
-    environment = {name.upper(): name for name in os.environ}
-
-    def source(name: str) -> str:
-        variable = ENV_PREFIX + name.upper()
-        if name in flags:
-            return f"--{name.replace('_', '-')}"
-        return environment.get(variable) or (str(file) if name in in_file else "the tuning file")
-
-    lines, unknown = [], {}
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else ""
-        if item["type"] == "extra_forbidden":
-            unknown[name] = f"setting {name!r} (from {source(name)})"
-        else:
-            said = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}={item['input']!r}: {said} (from {source(name)})")
-    return "\n".join([*lines, *([_unknown(unknown, list(Settings.model_fields))] if unknown else [])])
-
-
-def _unknown(found: Mapping[str, str], known: Iterable[str]) -> str:
-    """A line for each unknown name, with the one that was probably meant; all that there are where none is near."""
-    short = {name.lower().removeprefix(ENV_PREFIX.lower()): name for name in known}
-    lines, lost = [], False
-    for name, words in found.items():
-        plain = name.lower().removeprefix(ENV_PREFIX.lower())
-        near = difflib.get_close_matches(plain, short, n=1, cutoff=0.7)
-        near = near or [meant for word, meant in SYNONYMS.items() if word == plain]
-        lost = lost or not near
-        lines.append(f"unknown {words}" + (f"; did you mean {short[near[0]]}?" if near else ""))
-    return "\n".join(lines) + (f"; known are {', '.join(sorted(short.values()))}" if lost else "")

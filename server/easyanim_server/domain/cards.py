@@ -2,6 +2,12 @@
 
 Rates are makers' peaks: dense (not sparse) products of 16 and 8 bits with sums in 32 bits, memory bandwidth, and the
 link to the host. What is reached of a peak differs from card to card, so times that are scaled by them are estimates.
+
+GeForce cards make 8-bit products with sums in 32 bits at half the rate of those with sums in 16 bits, which are what
+tables of the 5090 give: "NVIDIA RTX 5090 Specs: 32GB GDDR7, Blackwell Architecture, and 5th Gen Tensor Cores" has
+1,676.8 sparse, which is 838.4 dense and 419.2 with sums in 32 bits; in 16 bits 838.4 sparse, likewise 209.6; and
+1,792 GB/s. "NVIDIA GeForce RTX 4090" of waredb has that card's halves themselves, 165.15 and 330.3. The bandwidths of
+H100 and H200, 3.35 and 4.8 TB/s, stand side by side in "NVIDIA H200 GPU Specifications and Features".
 """
 
 from __future__ import annotations

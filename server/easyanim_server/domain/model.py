@@ -7,6 +7,7 @@ from typing import Any
 
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.job import GUIDANCE_RANGE, MAX_STEPS, Bucket
+from easyanim_server.domain.profiles import PROFILES
 from easyanim_server.domain.shape import Geometry
 
 
@@ -103,6 +104,12 @@ class Capabilities:
     defaults: ModelDefaults
     max_steps: int = MAX_STEPS
     guidance_range: tuple[float, float] = GUIDANCE_RANGE
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Names of the profiles whose solvers the model can be sampled with, the most faithful first."""
+        offered = {name: self.defaults.profile(name).acceleration.solver.value for name in PROFILES}
+        return tuple(name for name, solver in offered.items() if solver in self.solvers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,10 @@ import torch
 
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.execution import Backend, Precision, Tiling
 from easyanim_server.domain.job import Bucket
+from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.placement import PlacementSetting
 from easyanim_server.engine.devices import device_name, locked_limit, resolve_device, resolve_dtype
 
@@ -25,7 +27,7 @@ class EngineConfig:
     device: torch.device
     dtype: torch.dtype
     buckets: tuple[Bucket, ...]
-    """What room is needed for."""
+    """What room is needed for; empty means the model's own."""
     attention_mode: Literal["original", "diffusers"]
     noise_augmentation: float | None
     """None means what the model was trained with."""
@@ -65,7 +67,7 @@ class EngineConfig:
             revision=settings.revision,
             device=device,
             dtype=resolve_dtype(settings.dtype, device),
-            buckets=settings.catalogue,
+            buckets=settings.buckets,
             attention_mode=settings.attention_mode,
             noise_augmentation=settings.noise_augmentation,
             backend=settings.backend,
@@ -82,3 +84,15 @@ class EngineConfig:
             cache_coefficients=settings.cache_coefficients,
             tuned=source,
         )
+
+    def of_model(self, capabilities: Capabilities) -> EngineConfig:
+        """The same with the model's own buckets where there are none.
+
+        Raises:
+            ConfigurationError: the model does not make a bucket; names it, and what is allowed.
+        """
+        buckets = self.buckets or capabilities.defaults.buckets
+        for bucket in buckets:
+            if wrong := capabilities.geometry.refusal(bucket):
+                raise ConfigurationError(f"bucket {str(bucket)!r}: {wrong}")
+        return replace(self, buckets=buckets)

@@ -73,3 +73,24 @@ def describe_devices() -> list[str]:
         capability = f"compute capability {facts.major}.{facts.minor}"
         sentences.append(f"{facts.name}, {capability}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
     return sentences
+
+
+def device_uuids(device: torch.device) -> tuple[str, ...]:
+    """The driver's name of a device, such as ``GPU-8f5a...``; empty on the CPU."""
+    return (f"GPU-{torch.cuda.get_device_properties(device).uuid}",) if device.type == "cuda" else ()
+
+
+def peak_bytes(device: torch.device, reset: bool = False) -> int:
+    """Highest memory of a device since the last reset; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    peak = torch.cuda.max_memory_allocated(device)
+    if reset:
+        torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

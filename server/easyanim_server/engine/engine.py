@@ -2,14 +2,10 @@
 
 It needs no server, protobuf or environment:
 
->>> import torch
->>> from easyanim_server.engine.cache import store as cache
->>> from easyanim_server.engine.weights import checkpoint
+>>> from easyanim_server.config.settings import Settings
 >>> from easyanim_server.engine.engine import Engine
->>> from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 >>> from easyanim_server.domain.job import Bucket, Job
->>> modules = checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.float32)
->>> engine = Engine(EasyAnimatePipeline(modules))
+>>> engine = Engine.from_settings(Settings(model="builtin:tiny", device="cpu", backend="eager"))
 >>> sampling = engine.begin(Job("1", "a cat", "ugly", Bucket.parse("32x48x5"), steps=2, guidance=6.0, seed=1))
 >>> while not sampling.done:
 ...     engine.step(sampling)
@@ -23,7 +19,6 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -31,30 +26,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.events import Phase, Work
-from easyanim_server.domain.execution import Backend, Tiling
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.domain.model import BucketStatus, Capabilities, Lookups, ModelInfo, PromptTokenizer
 from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.domain.protocols import Observer
-from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine import loop, snapshot
 from easyanim_server.engine.cache import store as cache
 from easyanim_server.engine.compile.planner import Planner
 from easyanim_server.engine.compile.precision import resolve_precision
 from easyanim_server.engine.config import EngineConfig
-from easyanim_server.engine.devices import device_name, limit_memory
+from easyanim_server.engine.devices import device_uuids, limit_memory, peak_bytes, synchronize
 from easyanim_server.engine.families.base import LoadOptions, ModelFamily
-from easyanim_server.engine.families.registry import FAMILIES, recognise
+from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.families.runtime import DENOISER, Condition, Pipeline
 from easyanim_server.engine.finite import require_finite
 from easyanim_server.engine.guidance import StepExecution, eager_execution
 from easyanim_server.engine.memory.choose import PlacementChoice, find_placement
 from easyanim_server.engine.memory.oom_retry import OomRetry, shortage_named
 from easyanim_server.engine.memory.placement import Placement
+from easyanim_server.engine.model_info import model_info
 from easyanim_server.engine.pixels import to_uint8
 from easyanim_server.engine.prediction import Predictor
 from easyanim_server.engine.prompt_cache import PromptCache
@@ -68,22 +61,6 @@ log = logging.getLogger(__name__)
 
 def unobserved(phase: Phase, completed: int, total: int) -> None:
     """Observe nothing."""
-
-
-def _tiles(tiling: Tiling, choice: PlacementChoice, height: int, width: int) -> bool:
-    """Whether the VAE is to work on tiles, where it can: if that is asked for or needed."""
-    return tiling is Tiling.ON or (tiling is Tiling.AUTO and choice.tiles(height, width))
-
-
-def require_shapes(buckets: Sequence[Bucket], geometry: Geometry) -> None:
-    """Refuse buckets that a model does not make.
-
-    Raises:
-        ConfigurationError: names the first, and what is allowed.
-    """
-    for bucket in buckets:
-        if wrong := geometry.refusal(bucket):
-            raise ConfigurationError(f"bucket {str(bucket)!r}: {wrong}")
 
 
 class Engine:
@@ -124,31 +101,13 @@ class Engine:
         self._choice = choice
         self._second_try = OomRetry(self.placement, pipeline.device)
         self._prompts = PromptCache(partial(pipeline.encode_text, need=self.placement.need))
-        self._planner = Planner(
-            self.predictor,
-            self.placement,
-            pipeline.capabilities.geometry,
-            backend,
-            precision,
-            attention,
-            guidance_batch,
-        )
+        geometry = pipeline.capabilities.geometry
+        self._planner = Planner(self.predictor, self.placement, geometry, backend, precision, attention, guidance_batch)
         self._executions: dict[Bucket, StepExecution] = {}
         self._readiness: dict[Bucket, BucketStatus] = {}
         self._told: torch.cuda.Event | None = None
         """After the last step that the device was told."""
-        self._model = ModelInfo(
-            name=pipeline.name,
-            fingerprint=pipeline.fingerprint(),
-            parameters=pipeline.parameters,
-            attention_mode=pipeline.attention_mode,
-            dtype=str(pipeline.dtype).removeprefix("torch."),
-            device=device_name(pipeline.device),
-            versions={"easyanim": __version__}
-            | {name: version(name) for name in ("torch", "diffusers", "transformers")},
-            placement=placement,
-            placement_reason=choice.reason if choice else "",
-        )
+        self._model = model_info(pipeline, placement, choice.reason if choice else "")
         self._cache_coefficients = resolve_coefficients(
             cache_coefficients, pipeline.cache_coefficients, self._model.fingerprint
         )
@@ -164,12 +123,12 @@ class Engine:
         return cls.load(EngineConfig.resolve(settings))
 
     @classmethod
-    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] = FAMILIES) -> Engine:
+    def load(cls, config: EngineConfig, families: Sequence[ModelFamily] | None = None) -> Engine:
         """Find a model, decide where its weights go, and load it.
 
         Args:
             config: The model, the device and how to run.
-            families: Those that the model may be of.
+            families: Those that the model may be of; by default all that are registered.
 
         Raises:
             ConfigurationError: the model does not make a bucket, or there is not enough memory for one.
@@ -178,7 +137,7 @@ class Engine:
         limit_memory(config.device, config.vram_limit_gib)
         index = checkpoint.find(config.model, config.revision)
         family = recognise(index, families)
-        require_shapes(config.buckets, family.capabilities(index).geometry)
+        config = config.of_model(family.capabilities(index))
         choice = find_placement(config, lambda: family.outline(index, config.dtype))
         if config.tuned:
             choice = replace(choice, reason=f"{choice.reason}; {config.tuned}")
@@ -195,7 +154,7 @@ class Engine:
             on_host=choice.placement.starts_on_host,
             attention_mode=config.attention_mode,
             noise_augmentation=config.noise_augmentation,
-            tiled=partial(_tiles, config.vae_tiling, choice),
+            tiled=partial(choice.wants_tiles, config.vae_tiling),
             sliced=config.vae_slicing,
         )
         return cls(
@@ -229,8 +188,6 @@ class Engine:
         self, buckets: Sequence[Bucket], report: Callable[[str], None] = lambda detail: None
     ) -> tuple[BucketStatus, ...]:
         """Make buckets ready: build and check how their steps run, then run each shape once.
-
-        The VAE works on a few frames at a time, however long the video is, so a short clip shows it all.
 
         Args:
             buckets: What will be asked for. Others still work, eagerly.
@@ -275,8 +232,8 @@ class Engine:
         """
 
         def finished(phase: Phase, completed: int, total: int) -> None:
-            if completed == total and self._device.type == "cuda":  # else its time would be the next phase's
-                torch.cuda.synchronize(self._device)
+            if completed == total:  # else its time would be the next phase's
+                synchronize(self._device)
             observe(phase, completed, total)
 
         prompts = {PROMPT: job.prompt} | ({NEGATIVE_PROMPT: job.negative_prompt} if job.guidance > 1 else {})
@@ -324,7 +281,7 @@ class Engine:
         Raises:
             OSError: the file cannot be written.
         """
-        snapshot.save(sampling, file, self._identity)
+        snapshot.save(sampling, file, snapshot.identity(self._model))
 
     def resume(self, file: Path) -> Sampling:
         """Read a sampling that goes on to the bits that it would have had.
@@ -334,13 +291,7 @@ class Engine:
             OSError: the file cannot be read.
         """
         self._told = None
-        return snapshot.load(file, self._identity, self._device)
-
-    @property
-    def _identity(self) -> dict[str, str]:
-        """What samplings depend on."""
-        model = self._model
-        return {"fingerprint": model.fingerprint, "attention_mode": model.attention_mode, "dtype": model.dtype}
+        return snapshot.load(file, snapshot.identity(self._model), self._device)
 
     def work(self, sampling: Sampling) -> Work:
         """What its steps took so far."""
@@ -352,7 +303,7 @@ class Engine:
         return sampling.fingerprint()
 
     def decode(self, sampling: Sampling) -> Generator[NDArray[np.uint8], None, None]:
-        """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) arrays on the host.
+        """Yield frames in groups as the model decodes them: (n, height, width, 3) arrays on the host.
 
         The iterator may be left at any point, and other calls may come between its groups. Groups are empty while the
         VAE works through its tiles.
@@ -375,17 +326,12 @@ class Engine:
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""
-        if self._device.type != "cuda":
-            return 0
-        peak = torch.cuda.max_memory_allocated(self._device)
-        if reset:
-            torch.cuda.reset_peak_memory_stats(self._device)
-        return peak
+        return peak_bytes(self._device, reset)
 
     @property
     def device_uuids(self) -> tuple[str, ...]:
         """The driver's names of the devices in use; empty on the CPU."""
-        return (f"GPU-{torch.cuda.get_device_properties(self._device).uuid}",) if self._device.type == "cuda" else ()
+        return device_uuids(self._device)
 
     def lookups(self) -> Lookups:
         """What the caches of prompts and of compiled code gave since the process began."""
@@ -399,5 +345,4 @@ class Engine:
             RuntimeError: it is broken for good. CUDA answers every call of a process alike once a kernel has touched
                 memory that is not there.
         """
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)

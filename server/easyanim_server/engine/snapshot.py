@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from easyanim_server.domain.model import ModelInfo
 from easyanim_server.engine.sampling import Sampling
 
 FORMAT = "easyanim snapshot"
@@ -24,6 +25,11 @@ ON_HOST = ("schedule.sigmas", "schedule.scales")
 
 class SnapshotError(ValueError):
     """A file is no snapshot, or one that this model cannot go on with."""
+
+
+def identity(model: ModelInfo) -> dict[str, str]:
+    """What samplings of a model depend on."""
+    return {"fingerprint": model.fingerprint, "attention_mode": model.attention_mode, "dtype": model.dtype}
 
 
 def save(sampling: Sampling, file: Path, model: Mapping[str, str]) -> None:

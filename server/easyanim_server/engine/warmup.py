@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from easyanim_server.domain.errors import ConfigurationError, NonFinite, OutOfDeviceMemory
-from easyanim_server.domain.job import Bucket, Job, Picture
+from easyanim_server.domain.job import START, Bucket, Job, Picture
 from easyanim_server.domain.model import BucketStatus
 from easyanim_server.engine.compile.planner import DAMAGED
 from easyanim_server.engine.finite import require_finite
@@ -69,9 +69,10 @@ def _step_once(engine: Engine, bucket: Bucket) -> tuple[float, int]:
 def _decode_once(engine: Engine, bucket: Bucket) -> int:
     """Encode and decode a short clip; returns the most device memory that all frames would take, in bytes."""
     black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
+    start = black if START in engine.capabilities.tasks else None
     short = replace(bucket, frames=min(bucket.frames, engine.pipeline.short_clip))
     engine.peak_bytes(reset=True)
-    for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=black))):
+    for _ in engine.decode(engine.begin(Job("warm", "", "", short, steps=1, guidance=1.0, seed=0, start=start))):
         pass
     peak = engine.peak_bytes()
     more = 3 * (bucket.frames - short.frames) * bucket.height * bucket.width * engine.pipeline.dtype.itemsize

@@ -113,13 +113,10 @@ class Dispatcher:
 
     def enqueue(self, record: JobRecord) -> Queued:
         """Put a new job into the queue; returns its place."""
-        before = self._queue.whole_seconds
-        is_last = self._queue.add(record)
+        place = self._queue.add(record)
         self.count()
         self._observer.queued(record.job, record.context)
-        if is_last:
-            return self._place(len(self._queue) - 1, before)
-        return next(place for waiting, place in self.waiting() if waiting is record)
+        return self._place(*place)
 
     def withdraw(self, record: JobRecord) -> bool:
         """Take a job out of the queue; returns False where it does not wait."""
@@ -138,12 +135,16 @@ class Dispatcher:
         return True
 
     def waiting(self) -> Iterator[tuple[JobRecord, Queued]]:
-        """Who waits, and where each one stands now."""
+        """Who waits now, and where each one stands; who has left since then, while this is iterated, is passed over."""
+        number = 0
         before: float | None = 0.0
-        for number, record in enumerate(self._queue):
+        for record in tuple(self._queue):
+            if record not in self._queue:
+                continue
             yield record, self._place(number, before)
             whole = self._estimator.whole(record.job)
             before = None if before is None or whole is None else before + whole
+            number += 1
 
     def count(self) -> None:
         """Make `workload` anew."""

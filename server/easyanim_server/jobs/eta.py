@@ -11,7 +11,7 @@ from easyanim_server.domain.model import WorkerInfo
 WEIGHT = 0.3
 """Share of the newest measurement in the running mean."""
 
-MOST_EXPECTED = 4096
+MOST_KNOWN = 4096
 
 ORDER = (Phase.TEXT_ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 
@@ -30,8 +30,8 @@ class Estimator:
         """Seconds of a prediction, as measured when the bucket was made ready."""
         self.version = 0
         """Grows with everything that changes an estimate."""
-        self._expected: dict[Any, float] = {}
-        """What `expected` has said since something was learnt; queues are long, and asked about by every caller."""
+        self._known: dict[Any, tuple[float | None, float]] = {}
+        """What `whole` and `expected` have said since something was learnt: queues are long, and asked about often."""
 
     def prepare(self, served: WorkerInfo) -> None:
         """Take in what a worker measured before its first job."""
@@ -49,21 +49,11 @@ class Estimator:
 
     def whole(self, job: Job) -> float | None:
         """Seconds that `job` will take from start to end; None where its bucket was never run."""
-        if self._mean(job, Phase.DENOISE) is None:
-            return None
-        return sum(self._phase(job, phase) for phase in ORDER)
+        return self._estimates(job)[0]
 
     def expected(self, job: Job) -> float:
         """As `whole`; of a bucket that was never run the steps alone, and 0 where not even these were measured."""
-        key = job.bucket, job.steps, job.guidance > 1.0, job.acceleration, job.start is None
-        if (known := self._expected.get(key)) is not None:
-            return known
-        if len(self._expected) >= MOST_EXPECTED:  # callers choose the keys
-            self._expected.clear()
-        whole = self.whole(job)
-        seconds = job.predictions * self._prepared.get(job.bucket, 0.0) if whole is None else whole
-        self._expected[key] = seconds
-        return seconds
+        return self._estimates(job)[1]
 
     def remaining(self, job: Job, progress: Progress) -> float | None:
         """Seconds until `job` is complete; None where no step of its bucket was ever measured."""
@@ -79,9 +69,23 @@ class Estimator:
             return None
         return current + sum(self._phase(job, phase) for phase in later)
 
+    def _estimates(self, job: Job) -> tuple[float | None, float]:
+        """What `whole` and `expected` say."""
+        key = job.bucket, job.steps, job.guidance > 1.0, job.acceleration, job.start is None
+        if (known := self._known.get(key)) is not None:
+            return known
+        if len(self._known) >= MOST_KNOWN:  # callers choose the keys
+            self._known.clear()
+        whole = None
+        if self._mean(job, Phase.DENOISE) is not None:
+            whole = sum(self._phase(job, phase) for phase in ORDER)
+        expected = job.predictions * self._prepared.get(job.bucket, 0.0) if whole is None else whole
+        self._known[key] = whole, expected
+        return whole, expected
+
     def _forget_estimates(self) -> None:
         self.version += 1
-        self._expected.clear()
+        self._known.clear()
 
     def _phase(self, job: Job, phase: Phase) -> float:
         # A phase that was never measured counts as nothing: beside the steps the others are a few percent.

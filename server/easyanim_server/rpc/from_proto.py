@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from easyanim_server.domain import job as jobs
 from easyanim_server.domain.errors import InvalidArgument, Violation
 from easyanim_server.domain.job import Bucket, FitPolicy, Job, OutputFormat, nearest_bucket
 from easyanim_server.domain.model import Capabilities
-from easyanim_server.domain.profiles import MAX_CACHE_THRESHOLD, PROFILES, Profile, Solver
+from easyanim_server.domain.profiles import DEFAULT_PROFILE, MAX_CACHE_THRESHOLD, Profile, Solver
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.domain.wording import counted, shown
 from easyanim_server.media.picture_pool import Decoder, Loaded
@@ -30,6 +30,9 @@ _threads = ThreadPoolExecutor(2, "convert")
 """Of their own, so that checks do not wait for whoever else needs a thread."""
 
 COLOUR_FORM = re.compile(r"#[0-9a-fA-F]{6}")
+
+PICTURES = ("start_image", "end_image")
+"""Fields of pictures."""
 
 NEAREST_BUCKETS = 3
 """How many suggestions an unknown bucket gets."""
@@ -63,7 +66,8 @@ async def to_job(
     loaded, bad_pictures = await _load_pictures(pictures, decoder, jobs.BLACK if wrong else background)
     wrong += bad_pictures
     wrong += _check_task(pictures, capabilities)
-    bucket, bad_size = _choose_bucket(request, settings.catalogue, loaded.get("start_image"), capabilities.geometry)
+    catalogue = settings.buckets_of(capabilities)
+    bucket, bad_size = _choose_bucket(request, catalogue, loaded.get("start_image"), capabilities.geometry)
     wrong += bad_size
     if wrong or bucket is None:
         raise InvalidArgument(wrong)
@@ -172,15 +176,18 @@ def _check_background(request: pb.GenerateRequest) -> list[Violation]:
     return [Violation("background_color", f"{said}; must look like #ffffff: red, green and blue, two hex digits each")]
 
 
-def _check_task(pictures: Collection[str], capabilities: Capabilities) -> list[Violation]:
+def _check_task(pictures: Mapping[str, bytes | memoryview], capabilities: Capabilities) -> list[Violation]:
     """Whether the model makes videos from the pictures that a request has, or from none."""
     task = jobs.START_END if "end_image" in pictures else jobs.START if "start_image" in pictures else jobs.TEXT
     if task in capabilities.tasks:
         return []
-    field = "end_image" if task == jobs.START_END and jobs.START in capabilities.tasks else "start_image"
-    state = "is missing" if task == jobs.TEXT else "is set"
-    tasks = ", ".join(sorted(capabilities.tasks))
-    return [Violation(field, f"{state}; the model's tasks are {tasks}, and this would be {task}")]
+    known = f"the model's tasks are {', '.join(sorted(capabilities.tasks))}, and this would be {task}"
+    if task == jobs.TEXT:
+        return [Violation("start_image", f"is missing; {known}")]
+    more = task == jobs.START_END and jobs.START in capabilities.tasks
+    fields = ["end_image"] if more else [name for name in PICTURES if name in pictures]
+    sizes = {name: counted(len(pictures[name]), "byte") for name in fields}
+    return [Violation(name, f"has {size}; must be left out: {known}") for name, size in sizes.items()]
 
 
 def _profile(
@@ -188,10 +195,10 @@ def _profile(
 ) -> tuple[str, Profile, list[Violation]]:
     """The name of the profile, and its values with the request's own in their place."""
     name = request.profile or default
-    known, given, wrong = name in PROFILES, request.acceleration, []
+    known, given, wrong = name in capabilities.profiles, request.acceleration, []
     if not known:  # the other fields are checked all the same
-        wrong.append(Violation("profile", f"is {shown(name)}; must be one of {', '.join(PROFILES)}"))
-    profile = capabilities.defaults.profile(name if known else default)
+        wrong.append(Violation("profile", f"is {shown(name)}; must be one of {', '.join(capabilities.profiles)}"))
+    profile = capabilities.defaults.profile(name if known else DEFAULT_PROFILE)
     values: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     solvers = capabilities.solvers
     if "solver" in values and values["solver"] not in solvers:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server import __version__
 from easyanim_server.config.settings import Settings
-from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.events import (
     Accepted,
     Chunk,
@@ -23,8 +22,8 @@ from easyanim_server.domain.events import (
     Restarted,
 )
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus
-from easyanim_server.domain.profiles import PROFILES, Profile
+from easyanim_server.domain.model import BucketStatus, Capabilities
+from easyanim_server.domain.profiles import Profile
 from easyanim_server.domain.receipt import parameters, receipt
 from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs.manager import JobManager
@@ -70,9 +69,16 @@ def to_response(event: Event, job: Job) -> pb.GenerateResponse:
 
 
 def to_server_info(
-    settings: Settings, manager: JobManager, devices: Sequence[DeviceStatus]
+    settings: Settings, manager: JobManager, devices: Sequence[DeviceStatus], activity: Sequence[pb.Activity]
 ) -> pb.GetServerInfoResponse:
-    """What the server serves and what it is doing."""
+    """What the server serves and what it is doing.
+
+    Args:
+        settings: How it serves.
+        manager: What it does.
+        devices: As they were just read.
+        activity: Of all jobs, see `activity_of`.
+    """
     model = pb.Model(name=settings.model)
     readiness: dict[Bucket, BucketStatus] = {}
     capabilities = settings.expected
@@ -87,7 +93,7 @@ def to_server_info(
     return pb.GetServerInfoResponse(
         version=__version__,
         model=model,
-        buckets=_buckets(settings.catalogue, readiness),
+        buckets=_buckets(settings.buckets_of(capabilities), readiness),
         limits=pb.Limits(
             max_request_bytes=settings.max_request_bytes,
             max_image_pixels=settings.max_image_pixels,
@@ -100,23 +106,24 @@ def to_server_info(
         state_detail=manager.detail,
         placement=info.model.placement if info else "",
         placement_reason=info.model.placement_reason if info else "",
-        activity=_activity(manager),
+        activity=activity,
         device_status=[_device_status(device) for device in devices],
-        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in PROFILES],
+        profiles=[_profile(name, capabilities.defaults.profile(name), settings) for name in capabilities.profiles],
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
-        defaults=_defaults(settings, capabilities.defaults) if info else None,
+        defaults=_defaults(settings, capabilities) if info else None,
         tasks=sorted(capabilities.tasks) if info else (),
     )
 
 
-def _defaults(settings: Settings, defaults: ModelDefaults) -> pb.Defaults:
+def _defaults(settings: Settings, capabilities: Capabilities) -> pb.Defaults:
     """What a request gets that has a prompt and nothing else, as `from_proto.to_job` resolves it."""
-    name = settings.catalogue[0].name
+    catalogue = settings.buckets_of(capabilities)
+    name = catalogue[0].name
     return pb.Defaults(
-        guidance_scale=defaults.guidance,
-        step_count=defaults.profile(settings.default_profile).steps,
+        guidance_scale=capabilities.defaults.guidance,
+        step_count=capabilities.defaults.profile(settings.default_profile).steps,
         bucket=name,
-        frame_count=max(bucket.frames for bucket in settings.catalogue if bucket.name == name),
+        frame_count=max(bucket.frames for bucket in catalogue if bucket.name == name),
     )
 
 
@@ -135,10 +142,9 @@ def _profile(name: str, profile: Profile, settings: Settings) -> pb.Profile:
     )
 
 
-def _activity(manager: JobManager) -> list[pb.Activity]:
-    """The running jobs, then those that wait."""
-    activity = []
-    for record in manager.running:
+def activity_of(manager: JobManager) -> Iterator[pb.Activity]:
+    """The running jobs, then those that wait; jobs may come and go while this is iterated."""
+    for record in tuple(manager.running):
         latest = manager.latest(record)
         progress = latest if isinstance(latest, Progress) else Progress(Phase.TEXT_ENCODE, 0, 1, None, 0.0, None)
         running = _standing(record, progress)
@@ -151,14 +157,13 @@ def _activity(manager: JobManager) -> list[pb.Activity]:
                 elapsed_duration=_duration(progress.elapsed),
             )
         )
-        activity.append(running)
+        yield running
     for record, queued in manager.waiting():
         waiting = _standing(record, queued)
         waiting.MergeFrom(
             pb.Activity(jobs_ahead_count=queued.ahead, elapsed_duration=_duration(time.monotonic() - record.created))
         )
-        activity.append(waiting)
-    return activity
+        yield waiting
 
 
 def _standing(record: JobRecord, news: Progress | Queued) -> pb.Activity:

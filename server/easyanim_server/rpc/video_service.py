@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -24,13 +25,16 @@ from easyanim_server.rpc.from_proto import check_prompts, to_job, without_mark
 from easyanim_server.rpc.interceptors import current_call
 from easyanim_server.rpc.limits import naming_what_is_too_long, taken_files
 from easyanim_server.rpc.status import to_status
-from easyanim_server.rpc.to_proto import to_lint_response, to_response, to_server_info
+from easyanim_server.rpc.to_proto import activity_of, to_lint_response, to_response, to_server_info
 from easyanim_server.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
 MOST_LOGGED = 1000
 """Characters of an unexpected error's text, which may hold whatever a caller has sent."""
+
+SLICE = 100
+"""Jobs that `GetServerInfo` describes at a stretch, which takes about two milliseconds of the event loop."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,7 +48,8 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
         self._telemetry = telemetry
         self._decoders = decoders
         self._info: asyncio.Task[pb.GetServerInfoResponse] | None = None
-        """The answer that callers wait for now."""
+        """The answer that callers wait for now, and that is not begun."""
+        self._answering = asyncio.Lock()
 
     @property
     def _capabilities(self) -> Capabilities:
@@ -92,17 +97,29 @@ class VideoService(video_pb2_grpc.VideoServiceServicer):
             raise  # for type checkers: abort never returns
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        """Return what this server serves; callers who ask while devices are read share one answer.
+        """Return what this server serves; callers who ask while another answer is made share the next one.
 
-        It is made after the last of them has asked, and with a long queue takes milliseconds of the event loop.
+        So every answer is as of a moment after its callers have asked, and one is made at a time, in slices: with a
+        thousand jobs it takes 20 ms.
         """
         if self._info is None:
             self._info = asyncio.create_task(self._read_info())
         return await asyncio.shield(self._info)  # one caller who leaves does not end it for the others
 
     async def _read_info(self) -> pb.GetServerInfoResponse:
-        try:
-            devices = await asyncio.to_thread(self._telemetry.devices.read)
-        finally:
-            self._info = None
-        return to_server_info(self._settings, self._jobs, devices)
+        async with self._answering:
+            try:
+                devices = await asyncio.to_thread(self._telemetry.devices.read)
+            finally:
+                self._info = None
+            activity = await in_slices(activity_of(self._jobs))
+            return to_server_info(self._settings, self._jobs, devices, activity)
+
+
+async def in_slices(items: Iterator[pb.Activity]) -> list[pb.Activity]:
+    """All items, with room for others on the event loop after every `SLICE`."""
+    taken: list[pb.Activity] = []
+    while part := list(islice(items, SLICE)):
+        taken += part
+        await asyncio.sleep(0)
+    return taken

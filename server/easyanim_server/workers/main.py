@@ -82,7 +82,7 @@ def start(connection: Connection, settings: Settings, engine_path: str) -> Engin
     began = time.perf_counter()
     engine: Engine = make_engine(settings)  # type: ignore[operator]
     loaded = time.perf_counter()
-    buckets = engine.prepare(settings.catalogue, report)
+    buckets = engine.prepare(settings.buckets_of(engine.capabilities), report)
     for bucket in buckets:
         note = log.warning if bucket.fallback else log.info
         note("bucket ready", **bucket.facts())

@@ -6,7 +6,11 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+
+from easyanim_server.engine.families.base import ENTRY_POINTS
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -17,7 +21,7 @@ FAMILIES = f"{ENGINE}.families"
 ROOTS = (
     f"{ENGINE}.loop",
     f"{ENGINE}.compile.planner",
-    f"{FAMILIES}.easyanimate_v51.pipeline",
+    *(f"{FAMILIES}.{file.parent.name}.{file.stem}" for file in sorted(PACKAGE.glob("engine/families/*/pipeline.py"))),
 )
 """What a prediction enters the engine through: the loop, the compiled paths, and each family's pipeline."""
 
@@ -25,6 +29,8 @@ ROOTS = (
 @cache
 def code_digest(package: Path = PACKAGE) -> str:
     """SHA-256, hex, of the source of all modules of the engine that `ROOTS` import, directly or indirectly.
+
+    Families of other distributions count with all modules of their packages.
 
     Imports are read from the source, those inside functions too, so that nothing has to be imported for it. Modules
     outside the engine do no arithmetic and do not count; neither do modules of the engine that no prediction reaches,
@@ -37,7 +43,18 @@ def code_digest(package: Path = PACKAGE) -> str:
     for name, file in sorted(_reached(package).items()):
         digest.update(f"{name}\n".encode())
         digest.update(file.read_bytes())
+    for name, file in _registered():
+        digest.update(f"{name}\n".encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _registered() -> Iterator[tuple[str, Path]]:
+    """Modules beside the one of each entry point, and below; nothing is imported but the packages around it."""
+    for module in sorted({point.module for point in entry_points(group=ENTRY_POINTS)}):
+        found = find_spec(module)
+        for file in sorted(Path(found.origin).parent.rglob("*.py")) if found and found.origin else ():
+            yield f"{module} {file.name}", file
 
 
 def _reached(package: Path) -> dict[str, Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -12,6 +13,10 @@ from easyanim_server.domain.model import Capabilities
 from easyanim_server.engine.families.runtime import Pipeline
 from easyanim_server.engine.memory.outline import Outline
 from easyanim_server.engine.weights.index import CheckpointIndex
+
+ENTRY_POINTS = "easyanim_server.families"
+"""Group of entry points by which other distributions register their families; each gives a `ModelFamily` when called
+without arguments."""
 
 
 def never(height: int, width: int) -> bool:
@@ -54,7 +59,7 @@ class LoadOptions:
 
 
 class ModelFamily(Protocol):
-    """Models that share code: EasyAnimate V5.1 is one. Registered in `families.registry`."""
+    """Models that share code: EasyAnimate V5.1 is one. See docs/families.md."""
 
     @property
     def name(self) -> str:
@@ -74,6 +79,25 @@ class ModelFamily(Protocol):
 
         Raises:
             UnsupportedModel: the configurations describe no networks.
+        """
+
+    def check(self, index: CheckpointIndex) -> None:
+        """Refuse a checkpoint that `load` cannot load, by the headers of all of `files`; no weight is read.
+
+        Raises:
+            UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
+        """
+
+    def components(self, index: CheckpointIndex, *, device: torch.device, dtype: torch.dtype, on_host: bool) -> Any:
+        """Load the networks alone, of the family's own types; arguments as `LoadOptions` has them."""
+
+    def export(self, index: CheckpointIndex, folder: Path, device: torch.device) -> None:
+        """Write a model that is made at start as a folder that the family recognises.
+
+        Args:
+            index: Of such a model, whose folder is None. Families without such models are not asked.
+            folder: Absent or empty.
+            device: Where weights are drawn.
         """
 
     def load(self, index: CheckpointIndex, options: LoadOptions) -> Pipeline:

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
 
-from easyanim_server.domain.errors import UnsupportedModel
-from easyanim_server.engine.families.base import Match, ModelFamily
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.domain.published import DESCRIBED
+from easyanim_server.engine.families.base import ENTRY_POINTS, Match, ModelFamily
 from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
+from easyanim_server.engine.weights.identity import identity_of
 from easyanim_server.engine.weights.index import CheckpointIndex
 
 FAMILIES: tuple[ModelFamily, ...] = (EasyAnimateV51(),)
-"""In the order in which they are asked."""
+"""Those of this package, in the order in which they are asked."""
+
+SERVED = ("text-to-video", "image-to-video")
+"""Kinds of models."""
 
 
-def recognise(index: CheckpointIndex, families: Sequence[ModelFamily] = FAMILIES) -> ModelFamily:
+@cache
+def registered() -> tuple[ModelFamily, ...]:
+    """`FAMILIES`, then those of installed distributions by their names.
+
+    Raises:
+        ConfigurationError: one of them cannot be imported; says which, and what registers it.
+    """
+    found = [*FAMILIES]
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            found.append(point.load()())
+        except Exception as error:  # whatever its import raises
+            raise ConfigurationError(
+                f"the model family {point.name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}; "
+                f"mend or uninstall {point.dist.name if point.dist else 'what registers it'}"
+            ) from error
+    return tuple(found)
+
+
+def recognise(index: CheckpointIndex, families: Sequence[ModelFamily] | None = None) -> ModelFamily:
     """The first family that runs a checkpoint.
 
     Args:
         index: The checkpoint.
-        families: Those to ask.
+        families: Those to ask; by default all that are registered.
 
     Raises:
-        UnsupportedModel: there is none; has the sentences of all that were asked.
+        UnsupportedModel: there is none; has the sentences of all that were asked. Or the tensors that are here are of
+            two models, or of one that follows another video or a camera.
+        ConfigurationError: as `registered`.
     """
+    identity = identity_of(index)
+    if identity is not None and identity.kind not in SERVED:
+        described, latent = DESCRIBED[identity.kind], "its transformer's proj.weight has the input channels of one"
+        raise UnsupportedModel(f"{index.name} is {described}, which this server does not serve yet: {latent}")
     sentences = []
-    for family in families:
+    for family in registered() if families is None else families:
         found = family.recognise(index)
         if isinstance(found, Match):
             return family

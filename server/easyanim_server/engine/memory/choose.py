@@ -37,6 +37,10 @@ class PlacementChoice:
         """Whether a bucket of that size needs the VAE to work on tiles."""
         return any(item.tiled for item in self.estimates if (item.bucket.height, item.bucket.width) == (height, width))
 
+    def wants_tiles(self, tiling: Tiling, height: int, width: int) -> bool:
+        """Whether the VAE is to work on tiles, where it can: if that is asked for or needed."""
+        return tiling is Tiling.ON or (tiling is Tiling.AUTO and self.tiles(height, width))
+
 
 Asked = tuple[str, str, str]
 """Placement, backend and precision, as settings name them."""

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants
 from transformers.utils import logging as transformers_logging
 
 from easyanim_server import catalog
-from easyanim_server.catalog import DEMO, TINY
+from easyanim_server.catalog import DEMO
 from easyanim_server.config import checks as preflight
-from easyanim_server.config.checks import is_hosted, is_made_here
+from easyanim_server.config.checks import is_hosted
 from easyanim_server.config.model_defaults import DEMO_FOLDER
-from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
+from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
-from easyanim_server.engine.families.easyanimate_v51 import builtin, positions
-from easyanim_server.engine.families.easyanimate_v51.builtin import SYNTHETIC
-from easyanim_server.engine.families.easyanimate_v51.components import Components
-from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
 from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.memory.outline import Outline
-from easyanim_server.engine.weights import folder as folders
-from easyanim_server.engine.weights.contents import check_safetensors, one_line
-from easyanim_server.engine.weights.export import write
-from easyanim_server.engine.weights.folder import CONFIG_NAMES, CONFIG_PATTERNS, weight_files
+from easyanim_server.engine.weights import hub, modelscope
+from easyanim_server.engine.weights.contents import check_safetensors
+from easyanim_server.engine.weights.convert import convert as to_diffusers
+from easyanim_server.engine.weights.download import Observe, unobserved
 from easyanim_server.engine.weights.index import CheckpointIndex
+from easyanim_server.engine.weights.layout import CONFIG_NAMES, CONFIG_PATTERNS
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +35,6 @@ log = logging.getLogger(__name__)
 for _library in (diffusers_logging, transformers_logging):
     _library.disable_default_handler()
     _library.enable_propagation()
-# Diffusers warns of a key that published configurations have and that its own pipeline reads, and of ours.
-logging.getLogger("diffusers.configuration_utils").addFilter(
-    lambda record: not any(key in record.getMessage() for key in ("cache_mag_vae", positions.KEY))
-)
 
 
 def find(model: str, revision: str | None = None) -> CheckpointIndex:
@@ -74,7 +61,13 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
     )
 
 
-def complete(index: CheckpointIndex, files: Sequence[str], revision: str | None = None) -> CheckpointIndex:
+def complete(
+    index: CheckpointIndex,
+    files: Sequence[str],
+    revision: str | None = None,
+    started: Callable[[int], None] = unobserved,
+    observe: Observe = unobserved,
+) -> CheckpointIndex:
     """Download files of weights where the model is hosted; of other models they are there, or `load` misses them.
 
     Raises:
@@ -82,13 +75,13 @@ def complete(index: CheckpointIndex, files: Sequence[str], revision: str | None 
     """
     if index.folder is None or not is_hosted(index.name):
         return index
-    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files))
+    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files, started, observe))
 
 
 def load(
     model: str, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, on_host: bool = False
-) -> Components:
-    """Load a model, downloading it where needed.
+) -> Any:
+    """Load a model's networks alone, downloading them where needed; for measurements that take them apart.
 
     Args:
         model: As `find` takes it.
@@ -97,13 +90,15 @@ def load(
         revision: As `find` takes it.
         on_host: Whether weights stay in host memory, from where a `Placement` brings them to the device.
 
+    Returns:
+        What the model's family gives as its `components`.
+
     Raises:
         UnsupportedModel: there is no such model, or this server cannot run it; says what to use instead.
         ConfigurationError: as `find`.
     """
     index = find(model, revision)
-    family = EasyAnimateV51()
-    recognise(index, [family])  # before gigabytes are downloaded
+    family = recognise(index)  # before gigabytes are downloaded
     index = complete(index, family.files(index), revision)
     return family.components(index, device=device, dtype=dtype, on_host=on_host)
 
@@ -139,24 +134,44 @@ def export(model: str, folder: Path, device: torch.device | None = None) -> None
         UnsupportedModel: `model` is another one.
         ConfigurationError: `folder` is not empty.
     """
-    if model != TINY and model not in SYNTHETIC:
-        raise UnsupportedModel(f"{model} cannot be exported; {', '.join([TINY, *SYNTHETIC])} can")
+    known = catalog.find(model)
+    if known is None or known.origin != "made":
+        made = ", ".join(item.name for item in catalog.MODELS if item.origin == "made")
+        raise UnsupportedModel(f"{model} cannot be exported; {made} can")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not an empty folder; nothing was written")
-    if model == TINY:
-        builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
-        return
-    device = device or resolve_device("auto")
-    modules = builtin.synthetic(SYNTHETIC[model], device=device, dtype=torch.bfloat16)
-    write(modules, builtin.synthetic_text_config(), folder)
+    index = CheckpointIndex(model, None)
+    recognise(index).export(index, folder, device or resolve_device("auto"))
+
+
+def convert(model: str, target: Path, revision: str | None = None) -> None:
+    """Write a model of its authors' layout as a diffusers folder, which `load` reads back to the same bits.
+
+    Args:
+        model: A folder or an id, as in `load`.
+        target: Where to; there must be nothing.
+        revision: As in `load`.
+
+    Raises:
+        UnsupportedModel: this server cannot run the model, or it is in diffusers' layout already.
+        ConfigurationError: there is something at `target`, or the model cannot be had.
+        OSError: it cannot be written.
+    """
+    if preflight.is_made_here(model):
+        raise UnsupportedModel(f"{model} is no model in EasyAnimate's own layout; `export` writes it")
+    index = find(model, revision)
+    folder = complete(index, recognise(index).files(index), revision).folder
+    assert folder is not None  # models that are made here are left out above
+    inspect(model, revision)
+    to_diffusers(folder, model, target)
 
 
 def _demo() -> Path:
     """The folder of the demo's model, which has its weights."""
-    described = (DEMO_FOLDER / "text_encoder" / "config.json").is_file()
-    wanted = weight_files(DEMO_FOLDER) if described else ["text_encoder/config.json"]
-    absent = [name for name in wanted if not (DEMO_FOLDER / name).is_file()]
-    if absent:
+    index = CheckpointIndex(DEMO, DEMO_FOLDER)
+    described = index.has("text_encoder/config.json")
+    wanted = recognise(index).files(index) if described else ["text_encoder/config.json"]
+    if absent := hub.absent_of(DEMO_FOLDER, wanted):
         raise UnsupportedModel(f"this installation lacks the weights of {DEMO}: {', '.join(absent)} in {DEMO_FOLDER}")
     return DEMO_FOLDER
 
@@ -170,84 +185,82 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
     Raises:
         UnsupportedModel: as `load`.
     """
-    if is_made_here(model) and model != DEMO:
+    known = catalog.find(model)
+    if known is not None and known.origin == "made":
         return []
-    folder = (
-        cached_folder(model, revision)
-        if is_hosted(model)
-        else _demo()
-        if model == DEMO
-        else preflight.local_folder(model)
-    )
-    if folder is None:
-        return CONFIG_NAMES
-    absent = _absent(folder, CONFIG_NAMES) if is_hosted(model) else []
-    if absent:
-        return absent
-    modules = folders.outline(folder, model)
-    wanted = weight_files(folder)
-    absent = _absent(folder, wanted) if is_hosted(model) else []
-    if absent:
+    hosted = is_hosted(model)
+    if hosted:
+        folder = cached_folder(model, revision)
+        if absent := CONFIG_NAMES if folder is None else hub.absent_of(folder, CONFIG_NAMES):
+            return absent
+    else:
+        folder = _demo() if model == DEMO else preflight.local_folder(model)
+    index = CheckpointIndex(model, folder)
+    family = recognise(index)
+    wanted = family.files(index)
+    if hosted and folder is not None and (absent := hub.absent_of(folder, wanted)):
         for name in sorted({*wanted} - {*absent}):
             check_safetensors(folder / name)
         return absent
-    folders.check_weights(modules, folder)
+    family.check(index)
     return []
 
 
 def cached_folder(model: str, revision: str | None = None) -> Path | None:
-    """Where the cache has files of a Hugging Face id, complete or not; None where it has none."""
-    cache = constants.HF_HUB_CACHE  # as it is now: the default of the call is as it was when it was imported
-    found = try_to_load_from_cache(model, "model_index.json", cache_dir=cache, revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
+    """Where this machine keeps files of a hosted model, complete or not; None where it has none."""
+    if not modelscope.is_modelscope(model):
+        return hub.cached_folder(model, revision)
+    folder = modelscope.folder_of(model, revision)
+    return folder if (folder / "model_index.json").is_file() else None
 
 
-def _absent(folder: Path, names: Sequence[str]) -> list[str]:
-    return [name for name in names if not (folder / name).is_file()]
+def cache_of(model: str, revision: str | None = None) -> tuple[Path, str]:
+    """Where files of a hosted model are kept on this machine, and the variable that moves that place."""
+    if modelscope.is_modelscope(model):
+        return modelscope.folder_of(model, revision), "MODELSCOPE_CACHE"
+    return Path(constants.HF_HUB_CACHE), "HF_HOME"
 
 
-def _fetch(model: str, revision: str | None, patterns: list[str], needed: Sequence[str]) -> Path:
-    """Download files, or take them from the cache where the Hub cannot be reached, or is not what answers.
+def host_of(model: str) -> str:
+    """The name of the host of a model that is downloaded."""
+    return "ModelScope" if modelscope.is_modelscope(model) else "Hugging Face"
+
+
+def download(
+    model: str,
+    revision: str | None,
+    started: Callable[[int], None] = unobserved,
+    observe: Observe = unobserved,
+) -> Path:
+    """Bring all that `load` needs of a hosted model; what is here is not brought again.
+
+    Configurations come first, so that a model that cannot run costs no gigabytes.
 
     Args:
-        model: A Hugging Face id.
+        model: An id of Hugging Face, or of ModelScope with ``modelscope:`` before it.
         revision: As in `load`.
-        patterns: Of the files to download.
-        needed: Files without which the cache is not complete.
+        started: Is called with the bytes of the weights, here or not, where the host can be asked.
+        observe: Is called with the bytes that have come, those that were here among them.
+
+    Raises:
+        UnsupportedModel: as `load`.
+        ConfigurationError: as `load`.
     """
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # httpx, the disk, the storage backend: each fails in its own types
-        folder = cached_folder(model, revision)
-        absent = _absent(folder, needed) if folder else []
-        if folder is None or absent:
-            raise _refusal(model, revision, error, absent) from error
-        log.warning("%s is taken from the cache, since the Hub cannot be asked: %s", model, one_line(error))
-        return folder
+    index = find(model, revision)
+    files = recognise(index).files(index)
+    folder = complete(index, files, revision, started, observe).folder
+    assert folder is not None  # models that are made here are not hosted
+    return folder
 
 
-def _refusal(model: str, revision: str | None, error: Exception, absent: Sequence[str]) -> EasyAnimError:
-    """Why a model can be had neither from the Hub nor from the cache."""
-    if isinstance(error, GatedRepoError):
-        return ConfigurationError(f"{model} asks for consent: accept its terms on huggingface.co and set HF_TOKEN")
-    if isinstance(error, RepositoryNotFoundError):
-        return UnsupportedModel(f"Hugging Face has no model {model}, or HF_TOKEN may not see it")
-    if isinstance(error, RevisionNotFoundError):
-        return UnsupportedModel(f"{model} has no revision {revision!r}")
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return ConfigurationError(
-            f"{model} cannot be kept: {error.filename}: {error.strerror}; set HF_HOME to a folder that can be written"
-        )
-    lacking = f", which lacks {', '.join(absent[:3])}{' and more' if len(absent) > 3 else ''}" if absent else ""
-    cache = f"{model} is not complete in the cache {constants.HF_HUB_CACHE}{lacking}"
-    if constants.is_offline_mode():
-        return ConfigurationError(f"HF_HUB_OFFLINE is set, and {cache}")
-    hub = constants.ENDPOINT + (" (HF_ENDPOINT)" if os.environ.get("HF_ENDPOINT") else "")
-    if isinstance(error, ValueError):  # JSON was awaited
-        return ConfigurationError(
-            f"{hub} does not answer as Hugging Face does; is it the login page of a network or proxy? And {cache}"
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        said = one_line(error.__cause__) if isinstance(error.__cause__, Exception) else "no answer"
-        return ConfigurationError(f"Hugging Face cannot be reached at {hub} ({said}), and {cache}")
-    return ConfigurationError(f"{model} cannot be downloaded from {hub}: {one_line(error)}; and {cache}")
+def _fetch(
+    model: str,
+    revision: str | None,
+    patterns: list[str],
+    needed: Sequence[str],
+    started: Callable[[int], None] = unobserved,
+    observe: Observe = unobserved,
+) -> Path:
+    """Download files from the host of a model, or take them as they are here where it cannot be asked."""
+    bring = modelscope.bring if modelscope.is_modelscope(model) else hub.bring
+    return bring(model, revision, patterns, needed, started, observe)

@@ -15,12 +15,13 @@ from easyanim_server.domain.model import Capabilities
 from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.base import LoadOptions, Match, Refusal
 from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51 import export as exports
+from easyanim_server.engine.families.easyanimate_v51 import folder as folders
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.outline import measure
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.runtime import Pipeline
 from easyanim_server.engine.memory.outline import Outline
-from easyanim_server.engine.weights import folder as folders
 from easyanim_server.engine.weights.index import CheckpointIndex
 
 VAE_LEVELS = 4
@@ -60,8 +61,8 @@ class EasyAnimateV51:
             latent_channels=vae.get("latent_channels", published.latent_channels),
             max_frames=published.max_frames,
         )
-        shaped = replace(expected, geometry=geometry)
-        return replace(shaped, defaults=modeldefaults.read(index.folder, shaped))
+        defaults = modeldefaults.read(index.folder, expected.defaults, geometry)
+        return replace(expected, geometry=geometry, defaults=defaults)
 
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         """See `ModelFamily.files`."""
@@ -70,6 +71,22 @@ class EasyAnimateV51:
     def outline(self, index: CheckpointIndex, dtype: torch.dtype) -> Outline:
         """See `ModelFamily.outline`."""
         return measure(self.networks(index), dtype)
+
+    def check(self, index: CheckpointIndex) -> None:
+        """See `ModelFamily.check`."""
+        if index.folder is not None:
+            folders.check_weights(folders.outline(index.folder, index.name), index.folder)
+
+    def export(self, index: CheckpointIndex, folder: Path, device: torch.device) -> None:
+        """See `ModelFamily.export`. Stock diffusers reads ``builtin:tiny`` as well.
+
+        Synthetic models are written in bfloat16, with a text encoder without its last layer.
+        """
+        if index.name not in builtin.SYNTHETIC:
+            builtin.tiny(device=torch.device("cpu"), dtype=torch.float32).save_pretrained(folder)
+            return
+        modules = builtin.synthetic(builtin.SYNTHETIC[index.name], device=device, dtype=torch.bfloat16)
+        exports.write(modules, builtin.synthetic_text_config(), folder)
 
     def networks(self, index: CheckpointIndex) -> Components:
         """Build the networks without weights: on the meta device, but for ``builtin:tiny``."""

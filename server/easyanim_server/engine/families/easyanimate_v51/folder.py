@@ -1,7 +1,8 @@
-"""A model's folder in diffusers layout: which ones are refused, and how the others become modules."""
+"""A model's folder, in diffusers' layout or its authors': which ones are refused, and how the others become modules."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
-from easyanim_server import catalog
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.config import model_defaults as modeldefaults
 from easyanim_server.domain.errors import UnsupportedModel
@@ -18,27 +18,14 @@ from easyanim_server.engine.families.easyanimate_v51.components import Component
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.weights import read as weights
 from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken, typed
-from easyanim_server.engine.weights.read import files_of, load_weights, stored_names
+from easyanim_server.engine.weights.layout import CONFIG_FILES
+from easyanim_server.engine.weights.original import transformer_name
+from easyanim_server.engine.weights.read import files_of, load_weights
 
-CONFIG_FILES = {
-    "transformer": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
-"""The file that describes each component."""
-
-CONFIG_NAMES = ["model_index.json", *(f"{component}/{file}" for component, file in CONFIG_FILES.items())]
-"""Without which there is no model."""
-
-CONFIG_PATTERNS = [
-    *CONFIG_NAMES,
-    modeldefaults.FILE,
-    "*/*.index.json",
-    "tokenizer/*",
-]
-"""All that `check` reads, for a download without weights."""
+# Diffusers warns of a key that published configurations have and that its own pipeline reads, and of ours.
+logging.getLogger("diffusers.configuration_utils").addFilter(
+    lambda record: not any(key in record.getMessage() for key in ("cache_mag_vae", positions.KEY))
+)
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 """Stems of the libraries' weight files."""
@@ -48,7 +35,7 @@ def check(folder: Path, model: str) -> None:
     """Refuse what this server cannot run, from configurations and names alone; no weight is read.
 
     Args:
-        folder: In diffusers layout, with or without weights.
+        folder: In either layout, with or without weights.
         model: What the operator called it, for the message.
 
     Raises:
@@ -96,7 +83,7 @@ def outline(folder: Path, model: str) -> Components:
         text_encoder=text_encoder,
         tokenizer=_tokenizer(folder, model),
         scheduler=scheduler,
-        defaults=modeldefaults.read(folder, catalog.expected(model)),
+        defaults=modeldefaults.read(folder),
     )
 
 
@@ -110,7 +97,7 @@ def check_weights(modules: Components, folder: Path) -> None:
     Raises:
         UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
     """
-    weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS)
+    weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS, transformer_name)
     weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS)
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
@@ -121,7 +108,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     """Load a folder that `check` accepts.
 
     Args:
-        folder: In diffusers layout, with safetensors weights.
+        folder: In either layout, with safetensors weights.
         model: What the operator called it; becomes the modules' name.
         device: Where the networks go.
         dtype: Of the weights, whatever the files hold.
@@ -132,8 +119,11 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     """
     modules = outline(folder, model)
     check_weights(modules, folder)
-    for name, network in (("transformer", modules.transformer), ("vae", modules.vae)):
-        load_weights(network, folder / name, _DIFFUSERS, device=device, dtype=dtype, own=own)
+    for name, network, rename in (
+        ("transformer", modules.transformer, transformer_name),
+        ("vae", modules.vae, weights.as_stored),
+    ):
+        load_weights(network, folder / name, _DIFFUSERS, rename, device=device, dtype=dtype, own=own)
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
     load_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name, device=device, dtype=dtype, own=own)
@@ -143,9 +133,9 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
 def _problem(folder: Path) -> str | None:
     """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
     if not (folder / "model_index.json").is_file():
-        return "has no model_index.json, so it is no folder in diffusers layout"
+        return "has no model_index.json, so it is no model's folder"
     index = read_object(folder / "model_index.json")
-    if "text_encoder_2" in index or "Multi_Text_Encoder" in str(index.get("_class_name")):
+    if "text_encoder_2" in index:
         return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
     for component, file in CONFIG_FILES.items():
         if not (folder / component / file).is_file():
@@ -159,9 +149,6 @@ def _problem(folder: Path) -> str | None:
         return f"reads prompts with {text_encoder.get('model_type')}, and EasyAnimate V5.1 with qwen2_vl"
     if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
         return f"is sampled with {scheduler.get('_class_name')}, and V5.1 with FlowMatchEulerDiscreteScheduler"
-    # The authors' first format has the same configurations, and other names for the weights.
-    if any(".attn2." in name for name in stored_names(folder / "transformer", _DIFFUSERS)):
-        return "is in EasyAnimate's original format, not in diffusers'"
     try:
         positions.formula(transformer, "original")
     except ValueError as error:
