@@ -9,7 +9,7 @@ import typer
 
 from easyanim_server.cli.flags import Force, examples, number
 from easyanim_server.config import checks as preflight
-from easyanim_server.config import environment
+from easyanim_server.config import environment, model_checks
 
 EPILOG = examples(
     "easyanim-server bench --buckets 384x672 --precisions bf16",
@@ -36,7 +36,7 @@ def bench(
 ) -> None:
     """Measure stock diffusers and our paths side by side. Lists are separated by commas."""
     if model is not None:
-        preflight.check_model(model)
+        model_checks.check_model(model)
     environment.temporary_folder()
     from easyanim_server.benchmark import benchmark
     from easyanim_server.benchmark import tables as speedtable

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from easyanim_server.cli.flags import described, examples
-from easyanim_server.config import checks as preflight
-from easyanim_server.config import environment
+from easyanim_server.config import environment, model_checks
 from easyanim_server.config.settings import Settings
 
 EPILOG = examples("easyanim-server convert ./EasyAnimateV5.1-7b-zh-InP ./EasyAnimateV5.1-7b-zh-InP-diffusers")
@@ -22,7 +21,7 @@ def convert(
 ) -> None:
     """Write a model of EasyAnimate's own layout as a diffusers folder; `serve` reads either, so it need not be."""
     settings = Settings.load({"model": source, **({"revision": revision} if revision else {})})
-    preflight.check_model(settings.model, settings.revision)
+    model_checks.check_model(settings.model, settings.revision)
     environment.temporary_folder()
     from easyanim_server.cli import tools
 

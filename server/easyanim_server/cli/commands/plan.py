@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from easyanim_server.cli.flags import described, examples
-from easyanim_server.config import checks as preflight
-from easyanim_server.config import environment
+from easyanim_server.config import environment, model_checks
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain import cards
 
@@ -35,7 +34,7 @@ def plan(
     flags = {"model": model, "buckets": buckets, "placement": placement, "precision": precision, "backend": backend,
              "vae_tiling": vae_tiling}  # fmt: skip
     settings = Settings.load({name: value for name, value in flags.items() if value is not None})
-    preflight.check_model(settings.model, settings.revision)
+    model_checks.check_model(settings.model, settings.revision)
     environment.temporary_folder()
     known = cards.find(card) if card else None
     from easyanim_server.cli import memory_plan as memoryplan
