@@ -11,7 +11,7 @@ import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from tests.conftest import Stub
-from tests.rpc.test_profiles_over_rpc import REAL, accepted
+from tests.rpc.calls import REAL, accepted
 from tests.servers import RunningServer, settings
 
 

@@ -8,13 +8,11 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.domain import errors
@@ -24,29 +22,10 @@ from tests import video_reader
 from tests.conftest import Stub, kinds, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
+from tests.rpc.calls import detail, wait_until_idle
 from tests.servers import RunningServer, settings
 
-D = TypeVar("D", bound=Message)
-
 PHASES = ["TEXT_ENCODE", "IMAGE_ENCODE", "DENOISE", "DECODE"]
-
-
-def detail(error: grpc.RpcError, kind: type[D]) -> D:
-    """The google.rpc detail of one kind in a failed call's status."""
-    assert isinstance(error, grpc.Call)
-    status = rpc_status.from_call(error)
-    found = kind()
-    assert any(item.Unpack(found) for item in status.details), f"no {kind.__name__} in {status}"
-    return found
-
-
-def wait_until_idle(stub: Stub, seconds: float = 10.0) -> float:
-    """Wait until no job waits or runs; returns how long that took."""
-    began = time.monotonic()
-    while stub.GetServerInfo(pb.GetServerInfoRequest()).job_count:
-        assert time.monotonic() - began < seconds, "a job was left behind"
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def test_events_come_in_the_documented_order_and_the_chunks_are_the_file(stub: Stub, png: bytes) -> None:

@@ -16,9 +16,9 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from easyanim_client.metadata import find_comment
 from tests.conftest import Stub, request
+from tests.rpc.calls import REAL, accepted
 from tests.servers import RunningServer, settings
 
-REAL = "easyanim_server.engine.engine:Engine.from_settings"
 CACHED: dict[str, Any] = {"cache_threshold": 10.0, "solver": "unipc"}
 """A threshold that all but the first and the last step stay under."""
 
@@ -28,14 +28,6 @@ def tiny() -> Iterator[RunningServer]:
     """A server with the built-in model, whose default is `fast`."""
     with RunningServer(settings(model="builtin:tiny", buckets="32x48x5", default_profile="fast"), REAL) as server:
         yield server
-
-
-def accepted(stub: Stub, **fields: Any) -> pb.Parameters:
-    """The parameters that a request is accepted with; its work is cancelled."""
-    call = stub.Generate(pb.GenerateRequest(prompt="instant", **fields))
-    parameters: pb.Parameters = next(call).accepted.parameters
-    call.cancel()
-    return parameters
 
 
 def resolved(given: pb.Parameters) -> tuple[object, ...]:

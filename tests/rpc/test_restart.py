@@ -22,8 +22,7 @@ from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, kinds, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
-from tests.rpc.test_generate import detail, wait_until_idle
-from tests.rpc.test_server import NOT_SERVING, health
+from tests.rpc.calls import NOT_SERVING, detail, health, wait_until_idle
 from tests.servers import RunningServer, settings
 
 Event = pb.GenerateResponse

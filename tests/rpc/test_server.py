@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
@@ -27,17 +26,8 @@ from tests.conftest import Stub, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
 from tests.proxy import Proxy
+from tests.rpc.calls import NOT_SERVING, SERVICE, SERVING, health
 from tests.servers import RunningServer, settings
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICE = "easyanim.v1.VideoService"
-
-
-def health(address: str, service: str = "") -> int:
-    with grpc.insecure_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # its methods are not typed
-        return int(stub.Check(health_pb2.HealthCheckRequest(service=service)).status)
 
 
 def test_health_is_not_serving_until_the_worker_is_warm(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, request
 from tests.engines import SIMULATED
-from tests.rpc.test_generate import wait_until_idle
-from tests.rpc.test_metrics import Metered
+from tests.rpc.calls import wait_until_idle
+from tests.rpc.metered import Metered
 from tests.servers import RunningServer, settings
 
 

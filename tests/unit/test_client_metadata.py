@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from easyanim_client import metadata
 from easyanim_client.metadata import find_comment, read_comment
 from easyanim_server.domain.job import OutputFormat
-from tests.unit.test_encoder import encode, moving_pattern
+from tests.clips import encode, moving_pattern
 
 COMMENT = '{"prompt": "猫在眨眼 – a cat blinks", "more": "' + "x" * 3_000 + '"}'
 every_format = pytest.mark.parametrize("output", OutputFormat, ids=lambda output: output.name)

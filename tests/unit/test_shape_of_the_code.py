@@ -70,6 +70,18 @@ def test_private_names_stay_in_their_module() -> None:
     assert imported == []
 
 
+def test_no_test_imports_from_another() -> None:
+    """What several tests use is in a module of its own; a file of tests can be moved or deleted."""
+    imported = [
+        f"{name}: {module}"
+        for name, tree in TREES.items()
+        for module in imports(tree)
+        if module.startswith("tests.") and any(part.startswith("test_") for part in module.split("."))
+    ]
+
+    assert imported == []
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     """Imports inside functions count: they hide a circle and do not remove it."""
     modules = {module_name(name): name for name in FILES}

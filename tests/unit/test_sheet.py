@@ -13,7 +13,7 @@ from rich.console import Console
 
 from easyanim_client.sheet import FRAMES, OTHER_LINES, layout, print_sheet
 from easyanim_server.domain.job import OutputFormat
-from tests.unit.test_encoder import encode
+from tests.clips import encode
 
 
 def screen(width: int = 83, height: int = 12) -> Console:
