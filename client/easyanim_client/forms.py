@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,7 +26,7 @@ def read_picture(field: str, picture: Picture | None) -> bytes | None:
     """The bytes of a picture; None where there is none.
 
     Raises:
-        InvalidRequest: it is empty.
+        InvalidRequest: it is empty, or a device.
         OSError: it cannot be read.
         TypeError: it is no picture in any of its forms.
     """
@@ -34,6 +35,8 @@ def read_picture(field: str, picture: Picture | None) -> bytes | None:
     data: object = picture
     if isinstance(picture, (str, os.PathLike)):
         try:
+            if stat.S_ISCHR(os.stat(picture).st_mode):  # such as /dev/zero, which never ends
+                raise InvalidRequest.of_field(field, f"{os.fspath(picture)} is a device; must be a file")
             data = Path(picture).read_bytes()
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror} ({field})", str(picture)) from error

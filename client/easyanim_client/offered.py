@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easyanim_client.errors import Violation
@@ -10,7 +10,7 @@ from easyanim_client.served import ServerInfo
 
 
 def refused(arguments: Mapping[str, Any], served: ServerInfo) -> list[Violation]:
-    """Every argument of `Client.generate` that this server does not offer: bucket, frames, steps and profile.
+    """Every argument of `Client.generate` that this server does not offer: bucket, frames, steps, profile and pictures.
 
     Args:
         arguments: Of the generation; those that are left out are the server's to choose.
@@ -33,4 +33,15 @@ def refused(arguments: Mapping[str, Any], served: ServerInfo) -> list[Violation]
     profiles = [item.name for item in served.profiles]
     if profile is not None and profiles and profile not in profiles:
         wrong.append(Violation("profile", f"is {profile!r}; must be one of {', '.join(profiles)}"))
-    return wrong
+    return wrong + _wrong_pictures(arguments, served.tasks)
+
+
+def _wrong_pictures(arguments: Mapping[str, Any], tasks: Sequence[str]) -> list[Violation]:
+    """Pictures that the model makes nothing of; none where the server does not say."""
+    given = [name for name in ("start_image", "end_image") if arguments.get(name) is not None]
+    task = "start_end" if "end_image" in given else "start"
+    if not given or not tasks or task in tasks:
+        return []
+    known = f"the model's tasks are {', '.join(tasks)}, and this would be {task}"
+    fields = given[-1:] if "start" in tasks else given
+    return [Violation(name, f"must be left out: {known}") for name in fields]

@@ -210,7 +210,11 @@ SERVE: list[str | Path] = [BIN / "easyanim-server", "serve"]
     [
         (["--queue-size", "0"], {}, ["queue_size", "'0'", "greater than or equal to 1"]),
         (["--buckets", "100x100"], {}, ["100x100", "multiple of 16"]),
-        (["--model", "alibaba-pai/EasyAnimateV5-7b-zh-InP"], {}, ["EasyAnimateV5.1-7b-zh-InP-diffusers"]),
+        (
+            ["--model", "alibaba-pai/EasyAnimateV5.1-7b-zh-Control"],
+            {},
+            ["Control", "use alibaba-pai/EasyAnimateV5.1-7b-zh-InP"],
+        ),
         (["--model", "builtin:huge"], {}, ["builtin:tiny"]),
         (["--model", "builtin:tiny", "--device", "cuda:99"], {}, ["cuda:99"]),
         ([], {"EASYANIM_TYPO": "1"}, ["EASYANIM_TYPO", "EASYANIM_QUEUE_SIZE"]),

@@ -92,6 +92,12 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "guidance infinite": ({"guidance_scale": float("inf")}, "guidance_scale", ["inf"]),
     "no frames a second": ({"frame_rate_fps": 0}, "frame_rate_fps", ["0", "from 1 to 60"]),
     "too many frames a second": ({"frame_rate_fps": 61}, "frame_rate_fps", ["61", "from 1 to 60"]),
+    "NUL in the prompt": ({"prompt": "a\0 \0c\0a\0t\0"}, "prompt", ["U+0000 as character 2", "UTF-16"]),
+    "escape in the negative prompt": (
+        {"negative_prompt": "blurry\x1b[31m"},
+        "negative_prompt",
+        ["U+001B as character 7", "without control characters"],
+    ),
     "negative seed": ({"seed": -1}, "seed", ["-1", "from 0 to 9223372036854775807; leave it out for a random one"]),
     "unknown format": ({"output_mime_type": "video/avi"}, "output_mime_type", ["video/avi", "video/mp4"]),
     "unknown fit": ({"fit_policy": 9}, "fit_policy", ["9", "FIT_POLICY_PAD"]),

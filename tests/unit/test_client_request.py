@@ -47,6 +47,12 @@ def test_a_picture_that_is_not_there_is_an_error_of_the_file_system(tmp_path: Pa
         build_request("a cat", start_image=tmp_path / "missing.png")
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_picture(device: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"start_image: {device} is a device; must be a file"):
+        build_request("a cat", start_image=device)
+
+
 @pytest.mark.parametrize(("given", "ratio"), [(1.5, 1.5), (2, 2.0), ("1.5", 1.5), ("3:2", 1.5), (" 4 : 3 ", 4 / 3)])
 def test_an_aspect_ratio_may_be_a_number_or_two(given: float | int | str, ratio: float) -> None:
     assert build_request("a cat", aspect_ratio=given).aspect_ratio == pytest.approx(ratio)

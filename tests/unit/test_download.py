@@ -140,3 +140,21 @@ def test_models_and_revisions_that_modelscope_has_not_are_named(host: type[FileH
         modelscope.bring("modelscope:nobody/nothing", None, ["*"], [])
     with pytest.raises(UnsupportedModel, match="no public model someone/model with a revision 'v9'"):
         modelscope.bring(MODEL, "v9", ["*"], [])
+
+
+def test_where_one_file_fails_the_others_end_and_keep_what_has_come(host: type[FileHost], tmp_path: Path) -> None:
+    whole = {"path": "model_index.json", "size": 2, "sha256": None}
+    url = f"{modelscope.endpoint()}/api/v1/models/someone/model/repo?FilePath=model_index.json"
+    host.always_cut.add(NAME)
+
+    with pytest.raises(httpx.TransportError):
+        downloads.download_all([(remote(), tmp_path / "cut"), (remote(**whole, url=url), tmp_path / "whole")])
+    host.always_cut.clear()
+    counts: list[int] = []
+    downloads.download_all(
+        [(remote(), tmp_path / "cut"), (remote(**whole, url=url), tmp_path / "whole")], counts.append
+    )
+
+    assert sum(counts) == len(DATA) + 2
+    assert (tmp_path / "cut").read_bytes() == DATA
+    assert (tmp_path / "whole").read_text() == "{}"

@@ -13,9 +13,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from easyanim_server import __main__ as command
-from easyanim_server.cli import doctor
+from easyanim_server.cli import doctor, memory_plan
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.domain.execution import Backend
+from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.weights import checkpoint, modelscope
 from easyanim_server.engine.weights import download as downloads
 from easyanim_server.engine.weights.convert import convert as write_converted
@@ -204,3 +207,50 @@ def test_half_of_one_model_and_half_of_another_leaves_with_2_and_names_of_weight
     assert doctor.report(Settings.load({"model": str(original), "listen": "127.0.0.1:0"}), as_json=True) == 1
     findings = {row["subject"]: row for row in json.loads(capsys.readouterr().out)["findings"]}
     assert message in findings["model"]["detail"]
+
+
+def test_plan_predicts_a_folder_in_its_authors_layout_as_the_converted_one(original: Path, tmp_path: Path) -> None:
+    write_converted(original, "model", tmp_path / "converted")
+    folders = (original, tmp_path / "converted")
+
+    plans = [
+        memory_plan.plan(Settings.load({"model": str(folder), "buckets": "32x64x9"}), "8GiB") for folder in folders
+    ]
+
+    assert plans[0].rows == plans[1].rows
+    assert plans[0].auto == plans[1].auto
+
+
+def test_an_engine_starts_on_a_folder_in_its_authors_layout(original: Path) -> None:
+    engine = Engine.from_settings(Settings(model=str(original), device="cpu", backend=Backend.EAGER))
+    sampling = engine.begin(Job("1", "a cat", "", Bucket.parse("32x64x5"), steps=1, guidance=1.0, seed=1))
+    engine.step(sampling)
+
+    assert [frames.shape for frames in engine.decode(sampling)] == [(1, 32, 64, 3), (4, 32, 64, 3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_blocks.1.attn2.to_out.0.bias": None}, "missing transformer_blocks.1.attn2.to_out.0.bias"),
+        ({"transformer_blocks.3.attn2.to_q.bias": (32,)}, "unexpected transformer_blocks.3.attn2.to_q.bias"),
+        (
+            {"transformer_blocks.0.attn2.to_q.weight": (32, 16)},
+            "wrong shape transformer_blocks.0.attn2.to_q.weight [32, 16] instead of [32, 32]",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_as_the_file_names_them(
+    original: Path, changes: dict[str, tuple[int, ...] | None], message: str
+) -> None:
+    tensors = load_file(original / WEIGHTS)
+    for name, shape in changes.items():
+        tensors.pop(name, None)
+        if shape is not None:
+            tensors[name] = torch.zeros(shape)
+    save_file(tensors, original / WEIGHTS)
+
+    with pytest.raises(UnsupportedModel) as caught:
+        checkpoint.load(str(original), device=CPU, dtype=torch.float32)
+
+    assert message in str(caught.value)

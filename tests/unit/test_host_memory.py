@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ from easyanim_server.engine.families.easyanimate_v51 import builtin, export
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
 from easyanim_server.engine.weights import checkpoint
+from easyanim_server.engine.weights.original import is_original, original_name
+from easyanim_server.engine.weights.read import stored_names
+from easyanim_server.engine.weights.rewrite import rewrite
 
 pytestmark = pytest.mark.long
 
@@ -26,7 +30,8 @@ import json, sys, torch
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.weights import checkpoint
+from easyanim_server.engine.weights import checkpoint, read
+read.PORTION = 40_000_000
 checkpoint.load("builtin:tiny", device=torch.device("cpu"), dtype=torch.bfloat16)  # the libraries, once
 before, host = measure.HostPeak().nbytes, measure.HostPeak()
 modules = checkpoint.load(sys.argv[1], device=torch.device("cpu"), dtype=torch.bfloat16, on_host=sys.argv[2] != "full")
@@ -87,3 +92,15 @@ def test_a_full_size_folder_is_written_in_shards_and_read_back_bit_by_bit(folder
 def test_weights_that_wait_on_the_host_are_there_once_beside_one_file_and_one_block(folder: Path) -> None:
     whole = sum(sizes(folder).values())
     assert loaded(folder, "group_offload")["peak"] < whole + 120 * MIB, "and so far below twice as much"
+
+
+def test_one_large_file_of_the_authors_layout_takes_no_more(folder: Path, tmp_path: Path) -> None:
+    whole = sum(sizes(folder).values())
+    shutil.copytree(folder, tmp_path / "model", ignore=lambda place, names: names if place.endswith("former") else [])
+    files = sorted((folder / "transformer").glob("*.safetensors"))
+    rewrite(files, tmp_path / "model/transformer", "diffusion_pytorch_model", original_name, 10**12)
+    shutil.copy(folder / "transformer/config.json", tmp_path / "model/transformer")
+
+    assert len(list((tmp_path / "model/transformer").glob("*.safetensors"))) == 1
+    assert any(map(is_original, stored_names(tmp_path / "model/transformer", "diffusion_pytorch_model")))
+    assert loaded(tmp_path / "model", "group_offload")["peak"] < whole + 120 * MIB

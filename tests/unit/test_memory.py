@@ -119,7 +119,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], torch.device]:
 
 def find(device: torch.device, **values: Any) -> PlacementChoice:
     settings = Settings.load({"model": "synthetic:7b", "device": "cpu", **values})
-    config = replace(EngineConfig.resolve(settings), device=device, dtype=torch.bfloat16)
+    config = replace(EngineConfig.resolve(settings), device=device, dtype=torch.bfloat16).of_model(EASYANIMATE_V51)
     return find_placement(config, lambda: checkpoint.outline("synthetic:7b", config.dtype))
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.weights import original
-from easyanim_server.engine.weights.identity import Identity, Shapes, identify, layout_of
+from easyanim_server.engine.weights.identity import Identity, Shapes, identify, identity_of, layout_of
+from easyanim_server.engine.weights.index import CheckpointIndex
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 V5, V5_TEXT = FIXTURES / "upstream/models/v5-inp", FIXTURES / "upstream/models/v5-t2v"
@@ -205,3 +207,12 @@ def test_half_of_one_model_and_half_of_another_is_refused_by_names(case: str) ->
 
 def test_without_text_weights_of_their_own_no_layout_is_told() -> None:
     assert layout_of({name: None for name in shapes(V51, "transformer") if ".attn2." not in name}) is None
+
+
+def test_other_families_checkpoints_are_left_to_them(tmp_path: Path) -> None:
+    for component in ("transformer", "vae", "text_encoder"):
+        (tmp_path / component).mkdir()
+        save_file({"x.weight": torch.zeros(1)}, tmp_path / component / "model.safetensors")
+
+    assert identity_of(CheckpointIndex("theirs", tmp_path)) is None
+    assert identity_of(CheckpointIndex("ours", V51)) == Identity("V5.1", "image-to-video", "original")

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -10,6 +18,18 @@ from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.engine.weights import checkpoint
 
 GIB = 2**30
+
+
+@contextmanager
+def _one_bar() -> Iterator[None]:
+    """Keep the library from drawing bars of its own over ours."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def fetch(model: str, revision: str | None) -> str:
@@ -49,7 +69,8 @@ def fetch(model: str, revision: str | None) -> str:
             came += count
             progress.update(task, completed=came)
 
-        folder = checkpoint.download(model, revision, started, observe)
+        with _one_bar():
+            folder = checkpoint.download(model, revision, started, observe)
     checkpoint.inspect(model, revision)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{model} is complete: {size / GIB:.1f} GiB in {folder}"

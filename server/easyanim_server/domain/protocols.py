@@ -52,7 +52,7 @@ class Engine(Protocol):
         """SHA-256 of the latents' type, shape and bytes, hex."""
 
     def decode(self, sampling: Any) -> Generator[Any, None, None]:
-        """Yield frames in groups of 1, 4, 4, ...: (n, height, width, 3) uint8 arrays on the host."""
+        """Yield frames in groups as the model decodes them: (n, height, width, 3) uint8 arrays on the host."""
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Highest device memory since the last reset; 0 on CPU."""

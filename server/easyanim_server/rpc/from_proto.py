@@ -31,6 +31,10 @@ _threads = ThreadPoolExecutor(2, "convert")
 
 COLOUR_FORM = re.compile(r"#[0-9a-fA-F]{6}")
 
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""What prompts may not have: nobody sees it, and the model would read it. White space is text."""
+UTF_16 = ", as a file in UTF-16 has that was read as something else"
+
 PICTURES = ("start_image", "end_image")
 """Fields of pictures."""
 
@@ -141,8 +145,14 @@ def _check_prompts(request: pb.GenerateRequest | pb.LintPromptRequest, max_chars
     if not without_mark(request.prompt).strip():
         wrong.append(Violation("prompt", f"is empty; must say what happens, in 1 to {counted(max_chars, 'character')}"))
     for name in ("prompt", "negative_prompt"):
-        if (length := len(getattr(request, name))) > max_chars:
-            wrong.append(Violation(name, f"has {counted(length, 'character')}; must have at most {max_chars}"))
+        text = getattr(request, name)
+        if len(text) > max_chars:
+            wrong.append(Violation(name, f"has {counted(len(text), 'character')}; must have at most {max_chars}"))
+        elif found := CONTROL.search(text):
+            description = (
+                f"has U+{ord(found[0]):04X} as character {found.start() + 1}; must be text without control characters"
+            )
+            wrong.append(Violation(name, description + UTF_16 * (found[0] == "\0")))
     return wrong
 
 

@@ -275,7 +275,8 @@ type GenerateRequest struct {
 	// Required. What happens in the video, 1 to `Limits.max_prompt_chars`
 	// characters, not only white space. The model reads 256 tokens including its
 	// chat template; `Accepted.prompt_truncated` says whether that cut the text.
-	// A byte-order mark at its beginning is not part of it.
+	// A byte-order mark at its beginning is not part of it. Control characters other
+	// than white space are refused.
 	Prompt string `protobuf:"bytes,3,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	// Optional. What to avoid. Unset means the text that the model's authors
 	// recommend, in the prompt's language; empty means none. Without effect where

@@ -7,17 +7,12 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
-from easyanim_server.domain.published import DESCRIBED
 from easyanim_server.engine.families.base import ENTRY_POINTS, Match, ModelFamily
 from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
-from easyanim_server.engine.weights.identity import identity_of
 from easyanim_server.engine.weights.index import CheckpointIndex
 
 FAMILIES: tuple[ModelFamily, ...] = (EasyAnimateV51(),)
 """Those of this package, in the order in which they are asked."""
-
-SERVED = ("text-to-video", "image-to-video")
-"""Kinds of models."""
 
 
 @cache
@@ -47,14 +42,9 @@ def recognise(index: CheckpointIndex, families: Sequence[ModelFamily] | None = N
         families: Those to ask; by default all that are registered.
 
     Raises:
-        UnsupportedModel: there is none; has the sentences of all that were asked. Or the tensors that are here are of
-            two models, or of one that follows another video or a camera.
+        UnsupportedModel: there is none; has the sentences of all that were asked.
         ConfigurationError: as `registered`.
     """
-    identity = identity_of(index)
-    if identity is not None and identity.kind not in SERVED:
-        described, latent = DESCRIBED[identity.kind], "its transformer's proj.weight has the input channels of one"
-        raise UnsupportedModel(f"{index.name} is {described}, which this server does not serve yet: {latent}")
     sentences = []
     for family in registered() if families is None else families:
         found = family.recognise(index)

@@ -22,7 +22,7 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
 from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.memory.outline import Outline
-from easyanim_server.engine.weights import hub, modelscope
+from easyanim_server.engine.weights import hub, identity, modelscope
 from easyanim_server.engine.weights.contents import check_safetensors
 from easyanim_server.engine.weights.convert import convert as to_diffusers
 from easyanim_server.engine.weights.download import Observe, unobserved
@@ -56,9 +56,11 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
     if known is not None and known.origin == "package":
         return CheckpointIndex(model, _demo())
     hosted = is_hosted(model)
-    return CheckpointIndex(
+    index = CheckpointIndex(
         model, _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if hosted else model_checks.local_folder(model)
     )
+    identity.check(index)
+    return index
 
 
 def complete(
@@ -75,7 +77,9 @@ def complete(
     """
     if index.folder is None or not is_hosted(index.name):
         return index
-    return replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files, started, observe))
+    whole = replace(index, folder=_fetch(index.name, revision, [*CONFIG_PATTERNS, *files], files, started, observe))
+    identity.check(whole)
+    return whole
 
 
 def load(
@@ -160,10 +164,11 @@ def convert(model: str, target: Path, revision: str | None = None) -> None:
     if model_checks.is_made_here(model):
         raise UnsupportedModel(f"{model} is no model in EasyAnimate's own layout; `export` writes it")
     index = find(model, revision)
-    folder = complete(index, recognise(index).files(index), revision).folder
-    assert folder is not None  # models that are made here are left out above
+    index = complete(index, recognise(index).files(index), revision)
     inspect(model, revision)
-    to_diffusers(folder, model, target)
+    if index.folder is None or identity.identity_of(index) is None:
+        raise UnsupportedModel(f"{model} is no model of EasyAnimate; it has no other layout")
+    to_diffusers(index.folder, model, target)
 
 
 def _demo() -> Path:
@@ -196,6 +201,7 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
     else:
         folder = _demo() if model == DEMO else model_checks.local_folder(model)
     index = CheckpointIndex(model, folder)
+    identity.check(index)
     family = recognise(index)
     wanted = family.files(index)
     if hosted and folder is not None and (absent := hub.absent_of(folder, wanted)):

@@ -6,9 +6,11 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock
 from typing import BinaryIO
 
 import httpx
@@ -24,6 +26,9 @@ PART = ".part"
 BLOCK = 1 << 20
 TIMEOUT_S = 30.0
 """Without any byte."""
+AT_ONCE = 4
+"""Files."""
+
 ATTEMPTS = 5
 """In a row that bring nothing."""
 PAUSE_S = 1.0
@@ -50,6 +55,42 @@ def unobserved(count: int) -> None:
 def open_client() -> httpx.Client:
     """A client that takes proxies from the environment and follows redirects; to be closed."""
     return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(TIMEOUT_S))
+
+
+class _StoppedError(Exception):
+    """Another file has failed."""
+
+
+def download_all(
+    files: Sequence[tuple[RemoteFile, Path]], observe: Observe = unobserved, headers: dict[str, str] | None = None
+) -> None:
+    """Bring several files, some at a time; where one fails, the others end and keep what has come.
+
+    Args:
+        files: What to bring, and where to. What is there is not looked at.
+        observe: As in `download`; calls do not overlap.
+        headers: Of each request.
+
+    Raises:
+        Exception: as `download`, of the first that failed.
+    """
+    stopped, turn = Event(), Lock()
+
+    def told(count: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        with turn:
+            observe(count)
+
+    with open_client() as client, ThreadPoolExecutor(AT_ONCE) as threads:
+        waiting = [threads.submit(download, client, file, place, told, headers) for file, place in files]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+        except BaseException:
+            stopped.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def download(

@@ -26,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.engine.weights.contents import one_line
-from easyanim_server.engine.weights.download import Observe, RemoteFile, download, open_client, unobserved
+from easyanim_server.engine.weights.download import Observe, RemoteFile, download_all, unobserved
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +99,14 @@ def absent_of(folder: Path, names: Sequence[str]) -> list[str]:
 def _bring_large(model: str, wanted: Sequence[RemoteFile], observe: Observe) -> None:
     """Put files into the cache, where the library finds them and links them."""
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
-    headers = build_hf_headers()
-    with open_client() as client:
-        for file in wanted:
-            place = blobs / str(file.sha256)
-            if place.exists():
-                observe(file.size)
-            else:
-                download(client, file, place, observe, headers)
+    missing = []
+    for file in wanted:
+        place = blobs / str(file.sha256)
+        if place.exists():
+            observe(file.size)
+        else:
+            missing.append((file, place))
+    download_all(missing, observe, build_hf_headers())
 
 
 def _refusal(model: str, revision: str | None, error: Exception, absent: Sequence[str]) -> EasyAnimError:

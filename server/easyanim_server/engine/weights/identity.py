@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from easyanim_server.domain.errors import UnsupportedModel
-from easyanim_server.domain.published import Kind
+from easyanim_server.domain.published import DESCRIBED, Kind
 from easyanim_server.engine.weights.index import CheckpointIndex
 from easyanim_server.engine.weights.original import is_diffusers, is_original
 
@@ -27,6 +27,8 @@ READERS: dict[str, Version] = {
 
 SECOND_READERS = ("shared.weight", "encoder.embed_tokens.weight")
 """The table of words in ``text_encoder_2/``, T5's."""
+
+SERVED: tuple[Kind, ...] = ("text-to-video", "image-to-video")
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 """Folders with weights."""
@@ -104,7 +106,7 @@ def identify(transformer: Shapes, vae: Shapes, text: Shapes, second_text: Shapes
 
 
 def identity_of(index: CheckpointIndex) -> Identity | None:
-    """Tell a checkpoint by the headers of its files; None where not all of them are here to be read.
+    """Tell a checkpoint by the headers of its files; None where not all are here, or it is no EasyAnimate's.
 
     Raises:
         UnsupportedModel: its tensors are of no model or of several; says by which names.
@@ -115,10 +117,24 @@ def identity_of(index: CheckpointIndex) -> Identity | None:
         return None
     if not all((transformer, vae, text)) or None in (*transformer.values(), *vae.values()):
         return None
+    if not any(name.startswith("text_proj") for name in transformer):  # another family's, which is asked for itself
+        return None
     try:
         return identify(transformer, vae, text, second)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{index.name}: {error}") from error
+
+
+def check(index: CheckpointIndex) -> None:
+    """Refuse a checkpoint whose weights are here and are of no model that can be served, whatever is configured.
+
+    Raises:
+        UnsupportedModel: its tensors are of no model or of several, or of one that follows another video or a camera.
+    """
+    identity = identity_of(index)
+    if identity is not None and identity.kind not in SERVED:
+        described, told = DESCRIBED[identity.kind], "its transformer's proj.weight has the input channels of one"
+        raise UnsupportedModel(f"{index.name} is {described}, which this server does not serve yet: {told}")
 
 
 def _version(transformer: Shapes) -> Version:
@@ -141,9 +157,10 @@ def _require_readers(version: Version, transformer: Shapes, text: Shapes, second
     """Refuse text encoders of the other version, or of another width than the transformer reads."""
     mark = "text_proj_t5.weight" if version == "V5" else "text_proj.1.weight"
     found = next((name for name in READERS if name in text), None)
-    if text and (found is None or READERS[found] != version):
-        has = f"has {found}, as {READERS[found]} has" if found else "has the word table of no known text encoder"
-        raise UnsupportedModel(f"transformer has {mark}, as {version} has, and text_encoder {has}")
+    if found and READERS[found] != version:
+        raise UnsupportedModel(
+            f"transformer has {mark}, as {version} has, and text_encoder has {found}, as {READERS[found]} has"
+        )
     widths = [("text_encoder", text, found, "text_proj.weight" if version == "V5" else mark)]
     if version == "V5":
         other = next((name for name in SECOND_READERS if name in second_text), None)

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError, UnsupportedModel
 from easyanim_server.domain.published import MODELSCOPE as PREFIX
 from easyanim_server.engine.weights.contents import one_line
-from easyanim_server.engine.weights.download import Observe, RemoteFile, download, open_client, unobserved
+from easyanim_server.engine.weights.download import Observe, RemoteFile, download_all, open_client, unobserved
 
 ENDPOINT = "https://www.modelscope.cn"
 REVISION = "master"
@@ -81,14 +81,15 @@ def bring(
     try:
         wanted = files(model, revision, patterns)
         started(sum(file.size for file in wanted))
-        with open_client() as client:
-            for file in wanted:
-                place = folder / file.path
-                if place.is_file() and place.stat().st_size == file.size:
-                    observe(file.size)
-                else:
-                    place.unlink(missing_ok=True)
-                    download(client, file, place, observe)
+        missing = []
+        for file in wanted:
+            place = folder / file.path
+            if place.is_file() and place.stat().st_size == file.size:
+                observe(file.size)
+                continue
+            place.unlink(missing_ok=True)
+            missing.append((file, place))
+        download_all(missing, observe)
     except (httpx.HTTPError, OSError) as error:
         absent = [name for name in needed if not (folder / name).is_file()]
         if absent:

@@ -15,9 +15,14 @@ from torch import nn
 
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.weights.contents import check_safetensors, read_object
+from easyanim_server.engine.weights.original import is_original, original_name
 
 Rename = Callable[[str], str | None]
 """From a stored name to the network's own; None leaves the tensor in its file."""
+
+
+PORTION = 2 * 10**9
+"""Bytes of a file that are mapped at a time, where its pages are not what is kept."""
 
 
 def as_stored(name: str) -> str | None:
@@ -129,32 +134,57 @@ def _tensors(
 ) -> dict[str, torch.Tensor]:
     tensors = {}
     for file in files:
-        with _opened(folder / file) as stored:
-            for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
+        for portion in _portions(folder / file):
+            for name, mapped in portion:
                 ours = rename(name)
                 if ours is not None:
-                    mapped = stored.get_tensor(name)
                     moved = mapped.to(device).to(dtype)  # converted on the device, where it is fast
                     tensors[ours] = moved.clone() if own and moved is mapped else moved
     return tensors
+
+
+def _portions(file: Path) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+    """A file's tensors by name, of which each portion has a mapping of its own.
+
+    Pages that were read count as the process's until their mapping ends, and the authors' transformers are one file of
+    up to 24 GB.
+    """
+    with _opened(file) as stored:
+        left = list(stored.keys())[::-1]
+
+    def portion(stored: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        count = 0
+        while left and count < PORTION:
+            name = left.pop()
+            tensor = stored.get_tensor(name)
+            count += tensor.nbytes
+            yield name, tensor
+
+    while left:
+        with _opened(file) as stored:
+            yield portion(stored)
 
 
 def _compare(network: nn.Module, folder: Path, files: Sequence[str], rename: Rename) -> None:
     """Read the files' headers alone, so that a wrong checkpoint is refused before gigabytes are read."""
     missing = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     unexpected, misshapen = [], []
+    originals = False
     for file in files:
         with _opened(folder / file) as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping, only iterable by its keys
                 own = rename(name)
                 if own is None:
                     continue
+                originals |= is_original(name)
                 shape = missing.pop(own, None)
                 found = stored.get_slice(name).get_shape()
                 if shape is None:
                     unexpected.append(name)
                 elif found != shape:
                     misshapen.append(f"{name} {found} instead of {shape}")
+    if originals:  # in the words of the file
+        missing = {original_name(name): shape for name, shape in missing.items()}
     problems = [
         f"{what} {_some(names)}"
         for what, names in (("missing", list(missing)), ("unexpected", unexpected), ("wrong shape", misshapen))
