@@ -195,3 +195,37 @@ def _break(module: Any, call: int) -> Any:
             raise RuntimeError("a fault that was asked for")
 
     return module.register_forward_pre_hook(hook)
+
+
+class GivenNoiseEngine:
+    """The real engine, which starts from the noise of a case in tests/fixtures instead of a seed's.
+
+    The case is named by the seed: the place of its folder among those of ``CASES``.
+    """
+
+    CASES = ("v5-inp-i2v", "v5-inp-i2v-end", "v5-t2v", "v51-t2v")
+
+    @staticmethod
+    def load(settings: Settings) -> Any:
+        from pathlib import Path
+
+        from safetensors.torch import load_file
+
+        from easyanim_server.engine.engine import Engine
+
+        engine = Engine.from_settings(settings)
+        fixtures = Path(__file__).parent / "fixtures" / "upstream"
+
+        drawn = engine.pipeline.draw
+
+        def draw(job: Job) -> Any:
+            if job.id == "warm":
+                return drawn(job)
+            stored = load_file(fixtures / GivenNoiseEngine.CASES[job.seed] / "expected.safetensors")
+            noise = {"latents": stored["noise.latents"].float()}
+            if "noise.picture" in stored:
+                noise["pictures"] = stored["noise.picture"][0].float()
+            return noise
+
+        engine.pipeline.draw = draw  # type: ignore[method-assign]
+        return engine

@@ -170,6 +170,7 @@ def _parameters(message: pb.Parameters) -> Parameters:
         cache_threshold=message.cache_threshold,
         # A server without such a setting sends no profile, and guides every step.
         guidance_interval=(message.guidance_start, message.guidance_end) if message.profile else (0.0, 1.0),
+        guidance_rescale=message.guidance_rescale,
         background_color=message.background_color or "#000000",
         task=message.task or _word(pb.Conditioning, message.conditioning),
     )

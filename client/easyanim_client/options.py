@@ -209,6 +209,11 @@ class GenerateOptions(TypedDict, total=False):
         Option("guidance_scale", NUMBER, "--guidance", help="1 (off) to 20. Default: the model's.", batch=True),
     ]
     """Classifier-free guidance in [1, 20]; 1 switches it off and halves the work. Default: the model's."""
+    guidance_rescale: Annotated[
+        float | None,
+        Option("guidance_rescale", NUMBER, "--guidance-rescale", help="0 (off) to 1. Default: 0.", batch=True),
+    ]
+    """How far guidance is brought back to the spread of the prompt's own prediction, in [0, 1]. Default: 0, off."""
     seed: Annotated[int | None, Option("seed", INTEGER, "--seed", help="Of the noise. Default: drawn.")]
     """Of the noise, 0 to 2^63-1; the same request with the same seed gives the same video. Default: drawn."""
     fps: Annotated[

@@ -58,6 +58,8 @@ class Parameters:
     """Change up to which steps reused what was computed before; 0 means off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Start and end of guidance, as shares of the steps."""
+    guidance_rescale: float = 0.0
+    """How far guidance was brought back to the spread of the prompt's own prediction; 0 means off."""
     background_color: str = "#000000"
     """What lay behind the pictures."""
     task: str = ""

@@ -31,7 +31,7 @@ EASYANIMATE_V51 = Capabilities(
     tasks=frozenset({TEXT, START, START_END}),
     geometry=_GEOMETRY,
     tokenizers=(TokenizerSpec("qwen2-vl", max_tokens=256),),
-    solvers=tuple(solver.value for solver in Solver),
+    solvers=tuple(solver.value for solver in (Solver.EULER, Solver.UNIPC, Solver.DPMPP_2M)),
     defaults=ModelDefaults(
         # The sizes that the model's authors publish times for.
         buckets=_buckets("384x672 672x384 512x512 576x1008 1008x576 768x1344 1344x768"),
@@ -40,7 +40,16 @@ EASYANIMATE_V51 = Capabilities(
 )
 """EasyAnimate V5.1's image-to-video models, as published."""
 
-FAMILIES = (EASYANIMATE_V51,)
+EASYANIMATE_V5 = replace(
+    EASYANIMATE_V51,
+    family="easyanimate-v5",
+    tokenizers=(TokenizerSpec("bert", max_tokens=77), TokenizerSpec("t5", max_tokens=256)),
+    solvers=tuple(solver.value for solver in (Solver.DDIM, Solver.UNIPC, Solver.DPMPP_2M)),
+    defaults=replace(EASYANIMATE_V51.defaults, steps=50, solver=Solver.DDIM),
+)
+"""EasyAnimate V5's image-to-video models, as published."""
+
+FAMILIES = (EASYANIMATE_V51, EASYANIMATE_V5)
 """Of each family what its published models can be asked for; the first is what unknown models are taken for."""
 
 
@@ -59,7 +68,7 @@ def _with_buckets(names: str) -> Capabilities:
     return replace(EASYANIMATE_V51, defaults=replace(EASYANIMATE_V51.defaults, buckets=_buckets(names)))
 
 
-_OF_VERSION = {"5.1": (EASYANIMATE_V51, "synthetic:")}
+_OF_VERSION = {"5.1": (EASYANIMATE_V51, "synthetic:"), "5": (EASYANIMATE_V5, "synthetic:v5-")}
 """The family of each published version, and what its models of published shape that are made here begin with."""
 
 
@@ -82,11 +91,13 @@ MODELS = (
     KnownModel("builtin:tiny", "made", _with_buckets("96x160 160x96 128x128 96x160x25 128x128x25 96x160x13 128x128x5")),
     KnownModel("synthetic:7b", "made", EASYANIMATE_V51),
     KnownModel("synthetic:12b", "made", EASYANIMATE_V51),
+    KnownModel("synthetic:v5-7b", "made", EASYANIMATE_V5),
+    KnownModel("synthetic:v5-12b", "made", EASYANIMATE_V5),
 )
 
 DEFAULT_MODEL = "alibaba-pai/EasyAnimateV5.1-7b-zh-InP-diffusers"
 DEMO, TINY = "builtin:demo", "builtin:tiny"
-SYNTHETIC = ("synthetic:7b", "synthetic:12b")
+SYNTHETIC = tuple(model.name for model in MODELS if model.name.startswith("synthetic:"))
 
 MADE_HERE = tuple(model.name for model in MODELS if model.origin != "hub")
 """Models that need no download."""

@@ -27,17 +27,18 @@ DATA = b"a video"
 PARAMETERS = pb.Parameters(
     prompt="a cat", negative_prompt="ugly", bucket="384x672", frame_count=25, step_count=5, guidance_scale=1.5, seed=7,
     frame_rate_fps=16, output_mime_type="video/webm", fit_policy=pb.FIT_POLICY_PAD, profile="fast", solver="unipc",
-    cache_threshold=0.25, guidance_start=0.25, guidance_end=0.75, background_color="#ffee00",
+    cache_threshold=0.25, guidance_start=0.25, guidance_end=0.75, background_color="#ffee00", guidance_rescale=0.5,
 )  # fmt: skip
 REQUEST = pb.GenerateRequest(
     prompt="a cat", start_image=b"first", end_image=b"last", negative_prompt="ugly", bucket="384x672", frame_count=25,
-    fit_policy=pb.FIT_POLICY_PAD, step_count=5, guidance_scale=1.5, seed=7, frame_rate_fps=16,
+    fit_policy=pb.FIT_POLICY_PAD, step_count=5, guidance_scale=1.5, guidance_rescale=0.5, seed=7, frame_rate_fps=16,
     output_mime_type="video/webm", embed_prompt=True, profile="fast", background_color="#ffee00",
     acceleration=pb.Acceleration(solver="unipc", cache_threshold=0.25, guidance_start=0.25, guidance_end=0.75),
 )  # fmt: skip
 ARGUMENTS: dict[str, Any] = {
     "prompt": "a cat", "start_image": "a.png", "end_image": "b.png", "negative_prompt": "ugly", "bucket": "384x672",
     "frames": 25, "fit": "pad", "background_color": "#ffee00", "steps": 5, "guidance": 1.5, "seed": 7, "fps": 16,
+    "guidance_rescale": 0.5,
     "format": "webm", "embed_prompt": True, "profile": "fast", "solver": "unipc", "cache_threshold": 0.25,
     "guidance_interval": "0.25:0.75",
 }  # fmt: skip

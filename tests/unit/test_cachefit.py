@@ -13,7 +13,7 @@ from easyanim_server.__main__ import app
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.profiles import Acceleration
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v51.pipeline import CACHE_COEFFICIENTS
+from easyanim_server.engine.families.easyanimate_v51.components import CACHE_COEFFICIENTS
 from easyanim_server.engine.step_cache.fit import LEAST_POINTS, fit, observe
 from tests.models import engine_of, make_job, make_modules, run
 

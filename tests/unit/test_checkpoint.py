@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,29 @@ def test_a_vae_configuration_without_the_key_that_the_stock_pipeline_reads_gets_
     edit(folder / "vae/config.json", cache_mag_vae=None)
 
     assert load(folder).vae.config.cache_mag_vae is True
+
+
+def test_the_name_of_a_pipelines_class_decides_nothing(folder: Path) -> None:
+    edit(folder / "model_index.json", _class_name="EasyAnimatePipeline_Multi_Text_Encoder_Inpaint")
+
+    assert load(folder).fingerprint()
+
+
+def test_weights_in_the_authors_layout_are_the_same_model(exported: Path, folder: Path) -> None:
+    def original(name: str) -> str:
+        for ours, theirs in (
+            (r"attn1\.add_([qkv])_proj\.", r"attn2.to_\1."),
+            (r"attn1\.to_add_out\.", r"attn2.to_out.0."),
+            (r"attn1\.norm_added_([qk])\.", r"attn2.norm_\1."),
+        ):
+            name = re.sub(ours, theirs, name)
+        return name
+
+    rename_weights(folder / "transformer/diffusion_pytorch_model.safetensors", original)
+
+    own, stored = load(folder).transformer.state_dict(), load(exported).transformer.state_dict()
+    assert own.keys() == stored.keys()
+    assert all(torch.equal(own[name], stored[name]) for name in own)
 
 
 def test_positions_are_the_checkpoints_own_and_part_of_its_fingerprint(exported: Path, folder: Path) -> None:

@@ -66,21 +66,20 @@ REFUSED_FOLDERS = {
     "missing component": (lambda f: shutil.rmtree(f / "vae"), "has no vae/config.json"),
     "two text encoders": (
         lambda f: edit(f / "model_index.json", text_encoder_2=["transformers", "T5EncoderModel"]),
-        "is EasyAnimate V5, which reads prompts with BERT and T5",
+        "is half of EasyAnimate V5: it has text_encoder_2",
     ),
     "V5's attention mask": (
         lambda f: edit(f / "transformer/config.json", enable_text_attention_mask=False),
-        "is EasyAnimate V5",
+        "is half of EasyAnimate V5: enable_text_attention_mask is false",
     ),
-    "T5 embeddings": (lambda f: edit(f / "transformer/config.json", text_embed_dim_t5=2048), "is EasyAnimate V5"),
+    "T5 embeddings": (
+        lambda f: edit(f / "transformer/config.json", text_embed_dim_t5=2048),
+        "has no text_encoder_2/config.json",
+    ),
     "BERT": (lambda f: edit(f / "text_encoder/config.json", model_type="bert"), "reads prompts with bert"),
     "DDIM": (
         lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
         "is sampled with DDIMScheduler",
-    ),
-    "text-to-video": (
-        lambda f: edit(f / "transformer/config.json", in_channels=16),
-        "is a text-to-video model: its transformer has 16 input channels, and image-to-video has 33",
     ),
     "Control": (lambda f: edit(f / "transformer/config.json", in_channels=48), "is a Control model"),
     "Control-Camera": (lambda f: edit(f / "transformer/config.json", in_channels=38), "is a Control-Camera model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ def test_the_receipt_is_the_contracts_and_none_of_its_fields_is_forgotten() -> N
     black = Picture(48, 32, bytes(48 * 32 * 3), source_sha256="ab")
     acceleration = Acceleration(Solver.UNIPC, cache_threshold=0.1, guidance_start=0.2, guidance_end=0.8)
     job = Job("1", "p", "n", JOB.bucket, 2, 6.0, 1, start=black, end=black, profile="fast", acceleration=acceleration)
+    job = replace(job, guidance_rescale=0.3)
     work = Work(predictions=3, reused_steps=1, cache_coefficients=(0.0, 1.0))
 
     message = pb.Receipt(**receipt(job, MODEL, READY, "cd", work))

@@ -37,11 +37,11 @@ async def test_a_place_counts_as_the_largest_message_until_its_size_is_known() -
 
 
 async def test_who_finds_no_place_in_time_is_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(intake, "WAIT_SECONDS", 0.001)
     places = Intake(10, 10)
     await places.place()
     delays = set()
-    for _ in range(3):
+    for _ in range(100):
         with pytest.raises(IntakeFull, match="may take 10 bytes") as refused:
             await places.place()
         status = rpc_status.from_call(cast(grpc.Call, Ended(to_status(refused.value))))

@@ -127,7 +127,7 @@ def test_a_model_that_there_is_not_ends_every_command_before_torch_is_loaded(com
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 
     assert (ran.returncode, ran.stdout) == (2, "")
-    known = "builtin:demo, builtin:tiny, synthetic:7b, synthetic:12b"
+    known = "builtin:demo, builtin:tiny, synthetic:7b, synthetic:12b, synthetic:v5-7b, synthetic:v5-12b"
     assert ran.stderr == f"easyanim-server: there is no model builtin:foo; known are {known}\n"
 
 

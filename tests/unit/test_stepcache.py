@@ -17,7 +17,7 @@ from easyanim_server.domain.events import Work
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v51.pipeline import published_coefficients
+from easyanim_server.engine.families.easyanimate_v51.components import published_coefficients
 from easyanim_server.engine.families.runtime import ExecutionPath, NetworkInputs
 from easyanim_server.engine.guidance import SEQUENTIAL, StepExecution
 from easyanim_server.engine.sampling import Sampling

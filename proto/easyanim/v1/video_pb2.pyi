@@ -57,7 +57,7 @@ STATE_SERVING: State
 STATE_DRAINING: State
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt", "profile", "acceleration", "background_color")
+    __slots__ = ("start_image", "end_image", "prompt", "negative_prompt", "bucket", "aspect_ratio", "frame_count", "fit_policy", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "embed_prompt", "profile", "acceleration", "background_color", "guidance_rescale")
     START_IMAGE_FIELD_NUMBER: _ClassVar[int]
     END_IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class GenerateRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     ACCELERATION_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_COLOR_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
     start_image: bytes
     end_image: bytes
     prompt: str
@@ -92,7 +93,8 @@ class GenerateRequest(_message.Message):
     profile: str
     acceleration: Acceleration
     background_color: str
-    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ..., profile: _Optional[str] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ..., background_color: _Optional[str] = ...) -> None: ...
+    guidance_rescale: float
+    def __init__(self, start_image: _Optional[bytes] = ..., end_image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., aspect_ratio: _Optional[float] = ..., frame_count: _Optional[int] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., embed_prompt: bool = ..., profile: _Optional[str] = ..., acceleration: _Optional[_Union[Acceleration, _Mapping]] = ..., background_color: _Optional[str] = ..., guidance_rescale: _Optional[float] = ...) -> None: ...
 
 class Acceleration(_message.Message):
     __slots__ = ("solver", "cache_threshold", "guidance_start", "guidance_end")
@@ -155,21 +157,33 @@ class LintPromptRequest(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class LintPromptResponse(_message.Message):
-    __slots__ = ("prompt_token_count", "max_token_count", "prompt_truncated", "prompt_warnings", "negative_prompt")
+    __slots__ = ("prompt_token_count", "max_token_count", "prompt_truncated", "prompt_warnings", "negative_prompt", "tokenizers")
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     PROMPT_WARNINGS_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
     prompt_token_count: int
     max_token_count: int
     prompt_truncated: bool
     prompt_warnings: _containers.RepeatedCompositeFieldContainer[PromptWarning]
     negative_prompt: str
-    def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
+    tokenizers: _containers.RepeatedCompositeFieldContainer[Tokenizer]
+    def __init__(self, prompt_token_count: _Optional[int] = ..., max_token_count: _Optional[int] = ..., prompt_truncated: bool = ..., prompt_warnings: _Optional[_Iterable[_Union[PromptWarning, _Mapping]]] = ..., negative_prompt: _Optional[str] = ..., tokenizers: _Optional[_Iterable[_Union[Tokenizer, _Mapping]]] = ...) -> None: ...
+
+class Tokenizer(_message.Message):
+    __slots__ = ("name", "max_token_count", "token_count")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    max_token_count: int
+    token_count: int
+    def __init__(self, name: _Optional[str] = ..., max_token_count: _Optional[int] = ..., token_count: _Optional[int] = ...) -> None: ...
 
 class Parameters(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "background_color", "task")
+    __slots__ = ("prompt", "negative_prompt", "bucket", "width_px", "height_px", "frame_count", "step_count", "guidance_scale", "seed", "frame_rate_fps", "output_mime_type", "fit_policy", "conditioning", "profile", "solver", "cache_threshold", "guidance_start", "guidance_end", "background_color", "guidance_rescale", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUCKET_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +203,7 @@ class Parameters(_message.Message):
     GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_COLOR_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
@@ -209,8 +224,9 @@ class Parameters(_message.Message):
     guidance_start: float
     guidance_end: float
     background_color: str
+    guidance_rescale: float
     task: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., background_color: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., bucket: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., frame_count: _Optional[int] = ..., step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., frame_rate_fps: _Optional[int] = ..., output_mime_type: _Optional[str] = ..., fit_policy: _Optional[_Union[FitPolicy, str]] = ..., conditioning: _Optional[_Union[Conditioning, str]] = ..., profile: _Optional[str] = ..., solver: _Optional[str] = ..., cache_threshold: _Optional[float] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., background_color: _Optional[str] = ..., guidance_rescale: _Optional[float] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("jobs_ahead_count", "eta_duration")
@@ -340,7 +356,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types", "defaults", "tasks")
+    __slots__ = ("version", "model", "buckets", "limits", "state", "job_count", "state_detail", "placement", "placement_reason", "activity", "device_status", "profiles", "picture_mime_types", "defaults", "tasks", "tokenizers", "solvers")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
@@ -356,6 +372,8 @@ class GetServerInfoResponse(_message.Message):
     PICTURE_MIME_TYPES_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
+    SOLVERS_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
@@ -371,7 +389,9 @@ class GetServerInfoResponse(_message.Message):
     picture_mime_types: _containers.RepeatedScalarFieldContainer[str]
     defaults: Defaults
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    tokenizers: _containers.RepeatedCompositeFieldContainer[Tokenizer]
+    solvers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., job_count: _Optional[int] = ..., state_detail: _Optional[str] = ..., placement: _Optional[str] = ..., placement_reason: _Optional[str] = ..., activity: _Optional[_Iterable[_Union[Activity, _Mapping]]] = ..., device_status: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., picture_mime_types: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., tasks: _Optional[_Iterable[str]] = ..., tokenizers: _Optional[_Iterable[_Union[Tokenizer, _Mapping]]] = ..., solvers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Defaults(_message.Message):
     __slots__ = ("guidance_scale", "step_count", "bucket", "frame_count")

@@ -29,8 +29,8 @@ from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
-from easyanim_server.engine.families.easyanimate_v51.transformer import EXAMPLE_TIMESTEP, INPAINT, TEXT
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, TEXT
+from easyanim_server.engine.families.easyanimate_v51.transformer import EXAMPLE_TIMESTEP, INPAINT
 from easyanim_server.engine.families.runtime import Condition, ExecutionPath, NetworkInputs, resident
 from easyanim_server.engine.guidance import BATCHED, SEQUENTIAL, StepExecution, eager_execution
 from easyanim_server.engine.pixels import to_uint8

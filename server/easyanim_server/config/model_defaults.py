@@ -46,8 +46,19 @@ def expected(model: str) -> Capabilities:
         return known
     packaged = named is not None and named.origin == "package"
     folder = DEMO_FOLDER if packaged else Path(model).expanduser()
+    if named is None and _reads_t5(folder):
+        known = catalog.EASYANIMATE_V5
     strange = named is None and _is_strange(folder)
     return replace(known, defaults=read(folder, known.defaults, None if strange else known.geometry))
+
+
+def _reads_t5(folder: Path) -> bool:
+    """Whether a folder is EasyAnimate V5's by its transformer's configuration; what is damaged is refused later."""
+    try:
+        config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8-sig"))
+        return bool(config.get("text_embed_dim_t5"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _is_strange(folder: Path) -> bool:

@@ -50,8 +50,8 @@ class Settings(BaseSettings):
     """What stands below all other sources; see `load`."""
 
     model: str = DEFAULT_MODEL
-    """What to serve: a Hugging Face id, modelscope:ID, a local folder, builtin:demo, builtin:tiny, synthetic:7b or
-    synthetic:12b."""
+    """What to serve: a Hugging Face id, modelscope:ID, a local folder, builtin:demo, builtin:tiny, or synthetic: with
+    7b, 12b, v5-7b or v5-12b behind it."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id, branch or tag of ModelScope's."""
     listen: str = "127.0.0.1:50051"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from easyanim_server.domain.job import DEFAULT_GUIDANCE, DEFAULT_STEPS, Bucket
-from easyanim_server.domain.profiles import DEFAULT_PROFILE, PROFILES, Profile
+from easyanim_server.domain.profiles import DEFAULT_PROFILE, NO_ACCELERATION, PROFILES, Profile, Solver
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,9 @@ class ModelDefaults:
     noise_augmentation: float = 0.0
     """Standard deviation of the noise on given pictures, whose range is [-1, 1], that the model was trained with."""
 
+    solver: Solver = Solver.EULER
+    """What the model was published with, and profiles have that name no other."""
+
     def profile(self, name: str) -> Profile:
         """What a profile sets on this model.
 
@@ -28,4 +31,6 @@ class ModelDefaults:
             KeyError: there is no such profile.
         """
         profile = PROFILES[name]
+        if profile.acceleration.solver is NO_ACCELERATION.solver:
+            profile = replace(profile, acceleration=replace(profile.acceleration, solver=self.solver))
         return replace(profile, steps=self.steps) if name == DEFAULT_PROFILE else profile

@@ -102,11 +102,8 @@ class IntakeFull(EasyAnimError):
 
     reason = "INTAKE_FULL"
     heals = True
-
-    def __init__(self, detail: str, retry_after: float) -> None:
-        super().__init__(detail)
-        self.retry_after = retry_after
-        """Seconds after which to try again."""
+    retry_after = 1.0
+    retry_until = 4.0
 
 
 class DiskFull(EasyAnimError):

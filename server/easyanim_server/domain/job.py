@@ -143,6 +143,8 @@ class Job:
     profile: str = DEFAULT_PROFILE
     """The name that `steps` and `acceleration` were resolved from; the two alone say what is done."""
     acceleration: Acceleration = NO_ACCELERATION
+    guidance_rescale: float = 0.0
+    """How far guidance is brought back to the spread of the prompt's prediction, in [0, 1]; 0 is off."""
 
     @property
     def task(self) -> str:

@@ -78,6 +78,12 @@ class PromptTokenizer:
     """Chat template after the prompt."""
     max_tokens: int
     """Tokens that the model reads; the rest is cut."""
+    kept: int = 0
+    """Tokens of the suffix that a cut keeps: it is made in front of them."""
+    name: str = "qwen2-vl"
+    """See `TokenizerSpec.name`."""
+    others: tuple[PromptTokenizer, ...] = ()
+    """Those that read the same prompt for other encoders, less of it than this one."""
 
 
 @dataclass(frozen=True, slots=True)

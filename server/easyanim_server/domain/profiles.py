@@ -14,11 +14,13 @@ class Solver(Enum):
     """How a step is taken along the predicted velocity; values are the contract's."""
 
     EULER = "euler"
-    """First order; what the model was published with."""
+    """First order; what EasyAnimate V5.1 was published with."""
     UNIPC = "unipc"
     """Second order, predictor and corrector."""
     DPMPP_2M = "dpmpp_2m"
     """Second order, from the two latest predictions."""
+    DDIM = "ddim"
+    """First order, along the timesteps of training; what EasyAnimate V5 was published with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ def parameters(job: Job) -> dict[str, Any]:
         "guidance_start": job.acceleration.guidance_start,
         "guidance_end": job.acceleration.guidance_end,
         "background_color": job.background,
+        # Receipts without it keep their bytes.
+        **({"guidance_rescale": job.guidance_rescale} if job.guidance_rescale else {}),
     }
 
 

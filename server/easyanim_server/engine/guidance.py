@@ -42,8 +42,14 @@ class Guidance(Protocol):
             residuals: As in `Predictor.predict`; one for each prediction, in the same order.
         """
 
-    def combine(self, predictions: Sequence[Tensor], weight: float) -> Tensor:
-        """The step's prediction; `weight` is that of the prompt against the negative prompt."""
+    def combine(self, predictions: Sequence[Tensor], weight: float, rescale: float = 0.0) -> Tensor:
+        """The step's prediction.
+
+        Args:
+            predictions: As `predict` gave them.
+            weight: Of the prompt against the negative prompt.
+            rescale: How far the result is brought back to the spread of the prompt's prediction, in [0, 1].
+        """
 
 
 class Unguided:
@@ -63,7 +69,7 @@ class Unguided:
         """See `Guidance.predict`."""
         return predictor.predict(inputs, conditions[:1], path, residuals)
 
-    def combine(self, predictions: Sequence[Tensor], weight: float) -> Tensor:
+    def combine(self, predictions: Sequence[Tensor], weight: float, rescale: float = 0.0) -> Tensor:
         """See `Guidance.combine`."""
         return predictions[0]
 
@@ -85,10 +91,11 @@ class Sequential:
         """See `Guidance.predict`."""
         return predictor.predict(inputs, conditions, path, residuals)
 
-    def combine(self, predictions: Sequence[Tensor], weight: float) -> Tensor:
+    def combine(self, predictions: Sequence[Tensor], weight: float, rescale: float = 0.0) -> Tensor:
         """See `Guidance.combine`."""
         towards, away = predictions
-        return away + weight * (towards - away)
+        guided = away + weight * (towards - away)
+        return guided if rescale == 0 else rescaled(guided, towards, rescale)
 
 
 class Batched(Sequential):
@@ -128,6 +135,21 @@ class StepExecution:
 def eager_execution(denoiser: Denoiser) -> StepExecution:
     """How shapes run that were not prepared."""
     return StepExecution(denoiser.eager, eager_guidance(denoiser))
+
+
+def rescaled(guided: Tensor, towards: Tensor, share: float) -> Tensor:
+    """Bring a guided prediction back to the spread of the prompt's own, which guidance widens.
+
+    Args:
+        guided: (batch, ...).
+        towards: The prompt's prediction, of the same shape.
+        share: 0 leaves it as it is, 1 gives it the prompt's standard deviation.
+
+    Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", arXiv 2305.08891, section 3.4.
+    """
+    axes = tuple(range(1, guided.ndim))
+    ratio = towards.float().std(axes, keepdim=True) / guided.float().std(axes, keepdim=True)
+    return ((share * ratio + (1 - share)) * guided).to(guided.dtype)
 
 
 def eager_guidance(denoiser: Denoiser) -> Guidance:

@@ -54,6 +54,7 @@ def begin(
         inputs=inputs,
         bucket=job.bucket,
         guidance=job.guidance,
+        guidance_rescale=job.guidance_rescale,
         seed=job.seed,
         schedule=schedule,
         solver_state=SOLVERS[acceleration.solver].start(latents, schedule),
@@ -80,7 +81,7 @@ def step(predictor: Predictor, sampling: Sampling, execution: StepExecution) -> 
             predictions, residuals = _predict(predictor, sampling, guidance, execution)
         else:
             predictions, residuals = _reuse(predictor, sampling, guidance)
-    output = guidance.combine(predictions, sampling.guidance)
+    output = guidance.combine(predictions, sampling.guidance, sampling.guidance_rescale)
     solver, k = SOLVERS[sampling.acceleration.solver], sampling.index
     state = solver.step(sampling.solver_state, output, sampling.schedule, k)
     latents = sampling.schedule.latents(state["sample"], k + 1, like=sampling.latents)

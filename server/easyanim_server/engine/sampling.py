@@ -53,6 +53,8 @@ class Sampling:
     """Passes through the transformer's blocks so far."""
     reused: int = 0
     """Steps so far that reused their predictions."""
+    guidance_rescale: float = 0.0
+    """How far guidance is brought back to the spread of the prompt's prediction, in [0, 1]."""
 
     @property
     def steps(self) -> int:
@@ -91,8 +93,8 @@ class Sampling:
         """All tensors under names with dots; those of a whole are views or the originals."""
         found = {"latents": self.latents, "schedule.sigmas": self.schedule.sigmas}
         found["schedule.timesteps"] = self.schedule.timesteps
-        if self.schedule.scales is not None:
-            found["schedule.scales"] = self.schedule.scales
+        optional = {"schedule.scales": self.schedule.scales, "schedule.ends": self.schedule.ends}
+        found |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         for prompt, condition in self.conditions.items():
             found |= {f"conditions.{prompt}.{name}": tensor for name, tensor in condition.items()}
         found |= {f"inputs.{name}": tensor for name, tensor in self.inputs.items()}
@@ -106,8 +108,10 @@ class Sampling:
         return {
             "bucket": dataclasses.asdict(self.bucket),
             "guidance": self.guidance,
+            "guidance_rescale": self.guidance_rescale,
             "seed": self.seed,
             "prediction": self.schedule.prediction.value,
+            "data_bound": self.schedule.data_bound,
             "acceleration": {**dataclasses.asdict(self.acceleration), "solver": self.acceleration.solver.value},
             "index": self.index,
             "predictions": self.predictions,
@@ -135,8 +139,11 @@ class Sampling:
             inputs=_below("inputs", tensors),
             bucket=Bucket(**facts["bucket"]),
             guidance=facts["guidance"],
+            guidance_rescale=facts.get("guidance_rescale", 0.0),  # older snapshots have none
             seed=facts["seed"],
-            schedule=Schedule(**schedule, prediction=Prediction(facts["prediction"])),
+            schedule=Schedule(
+                **schedule, prediction=Prediction(facts["prediction"]), data_bound=facts.get("data_bound")
+            ),
             solver_state=_below("solver", tensors),
             acceleration=Acceleration(**{**acceleration, "solver": SolverName(acceleration["solver"])}),
             index=facts["index"],

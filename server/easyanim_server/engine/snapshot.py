@@ -19,7 +19,7 @@ from easyanim_server.engine.sampling import Sampling
 FORMAT = "easyanim snapshot"
 VERSION = 1
 
-ON_HOST = ("schedule.sigmas", "schedule.scales")
+ON_HOST = ("schedule.sigmas", "schedule.scales", "schedule.ends")
 """Tensors that the host reads in every step."""
 
 

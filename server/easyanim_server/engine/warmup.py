@@ -67,7 +67,11 @@ def _step_once(engine: Engine, bucket: Bucket) -> tuple[float, int]:
 
 
 def _decode_once(engine: Engine, bucket: Bucket) -> int:
-    """Encode and decode a short clip; returns the most device memory that all frames would take, in bytes."""
+    """Decode a short clip, and encode it where the model takes pictures.
+
+    Returns:
+        The most device memory that all frames would take, in bytes.
+    """
     black = Picture(bucket.width, bucket.height, bytes(3 * bucket.width * bucket.height))
     start = black if START in engine.capabilities.tasks else None
     short = replace(bucket, frames=min(bucket.frames, engine.pipeline.short_clip))

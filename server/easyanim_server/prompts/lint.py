@@ -67,6 +67,24 @@ def too_long(name: str, tokens: int, max_tokens: int, unread: str) -> PromptWarn
     return PromptWarning("too_long", message, _excerpt(unread))
 
 
+def read_by_one(name: str, tokens: int, max_tokens: int, unread: str, short: str, long: str) -> PromptWarning:
+    """The warning of a text that one of two encoders reads only in part.
+
+    Args:
+        name: What the text is called.
+        tokens: Its tokens by the tokenizer that reads less.
+        max_tokens: What that one reads.
+        unread: The part of the text that it does not read.
+        short: That tokenizer's name.
+        long: The other one's.
+    """
+    message = (
+        f"the {name} has {counted(tokens, 'token')} for {short}, which reads {max_tokens}; {long} alone reads its end, "
+        "so say first what matters most"
+    )
+    return PromptWarning("long_for_one_encoder", message, _excerpt(unread))
+
+
 def _apply(rule: Rule, prompt: str) -> list[PromptWarning]:
     if rule.pattern is NEGATION:
         return _limited([PromptWarning(rule.id, rule.message, _excerpt(text)) for text in _negations(prompt)])

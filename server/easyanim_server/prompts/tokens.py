@@ -14,7 +14,19 @@ from easyanim_server.domain.errors import NotReady
 from easyanim_server.domain.events import PromptWarning
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import PromptTokenizer
-from easyanim_server.prompts.lint import lint, too_long
+from easyanim_server.prompts.lint import lint, read_by_one, too_long
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How one tokenizer counts a prompt."""
+
+    name: str
+    """See `TokenizerSpec.name`."""
+    tokens: int
+    """Of the prompt within its template, before any cut."""
+    max_tokens: int
+    """What its encoder reads; the rest is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,8 @@ class PromptReading:
     max_tokens: int
     """What the model reads; the rest is cut."""
     warnings: tuple[PromptWarning, ...]
+    counts: tuple[TokenCount, ...] = ()
+    """Of each tokenizer of the model, the one that reads most first: its are the numbers above."""
 
     @property
     def truncated(self) -> bool:
@@ -41,16 +55,26 @@ class TokenCounter:
         # One text has nothing to share out, and a pool of threads would have to be left out of every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = Tokenizer.from_str(source.tokenizer_json)
+        self._others = [TokenCounter(other) for other in source.others]
 
     def read(self, prompt: str, negative_prompt: str) -> PromptReading:
         """Count the tokens of `prompt` and collect what is to be said of both; an empty negative prompt means none."""
+        source = self._source
         tokens, unread = self._count(prompt)
+        counts = [TokenCount(source.name, tokens, source.max_tokens)]
         warnings = lint(prompt, negative_prompt)
         for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
             count, rest = (tokens, unread) if name == "prompt" else self._count(text)
-            if count > self._source.max_tokens:
-                warnings.append(too_long(name, count, self._source.max_tokens, rest))
-        return PromptReading(tokens, self._source.max_tokens, tuple(warnings))
+            if count > source.max_tokens:
+                warnings.append(too_long(name, count, source.max_tokens, rest))
+            for other in self._others:
+                its, beyond = other._count(text)
+                if name == "prompt":
+                    counts.append(TokenCount(other._source.name, its, other._source.max_tokens))
+                if its > other._source.max_tokens:
+                    which = (other._source.name, source.name)
+                    warnings.append(read_by_one(name, its, other._source.max_tokens, beyond, *which))
+        return PromptReading(tokens, source.max_tokens, tuple(warnings), tuple(counts))
 
     def _count(self, prompt: str) -> tuple[int, str]:
         """Tokens of a prompt within its chat template, and the part of it that the model does not read."""
@@ -59,7 +83,8 @@ class TokenCounter:
         text = prefix + prompt + self._source.suffix
         (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
         tokens = len(encoding)
-        read_chars = encoding.offsets[limit][0] - len(prefix) if tokens > limit else len(prompt)
+        cut = limit - self._source.kept  # the first token that is not read
+        read_chars = encoding.offsets[cut][0] - len(prefix) if tokens > limit else len(prompt)
         return tokens, prompt[max(read_chars, 0) :]
 
 

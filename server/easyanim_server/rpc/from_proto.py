@@ -99,6 +99,7 @@ async def to_job(
         embed_prompt=request.embed_prompt,
         profile=name,
         acceleration=profile.acceleration,
+        guidance_rescale=request.guidance_rescale,
     )
 
 
@@ -110,6 +111,7 @@ def _check(
     wrong += _check_prompts(request, settings.max_prompt_chars)
     wrong += _check_number(request, "step_count", 1, capabilities.max_steps)
     wrong += _check_number(request, "guidance_scale", *capabilities.guidance_range)
+    wrong += _check_number(request, "guidance_rescale", 0, 1)
     wrong += _check_number(request, "frame_rate_fps", *jobs.FPS_RANGE)
     wrong += _check_number(request, "seed", 0, jobs.MAX_SEED, "leave it out for a random one")
     wrong += _check_output(request)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,8 +27,6 @@ MOST_WAITING = 64
 """Calls that wait for a place; each may have filled its window."""
 WAIT_SECONDS = 3.0
 """How long a call waits for a place, so that its caller has an answer within the 5 seconds of a heartbeat."""
-RETRY_SECONDS = (1.0, 4.0)
-"""From which a refused caller's delay is drawn: those who were refused together should not come back together."""
 
 
 class EndOfMessages(Exception):
@@ -170,7 +167,7 @@ class Intake:
         self._waiting.pop(granted, None)
 
     def _full(self, detail: str) -> IntakeFull:
-        return IntakeFull(detail, retry_after=random.uniform(*RETRY_SECONDS))
+        return IntakeFull(detail)
 
     def _give_back(self, size: int) -> None:
         self._taken -= size

@@ -112,6 +112,11 @@ def to_server_info(
         picture_mime_types=[picture_kinds.MEDIA_TYPES[kind] for kind in picture_kinds.readable()],
         defaults=_defaults(settings, capabilities) if info else None,
         tasks=sorted(capabilities.tasks) if info else (),
+        tokenizers=[
+            pb.Tokenizer(name=spec.name, max_token_count=spec.max_tokens)
+            for spec in (capabilities.tokenizers if info else ())
+        ],
+        solvers=capabilities.solvers if info else (),
     )
 
 
@@ -196,6 +201,10 @@ def to_lint_response(reading: PromptReading, negative_prompt: str) -> pb.LintPro
         prompt_truncated=reading.truncated,
         prompt_warnings=_warnings(reading.warnings),
         negative_prompt=negative_prompt,
+        tokenizers=[
+            pb.Tokenizer(name=count.name, max_token_count=count.max_tokens, token_count=count.tokens)
+            for count in reading.counts
+        ],
     )
 
 

@@ -35,6 +35,8 @@ class Refusal:
 
     sentence: str
     """What the checkpoint is and what to use instead, for the operator."""
+    foreign: bool = False
+    """Whether the checkpoint is of another family altogether, so that what that one says of it is to be read."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from importlib.metadata import entry_points
 
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.families.base import ENTRY_POINTS, Match, ModelFamily
+from easyanim_server.engine.families.easyanimate_v5.family import EasyAnimateV5
 from easyanim_server.engine.families.easyanimate_v51.family import EasyAnimateV51
 from easyanim_server.engine.weights.index import CheckpointIndex
 
-FAMILIES: tuple[ModelFamily, ...] = (EasyAnimateV51(),)
+FAMILIES: tuple[ModelFamily, ...] = (EasyAnimateV51(), EasyAnimateV5())
 """Those of this package, in the order in which they are asked."""
 
 
@@ -42,13 +43,14 @@ def recognise(index: CheckpointIndex, families: Sequence[ModelFamily] | None = N
         families: Those to ask; by default all that are registered.
 
     Raises:
-        UnsupportedModel: there is none; has the sentences of all that were asked.
+        UnsupportedModel: there is none; has the sentences of those whose model it is, or else of all.
         ConfigurationError: as `registered`.
     """
-    sentences = []
+    refusals = []
     for family in registered() if families is None else families:
         found = family.recognise(index)
         if isinstance(found, Match):
             return family
-        sentences.append(found.sentence)
-    raise UnsupportedModel("; ".join(sentences))
+        refusals.append(found)
+    own = [refusal for refusal in refusals if not refusal.foreign] or refusals
+    raise UnsupportedModel("; ".join(refusal.sentence for refusal in own))

@@ -82,7 +82,7 @@ def norm_silu(
     if bias is not None:
         x = x + _per_channel(bias)
     frames = x.transpose(1, 2).flatten(0, 1)  # (batch * frames, channels, h, w)
-    y = F.silu(F.group_norm(_centred(frames, groups), groups, scale, shift, eps))
+    y = F.silu(F.group_norm(centred(frames, groups), groups, scale, shift, eps))
     y = y.view(x.shape[0], -1, *y.shape[1:]).transpose(1, 2)  # (batch, channels, frames, h, w)
     return _ordered(follow(y, past, lead), x)
 
@@ -128,7 +128,7 @@ def follow(x: Tensor, past: Tensor | None, lead: int) -> Tensor:
     return torch.cat((*before, x), dim=2)
 
 
-def _centred(frames: Tensor, groups: int) -> Tensor:
+def centred(frames: Tensor, groups: int) -> Tensor:
     """Take each group's mean out of (frames, channels, h, w), where torch's norm would lose digits to it.
 
     Its kernel for channels last on a CPU takes the mean of squares less the squared mean for the variance. In frames

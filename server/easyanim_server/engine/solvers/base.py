@@ -45,12 +45,18 @@ class Schedule:
     scales: Tensor | None = None
     """Factor from z to the network's input at each of `sigmas`, (steps + 1,) float32, on the host; None where it is 1
     throughout."""
+    ends: Tensor | None = None
+    """Share of noise and scale that each step ends at, (steps, 2) float32, on the host; None where those are the next
+    of `sigmas` and `scales`. Published schedules that round timesteps miss their own next level by a training step."""
+    data_bound: float | None = None
+    """Values of predicted data are clipped to this size; None where they are not."""
 
     def __post_init__(self) -> None:
         lengths = [len(self.sigmas), len(self.timesteps) + 1]
         lengths += [] if self.scales is None else [len(self.scales)]
+        lengths += [] if self.ends is None else [len(self.ends) + 1]
         if len(set(lengths)) != 1:
-            raise ValueError(f"schedule of {lengths[0]} sigmas, {lengths[1] - 1} timesteps, {lengths[2:]} scales")
+            raise ValueError(f"schedule of {lengths[0]} sigmas, {lengths[1] - 1} timesteps, {lengths[2:]} scales, ends")
         if self.prediction is Prediction.EPSILON and not float(self.sigmas.max()) < 1:
             raise ValueError("a network that predicts noise needs sigmas below 1: pure noise has nothing of the data")
 

@@ -107,14 +107,14 @@ def tiny(
             num_layers=num_layers,
             mmdit_layers=mmdit_layers,
         )
-        vae = _vae(block_out_channels=(16, 32, 32, 32), latent_channels=LATENT_CHANNELS, norm_num_groups=8)
+        vae = published_vae(block_out_channels=(16, 32, 32, 32), latent_channels=LATENT_CHANNELS, norm_num_groups=8)
         text_encoder = Qwen2VLForConditionalGeneration(_tiny_text_config())  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(seed)
     for network in (transformer, vae, text_encoder):
-        _draw_weights(network, generator, spread=0.1)
+        draw_weights(network, generator, spread=0.1)
     _sharpen(transformer)
     for network in (transformer, vae, text_encoder):
-        _finish(network, device, dtype)
+        finish(network, device, dtype)
     return EasyAnimateInpaintPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer(), transformer=transformer, scheduler=scheduler()
     )
@@ -149,9 +149,9 @@ def synthetic(
     generator = torch.Generator(device).manual_seed(seed)
     home = torch.device("cpu") if on_host else device
     for network in (modules.transformer, modules.vae, modules.text_encoder):
-        _allocate(network, home, dtype)
-        _draw_weights(network, generator, spread=0.0)
-        _finish(network, home, dtype)
+        allocate(network, home, dtype)
+        draw_weights(network, generator, spread=0.0)
+        finish(network, home, dtype)
     modules.compute = device
     return modules
 
@@ -160,7 +160,7 @@ def synthetic_outline(size: SyntheticSize, *, text_layers: int = 27) -> Componen
     """Make a model of published shape on the meta device, without weights; see `synthetic`."""
     with torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel(**PUBLISHED_TRANSFORMERS[size])
-        vae = _vae(**PUBLISHED_VAE)
+        vae = published_vae(**PUBLISHED_VAE)
     return Components(
         name=f"synthetic:{size}",
         transformer=transformer,
@@ -204,7 +204,8 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
-def _vae(**config: Any) -> AutoencoderKLMagvit:
+def published_vae(**config: Any) -> AutoencoderKLMagvit:
+    """Make a VAE with the keys that publishers add to its configuration."""
     vae = AutoencoderKLMagvit(**config)
     # The stock pipeline reads this published key, which the class itself does not know.
     vae.register_to_config(cache_mag_vae=True)
@@ -234,7 +235,7 @@ def _tiny_text_config() -> Qwen2VLConfig:
 
 
 @torch.no_grad()
-def _draw_weights(network: nn.Module, generator: torch.Generator, spread: float) -> None:
+def draw_weights(network: nn.Module, generator: torch.Generator, spread: float) -> None:
     """Draw matrices that keep the variance of their input; biases about 0 and norms about 1, off by `spread`."""
     for name, parameter in network.named_parameters():
         elsewhere = parameter.device.type != generator.device.type
@@ -258,7 +259,7 @@ def _sharpen(transformer: EasyAnimateTransformer3DModel) -> None:
                 norm.weight.mul_(3.0)
 
 
-def _allocate(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def allocate(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Give parameters on the meta device memory on `device`, without values."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -266,7 +267,7 @@ def _allocate(network: nn.Module, device: torch.device, dtype: torch.dtype) -> N
             module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
 
-def _finish(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def finish(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move to the device; parameters take `dtype`, buffers (rotary frequencies) stay in float32."""
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)

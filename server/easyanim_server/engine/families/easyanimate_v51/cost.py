@@ -36,6 +36,7 @@ def step_flops(
     mode: AttentionMode = "original",
     *,
     stock: bool = False,
+    texts_t5: int = 0,
 ) -> Flops:
     """Count the operations of one forward; a step with guidance is a forward with a batch of 2, or two with 1.
 
@@ -48,6 +49,7 @@ def step_flops(
         texts: Text tokens.
         batch: Videos at once.
         mode: Which of the two networks is run.
+        texts_t5: Text tokens of T5 beside them, of networks that read both.
         stock: Whether diffusers' forward runs, which takes the text through the last block; ours leaves it there.
 
     Returns:
@@ -55,6 +57,8 @@ def step_flops(
     """
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     time, blocks = config["time_embed_dim"], config["num_layers"]
+    text_inputs = texts * config["text_embed_dim"] + texts_t5 * (config.get("text_embed_dim_t5") or 0)
+    texts += texts_t5
     everything = texts + tokens
     shared = blocks - config["mmdit_layers"]
 
@@ -74,7 +78,7 @@ def step_flops(
             inside -= texts * dim * dim
 
     pixels = config["patch_size"] ** 2
-    embeddings = dim * time + time * time + texts * config["text_embed_dim"] * dim
+    embeddings = dim * time + time * time + text_inputs * dim
     embeddings += tokens * pixels * config["in_channels"] * dim
     head = time * 2 * dim + tokens * dim * pixels * config["out_channels"]
 

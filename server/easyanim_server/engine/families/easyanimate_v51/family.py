@@ -1,4 +1,4 @@
-"""EasyAnimate V5.1's image-to-video models: which checkpoints they are, and how they are loaded."""
+"""EasyAnimate V5.1's models: which checkpoints they are, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easyanim_server.engine.families.base import LoadOptions, Match, Refusal
 from easyanim_server.engine.families.easyanimate_v51 import builtin
 from easyanim_server.engine.families.easyanimate_v51 import export as exports
 from easyanim_server.engine.families.easyanimate_v51 import folder as folders
-from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.components import Components, tasks_of
 from easyanim_server.engine.families.easyanimate_v51.outline import measure
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.runtime import Pipeline
@@ -39,7 +39,11 @@ class EasyAnimateV51:
             known = catalog.find(index.name)
             if known is not None and known.capabilities.family == self.name:
                 return Match()
-            return Refusal(f"{index.name} is no model of {self.name}; use {catalog.DEFAULT_MODEL} instead")
+            return Refusal(
+                f"{index.name} is no model of {self.name}; use {catalog.DEFAULT_MODEL} instead", foreign=True
+            )
+        if index.config("transformer/config.json").get("text_embed_dim_t5"):
+            return Refusal(f"{index.name} reads prompts with T5 as well, and {self.name} does not", foreign=True)
         try:
             folders.check(index.folder, index.name)
         except UnsupportedModel as error:
@@ -62,7 +66,8 @@ class EasyAnimateV51:
             max_frames=published.max_frames,
         )
         defaults = modeldefaults.read(index.folder, expected.defaults, geometry)
-        return replace(expected, geometry=geometry, defaults=defaults)
+        tasks = tasks_of(transformer, vae, expected.tasks)
+        return replace(expected, geometry=geometry, defaults=defaults, tasks=tasks)
 
     def files(self, index: CheckpointIndex) -> Sequence[str]:
         """See `ModelFamily.files`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import EasyAnimateTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
 
 from easyanim_server.catalog import DEFAULT_MODEL
@@ -16,15 +15,18 @@ from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.easyanimate_v51.vae_attention import own_names
+from easyanim_server.engine.families.easyanimate_v51.vae_folder import attention_heads, vae_outline, wrong_inputs
 from easyanim_server.engine.weights import read as weights
-from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken, typed
+from easyanim_server.engine.weights.contents import blamed_on, read_object, refuse_mistaken
 from easyanim_server.engine.weights.layout import CONFIG_FILES
 from easyanim_server.engine.weights.original import transformer_name
 from easyanim_server.engine.weights.read import files_of, load_weights
 
-# Diffusers warns of a key that published configurations have and that its own pipeline reads, and of ours.
+# Diffusers warns of keys that published configurations have, and of ours.
+_UNREAD_KEYS = ("cache_mag_vae", "clip_channels", "snr_shift_scale", positions.KEY)
 logging.getLogger("diffusers.configuration_utils").addFilter(
-    lambda record: not any(key in record.getMessage() for key in ("cache_mag_vae", positions.KEY))
+    lambda record: not any(key in record.getMessage() for key in _UNREAD_KEYS)
 )
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
@@ -67,8 +69,7 @@ def outline(folder: Path, model: str) -> Components:
     described = {name: folder / name / file for name, file in CONFIG_FILES.items()}
     with blamed_on(described["transformer"]), torch.device("meta"):
         transformer = EasyAnimateTransformer3DModel.from_config(read_object(described["transformer"]))
-    with blamed_on(described["vae"]), torch.device("meta"):
-        vae = AutoencoderKLMagvit.from_config(read_object(described["vae"]))
+    vae = vae_outline(folder)
     if "cache_mag_vae" not in vae.config:
         # The stock pipeline reads this published key, which the class itself does not know.
         vae.register_to_config(cache_mag_vae=True)
@@ -98,7 +99,7 @@ def check_weights(modules: Components, folder: Path) -> None:
         UnsupportedModel: says of a file what it is instead, or which tensors do not fit.
     """
     weights.check_weights(modules.transformer, folder / "transformer", _DIFFUSERS, transformer_name)
-    weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS)
+    weights.check_weights(modules.vae, folder / "vae", _DIFFUSERS, own_names(attention_heads(folder)))
     text = modules.text_encoder
     assert isinstance(text, TrimmedTextEncoder)
     weights.check_weights(text, folder / "text_encoder", _TRANSFORMERS, text.own_name)
@@ -121,7 +122,7 @@ def read(folder: Path, model: str, *, device: torch.device, dtype: torch.dtype, 
     check_weights(modules, folder)
     for name, network, rename in (
         ("transformer", modules.transformer, transformer_name),
-        ("vae", modules.vae, weights.as_stored),
+        ("vae", modules.vae, own_names(attention_heads(folder))),
     ):
         load_weights(network, folder / name, _DIFFUSERS, rename, device=device, dtype=dtype, own=own)
     text = modules.text_encoder
@@ -134,17 +135,17 @@ def _problem(folder: Path) -> str | None:
     """Complete the sentence that begins with the model's name, or None where nothing is wrong."""
     if not (folder / "model_index.json").is_file():
         return "has no model_index.json, so it is no model's folder"
-    index = read_object(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")  # whose _class_name is wrong in published models
     if "text_encoder_2" in index:
-        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+        return "is half of EasyAnimate V5: it has text_encoder_2, and transformer/config.json has no text_embed_dim_t5"
     for component, file in CONFIG_FILES.items():
         if not (folder / component / file).is_file():
             return f"has no {component}/{file}"
     transformer, vae, text_encoder, _, scheduler = (
         read_object(folder / name / file) for name, file in CONFIG_FILES.items()
     )
-    if transformer.get("text_embed_dim_t5") or not transformer.get("enable_text_attention_mask", True):
-        return "is EasyAnimate V5, which reads prompts with BERT and T5, and this server runs V5.1"
+    if not transformer.get("enable_text_attention_mask", True):
+        return "is half of EasyAnimate V5: enable_text_attention_mask is false, and there is no text_embed_dim_t5"
     if text_encoder.get("model_type") != "qwen2_vl":
         return f"reads prompts with {text_encoder.get('model_type')}, and EasyAnimate V5.1 with qwen2_vl"
     if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
@@ -153,26 +154,7 @@ def _problem(folder: Path) -> str | None:
         positions.formula(transformer, "original")
     except ValueError as error:
         return f"has a transformer/config.json whose {error}"
-    return _wrong_inputs(folder, transformer, vae)
-
-
-def _wrong_inputs(folder: Path, transformer: dict[str, Any], vae: dict[str, Any]) -> str | None:
-    latent = typed(vae, folder / "vae/config.json", "latent_channels", int, 16)
-    channels = typed(transformer, folder / "transformer/config.json", "in_channels", int, None)
-    levels = typed(vae, folder / "vae/config.json", "block_out_channels", list, [1] * 4)
-    kinds = {
-        latent: "a text-to-video model",
-        3 * latent: "a Control model, which follows a control video",
-        2 * latent + 6: "a Control-Camera model, which follows a camera path",
-    }
-    if channels != 2 * latent + 1:
-        kind = kinds.get(channels, "no image-to-video model")
-        return f"is {kind}: its transformer has {channels} input channels, and image-to-video has {2 * latent + 1}"
-    if not transformer.get("resize_inpaint_mask_directly", True):
-        return "encodes its mask with the VAE (resize_inpaint_mask_directly is false), which no V5.1 model does"
-    if len(levels) != 4:
-        return "has a VAE of another compression than 4x8x8"
-    return None
+    return wrong_inputs(folder, transformer, vae)
 
 
 def _text_encoder_config(folder: Path) -> Qwen2VLConfig:

@@ -1,13 +1,15 @@
-"""What an EasyAnimate V5.1 model weighs, from its networks without weights."""
+"""What an EasyAnimate model weighs, from its networks without weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.components import Components, Modules
 from easyanim_server.engine.families.easyanimate_v51.cost import Flops, step_flops
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
@@ -18,6 +20,16 @@ GUIDED = 2
 """Predictions of a step with guidance."""
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A text encoder, in its parts."""
+
+    network: nn.Module
+    table: nn.Module
+    """Of its words."""
+    layers: Sequence[nn.Module]
+
+
 def measure(modules: Components, dtype: torch.dtype) -> Outline:
     """Measure networks, which may be on the meta device.
 
@@ -25,25 +37,37 @@ def measure(modules: Components, dtype: torch.dtype) -> Outline:
         modules: Their own type does not matter.
         dtype: The compute type.
     """
+    encoder = modules.text_encoder
+    assert isinstance(encoder, TrimmedTextEncoder)
+    text = encoder.model
+    return measure_all(modules, dtype, [Reader(encoder, text.embed_tokens, list(text.layers))], (MAX_TOKENS,))
+
+
+def measure_all(modules: Modules, dtype: torch.dtype, readers: Sequence[Reader], texts: Sequence[int]) -> Outline:
+    """Measure the networks of a model with any text encoders.
+
+    Args:
+        modules: Transformer and VAE are used.
+        dtype: The compute type.
+        readers: The text encoders, which are needed one after the other.
+        texts: Tokens of each of them.
+    """
     itemsize = dtype.itemsize
 
     def weigh(*networks: nn.Module) -> int:
         return itemsize * sum(weight.numel() for network in networks for weight in network.parameters())
 
     stock = modules.transformer.transformer_blocks
-    encoder = modules.text_encoder
-    assert isinstance(encoder, TrimmedTextEncoder)
-    text = encoder.model
     blocks = tuple(weigh(block) for block in stock)
     config = dict(modules.transformer.config)
     return Outline(
         geometry=modules.geometry,
-        text_tokens=MAX_TOKENS,
+        text_tokens=sum(texts),
         width=config["num_attention_heads"] * config["attention_head_dim"],
-        step_cost=partial(_step_cost, config),
-        text=weigh(modules.text_encoder),
-        text_table=weigh(text.embed_tokens),
-        text_layer=max((weigh(layer) for layer in text.layers), default=0),
+        step_cost=partial(_step_cost, config, tuple(texts)),
+        text=weigh(*(reader.network for reader in readers)),
+        text_table=weigh(*(reader.table for reader in readers)),
+        text_layer=max((weigh(layer) for reader in readers for layer in reader.layers), default=0),
         rest=weigh(modules.transformer) - sum(blocks),
         blocks=blocks,
         blocks_fp8=tuple(whole - _saved(block, itemsize) for whole, block in zip(blocks, stock, strict=True)),
@@ -54,8 +78,8 @@ def measure(modules: Components, dtype: torch.dtype) -> Outline:
     )
 
 
-def _step_cost(config: dict[str, int], video_tokens: int) -> Flops:
-    return step_flops(config, video_tokens, MAX_TOKENS, GUIDED)
+def _step_cost(config: dict[str, int], texts: tuple[int, ...], video_tokens: int) -> Flops:
+    return step_flops(config, video_tokens, texts[0], GUIDED, texts_t5=sum(texts[1:]))
 
 
 def _saved(block: nn.Module, itemsize: int) -> int:

@@ -1,50 +1,36 @@
-"""EasyAnimate V5.1 InP as the engine uses it: text, pictures, schedule, network, frames."""
+"""EasyAnimate as the engine uses it: text, pictures, schedule, network, frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from easyanim_server.domain.events import Phase
-from easyanim_server.domain.job import Bucket, Job
+from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Solver as SolverName
 from easyanim_server.domain.protocols import Observer
 from easyanim_server.engine.families.base import never
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
-from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.components import Modules
 from easyanim_server.engine.families.easyanimate_v51.inputs import LATENTS, PICTURES, draw, given_frames, given_video
-from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
-from easyanim_server.engine.families.easyanimate_v51.schedule import bent_grid, published_grid
-from easyanim_server.engine.families.easyanimate_v51.text import PromptEncoder, prompt_tokenizer
-from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT, TEXT, EasyAnimateDenoiser
+from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT, EasyAnimateDenoiser
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.families.easyanimate_v51.vae_tiling import is_cut
 from easyanim_server.engine.families.runtime import DENOISER, Component, Condition, Need
 from easyanim_server.engine.solvers.base import Schedule
-from easyanim_server.engine.step_cache.teacache import UNFITTED
 
-TEXT_ENCODER, VAE = "text", "vae"
-"""Names of components, beside the denoiser's."""
-
-CACHE_COEFFICIENTS: dict[tuple[int, int], tuple[float, ...]] = {
-    (36, 18): (1.07862322, -4.19362456, 3.06725828, 0.33161686, 0.02374758),
-    (48, 48): (-10.47857366, 8.33844143, -0.78477557, 0.68798618, 0.0136149),
-}
-"""Upstream's fits by count of layers and of MMDiT layers: EasyAnimate V5.1 7B and 12B, InP."""
-
-
-def published_coefficients(layers: int, mmdit_layers: int) -> tuple[float, ...]:
-    """The step cache's polynomial for a network of that shape; the measure itself where none was published."""
-    return CACHE_COEFFICIENTS.get((layers, mmdit_layers), UNFITTED)
+VAE = "vae"
+"""Name of the component."""
 
 
 class EasyAnimatePipeline:
     """Implements `families.runtime.Pipeline`, with the numbers of diffusers' `EasyAnimateInpaintPipeline`.
 
     Args:
-        modules: The loaded networks.
+        modules: The loaded networks, and how they read prompts and are sampled.
         attention_mode: `original` runs the network as it was trained.
         noise_augmentation: Standard deviation of the noise on given pictures, whose range is [-1, 1]; None for what
             the model was trained with.
@@ -55,7 +41,7 @@ class EasyAnimatePipeline:
 
     def __init__(
         self,
-        modules: Components,
+        modules: Modules,
         attention_mode: AttentionMode = "original",
         noise_augmentation: float | None = None,
         *,
@@ -66,7 +52,8 @@ class EasyAnimatePipeline:
         self.name = modules.name
         self.device, self.dtype = modules.device, modules.dtype
         self.attention_mode = attention_mode
-        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, modules.geometry)
+        self._text = modules.text_side()
+        self.denoiser = EasyAnimateDenoiser(modules.transformer, attention_mode, self._text.tokens, modules.geometry)
         self.tiles = lambda height, width: is_cut(height, width) and tiled(height, width)
         self.vae = VideoAutoencoder(
             modules.vae,
@@ -75,30 +62,26 @@ class EasyAnimatePipeline:
             tiled=self.tiles,
             sliced=sliced,
         )
-        self.tokenizer = prompt_tokenizer(modules)
+        self.tokenizer = self._text.tokenizer
         self.parameters = sum(parameter.numel() for parameter in modules.transformer.parameters())
         self.short_clip = modules.geometry.frames_of(2)
-        config = modules.transformer.config
-        self.cache_coefficients = published_coefficients(config.num_layers, config.mmdit_layers)
+        self.cache_coefficients = modules.cache_coefficients
         self.capabilities = modules.capabilities
-        self._prompts = PromptEncoder(modules)
         if noise_augmentation is None:
-            noise_augmentation = modules.defaults.noise_augmentation
-        self._noise_augmentation = noise_augmentation if config.add_noise_in_inpaint_model else 0.0
-        self._grids: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+            noise_augmentation = modules.capabilities.defaults.noise_augmentation
+        adds_noise = modules.transformer.config.add_noise_in_inpaint_model
+        self._noise_augmentation = noise_augmentation if adds_noise else 0.0
+        self._schedules: dict[tuple[int, SolverName], Schedule] = {}
 
     @property
     def components(self) -> Mapping[str, Component]:
         """See `Pipeline.components`; layers of the stock transformer are views of the denoiser's blocks."""
-        transformer, text = self.modules.transformer, self.modules.text_encoder
-        assert isinstance(text, TrimmedTextEncoder)
+        transformer = self.modules.transformer
         return {
             DENOISER: Component(
                 transformer, list(zip(self.denoiser.blocks, transformer.transformer_blocks, strict=True))
             ),
-            TEXT_ENCODER: Component(
-                text, [(layer,) for layer in text.model.layers], calls_units=True, table=text.model.embed_tokens
-            ),
+            **self._text.components,
             VAE: Component(self.modules.vae),
         }
 
@@ -107,23 +90,24 @@ class EasyAnimatePipeline:
         return self.modules.fingerprint()
 
     def encode_text(self, prompt: str, need: Need) -> Condition:
-        """Embed one prompt as ``text``, (1, 256, hidden)."""
-        tokens = self._prompts.tokenize(prompt)
-        need(TEXT_ENCODER)
-        return {TEXT: self._prompts.embed(tokens)}
+        """See `TextSide.encode`."""
+        return self._text.encode(prompt, need)
 
     def draw(self, job: Job) -> Mapping[str, Tensor]:
         """See `inputs.draw`."""
-        return draw(
-            job.seed, job.bucket, self._latent_shape(job.bucket), bool(given_frames(job, self.capabilities.geometry))
-        )
+        return draw(job.seed, job.bucket, self._latent_shape(job.bucket), bool(self._given_frames(job)))
 
     @torch.no_grad()
     def encode_inputs(
         self, job: Job, noise: Mapping[str, Tensor], need: Need, observe: Observer
     ) -> Mapping[str, Tensor]:
-        """What is given of the video as ``inpaint``, (1, 17, frames', height/8, width/8): mask, then latents."""
-        given = given_frames(job, self.capabilities.geometry)
+        """What is given of the video as ``inpaint``, (1, 17, frames', height/8, width/8): mask, then latents.
+
+        Nothing of networks that make videos from text alone.
+        """
+        given = self._given_frames(job)
+        if not self.denoiser.is_given:
+            return {}
         channels, *size = noise[LATENTS].shape[1:]
         inpaint = torch.zeros((1, 1 + channels, *size), device=self.device, dtype=self.dtype)
         if given:
@@ -139,17 +123,26 @@ class EasyAnimatePipeline:
         return {INPAINT: inpaint}
 
     def schedule(self, steps: int, solver: SolverName) -> Schedule:
-        """The published grid for Euler, a bent one for multistep solvers; both predict flow."""
-        key = steps, solver is SolverName.EULER
-        if key not in self._grids:
-            grid = published_grid if solver is SolverName.EULER else bent_grid
-            self._grids[key] = grid(self.modules.scheduler, steps)
-        sigmas, timesteps = self._grids[key]
-        return Schedule(sigmas, timesteps.to(self.device, self.dtype))
+        """See `Modules.schedule`; timesteps are rounded to the weights' type, as the original rounds them."""
+        if (steps, solver) not in self._schedules:
+            made = self.modules.schedule(steps, solver)
+            self._schedules[steps, solver] = replace(made, timesteps=made.timesteps.to(self.device, self.dtype))
+        return self._schedules[steps, solver]
 
     def decode(self, latents: Tensor, need: Need) -> Iterator[Tensor]:
         """Yield (1, 3, n, height, width) where n is 1, then 4, 4, ..., or 0 between tiles."""
         return self.vae.decode(latents, lambda: need(VAE))
+
+    def _given_frames(self, job: Job) -> dict[int, Picture]:
+        """See `given_frames`.
+
+        Raises:
+            ValueError: also where the network makes videos from text alone.
+        """
+        given = given_frames(job, self.capabilities.geometry)
+        if given and not self.denoiser.is_given:
+            raise ValueError(f"{self.name} makes videos from text alone, and the job has a picture")
+        return given
 
     def _latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int, int]:
         return 1, *self.capabilities.geometry.latent_shape(bucket)

@@ -8,6 +8,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from easyanim_server.domain.profiles import Solver
+from easyanim_server.engine.solvers.base import Schedule
+
 LOG_SHIFT = 1.0
 """Logarithm of the factor by which time is shifted towards noise; EasyAnimate's pipelines use it at every size."""
 
@@ -43,3 +46,8 @@ def bent_grid(scheduler: FlowMatchEulerDiscreteScheduler, steps: int) -> tuple[T
         shifted = scheduler.shift * bent / (1 + (scheduler.shift - 1) * bent)
     sigmas = shifted.clamp(max=ALL_NOISE)
     return torch.cat((sigmas, sigmas.new_zeros(1))).float(), (sigmas * trained).float()
+
+
+def schedule_for(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, solver: Solver) -> Schedule:
+    """The published grid for Euler, a bent one for multistep solvers; on the host, and of predicted flow."""
+    return Schedule(*(published_grid if solver is Solver.EULER else bent_grid)(scheduler, steps))

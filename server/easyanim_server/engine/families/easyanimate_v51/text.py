@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.model import PromptTokenizer
-from easyanim_server.engine.families.easyanimate_v51.components import Components
+from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
+from easyanim_server.engine.families.runtime import Component, Condition, Need
 
 MAX_TOKENS = EASYANIMATE_V51.tokenizers[0].max_tokens
 """Text tokens of every prompt, chat template and padding included: the model was trained with so many."""
 
+TEXT, TEXT_T5 = "text", "text_t5"
+"""Names of conditions, (batch, tokens, hidden) each; only some networks have the second."""
+
+TEXT_ENCODER = "text"
+"""Name of the component."""
+
 Tokens = tuple[Tensor, Tensor]
 """Ids and attention mask, (1, 256) int64 each, on the host."""
+
+
+class TextSide(Protocol):
+    """How one model reads prompts."""
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """How prompts are counted."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Of each condition, in the order in which the denoiser joins them."""
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The text encoders by name."""
+
+    def encode(self, prompt: str, need: Need) -> Condition:
+        """See `Pipeline.encode_text`."""
+
+
+class QwenModules(Protocol):
+    """What `PromptEncoder` needs of a loaded model."""
+
+    @property
+    def name(self) -> str:
+        """As the operator named it."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """With the chat template; pads on the right."""
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        """A `TrimmedTextEncoder`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute type of the transformer."""
 
 
 class PromptEncoder:
@@ -28,7 +79,7 @@ class PromptEncoder:
         modules: Tokenizer and text encoder are used.
     """
 
-    def __init__(self, modules: Components) -> None:
+    def __init__(self, modules: QwenModules) -> None:
         self._tokenizer = modules.tokenizer
         self._text_encoder = modules.text_encoder
         self._device = modules.device
@@ -63,7 +114,39 @@ class PromptEncoder:
         return self.embed(self.tokenize(prompt))
 
 
-def prompt_tokenizer(modules: Components) -> PromptTokenizer:
+class QwenText:
+    """Implements `TextSide` with Qwen2-VL.
+
+    Args:
+        modules: Tokenizer and text encoder are used.
+
+    Raises:
+        UnsupportedModel: as `prompt_tokenizer`.
+    """
+
+    tokens = (MAX_TOKENS,)
+
+    def __init__(self, modules: QwenModules) -> None:
+        self.tokenizer = prompt_tokenizer(modules)
+        self._prompts = PromptEncoder(modules)
+        self._text_encoder = modules.text_encoder
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """See `TextSide.components`."""
+        text = self._text_encoder
+        assert isinstance(text, TrimmedTextEncoder)
+        units = [(layer,) for layer in text.model.layers]
+        return {TEXT_ENCODER: Component(text, units, calls_units=True, table=text.model.embed_tokens)}
+
+    def encode(self, prompt: str, need: Need) -> Condition:
+        """Embed one prompt as ``text``, (1, 256, hidden)."""
+        tokens = self._prompts.tokenize(prompt)
+        need(TEXT_ENCODER)
+        return {TEXT: self._prompts.embed(tokens)}
+
+
+def prompt_tokenizer(modules: QwenModules) -> PromptTokenizer:
     """Take out of the tokenizer what counts a prompt's tokens without transformers or torch.
 
     ``len(encode(prefix + prompt + suffix))`` then is the number of tokens before any cut.

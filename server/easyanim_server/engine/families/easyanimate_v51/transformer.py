@@ -16,12 +16,12 @@ from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.attention.select import largest_product
 from easyanim_server.engine.families.easyanimate_v51 import positions
 from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, TEXT, TEXT_T5
 from easyanim_server.engine.families.runtime import BlockContext, Condition, ExecutionPath, NetworkInputs, Rope
 
-TEXT, INPAINT = "text", "inpaint"
-"""Names of the condition, (batch, 256, hidden), and of what is given of the video, (batch, 17, frames', height/8,
-width/8): mask, then latents."""
+INPAINT = "inpaint"
+"""Name of what is given of the video, (batch, 17, frames', height/8, width/8): mask, then latents. Networks that make
+videos from text alone have no such input."""
 
 PRODUCTS = ("qkv", "out", "ff_in", "ff_out")
 """The large ones of a block, by their names in `TokenLayers`."""
@@ -40,10 +40,12 @@ class EasyAnimateDenoiser(nn.Module):
     Args:
         transformer: The network; its weights are shared, not copied.
         mode: Which of the two networks to run.
+        text_tokens: Of each condition, in the order in which they are joined: `TEXT`, then `TEXT_T5`.
         geometry: Of the model, for examples of a bucket's shape.
 
     Raises:
-        ValueError: the transformer's configuration names unknown positions.
+        ValueError: the transformer's configuration names unknown positions, or it projects another number of
+            conditions.
     """
 
     blocks: Sequence[Block]
@@ -52,12 +54,19 @@ class EasyAnimateDenoiser(nn.Module):
         self,
         transformer: EasyAnimateTransformer3DModel,
         mode: AttentionMode,
+        text_tokens: Sequence[int] = (MAX_TOKENS,),
         geometry: Geometry = EASYANIMATE_V51.geometry,
     ) -> None:
         super().__init__()
         self._geometry = geometry
         self.transformer = transformer
         self.mode = mode
+        self.texts = dict(zip((TEXT, TEXT_T5), text_tokens, strict=False))
+        """Tokens of each condition by its name."""
+        if len(self.texts) != (1 if transformer.text_proj_t5 is None else 2):
+            raise ValueError(f"{len(self.texts)} conditions for a network with text_proj_t5={transformer.text_proj_t5}")
+        self.is_given = transformer.config.in_channels > transformer.config.out_channels
+        """Whether the network reads what is given of the video."""
         self.positions = positions.formula(transformer.config, mode)
         """How tokens' rows and columns are computed; one of `positions.FORMULAS`."""
         last = len(transformer.transformer_blocks) - 1
@@ -82,17 +91,22 @@ class EasyAnimateDenoiser(nn.Module):
 
     def context(self, inputs: NetworkInputs, condition: Condition) -> BlockContext:
         """See `Denoiser.context`; `timestep` is in [0, 1000]."""
-        texts = condition[TEXT].shape[1]
+        texts = sum(condition[name].shape[1] for name in self.texts)
         rope = self.rope(inputs.latents, texts)
         return BlockContext(self._embed_time(inputs), rope, texts)
 
     def embed(self, inputs: NetworkInputs) -> Tensor:
         """See `Denoiser.embed`."""
-        return self._patchify(torch.cat((inputs.latents, inputs.given[INPAINT]), dim=1))
+        given = (inputs.given[INPAINT],) if self.is_given else ()
+        return self._patchify(torch.cat((inputs.latents, *given), dim=1))
 
     def join(self, video: Tensor, condition: Condition) -> Tensor:
         """See `Denoiser.join`."""
-        return torch.cat((self.transformer.text_proj(condition[TEXT]), video), dim=1)
+        net = self.transformer
+        texts = [net.text_proj(condition[TEXT])]
+        if net.text_proj_t5 is not None:
+            texts.append(net.text_proj_t5(condition[TEXT_T5]))
+        return torch.cat((*texts, video), dim=1)
 
     def head(self, video: Tensor, context: BlockContext, shape: torch.Size) -> Tensor:
         """See `Denoiser.head`."""
@@ -120,15 +134,17 @@ class EasyAnimateDenoiser(nn.Module):
             drawn = torch.randn(shape, generator=generator).to(device, dtype)
             return torch.stack([drawn] * batch)
 
-        latents, text = draw(channels, *size), draw(MAX_TOKENS, config.text_embed_dim)
-        inpaint = draw(config.in_channels - channels, *size)
+        channels, widths = config.out_channels, {TEXT: config.text_embed_dim, TEXT_T5: config.text_embed_dim_t5}
+        latents = draw(channels, *size)
+        condition = {name: draw(tokens, widths[name]) for name, tokens in self.texts.items()}
+        given = {INPAINT: draw(config.in_channels - channels, *size)} if self.is_given else {}
         timestep = torch.full((batch,), EXAMPLE_TIMESTEP, device=device, dtype=dtype)
-        return NetworkInputs(latents, timestep, {INPAINT: inpaint}), {TEXT: text}
+        return NetworkInputs(latents, timestep, given), condition
 
     def attention_shape(self, bucket: Bucket) -> torch.Size:
         """See `Denoiser.attention_shape`."""
         config = self.transformer.config
-        tokens = MAX_TOKENS + self._geometry.video_tokens(bucket)
+        tokens = sum(self.texts.values()) + self._geometry.video_tokens(bucket)
         return torch.Size((1, tokens, config.num_attention_heads, config.attention_head_dim))
 
     def replace_products(self, number: int, make: Callable[[nn.Linear], nn.Module], give_up: bool = False) -> None:

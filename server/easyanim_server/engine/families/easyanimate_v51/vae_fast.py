@@ -136,13 +136,22 @@ class StreamingVAE:
     def _stage(self, stage: Any, x: Tensor, features: Features) -> Tensor:
         """Run a down, mid or up block: residual blocks, and then what changes the size."""
         _run_hooks(stage, x)
-        for block in stage.convs:
+        attentions = getattr(stage, "attentions", ())
+        for number, block in enumerate(stage.convs):
+            if attentions and number:
+                x = self._attend(attentions[number - 1], x)
             x = self._residual(block, x, features)
         if getattr(stage, "downsampler", None) is not None:
             x = self._downsample(stage.downsampler, x, features)
         if getattr(stage, "upsampler", None) is not None:
             x = self._upsample(stage.upsampler, x, features)
         return x
+
+    def _attend(self, attention: Any, x: Tensor) -> Tensor:
+        """Let the pixels of each frame attend to one another; frames know nothing of each other here."""
+        _run_hooks(attention, x)
+        y: Tensor = attention.forward(x)
+        return y.contiguous(memory_format=self._layout)
 
     def _residual(self, block: Any, x: Tensor, features: Features) -> Tensor:
         _run_hooks(block, x)

@@ -1,0 +1,1 @@
+"""EasyAnimate V5."""
