@@ -26,6 +26,7 @@ from easyanim_server.engine.weights.original import transformer_name
 from tests.file_hosts import FileHost, serving
 
 ORIGINAL = Path(__file__).parents[1] / "fixtures" / "v51-inp-i2v"
+UPSTREAM = ORIGINAL.parent / "upstream" / "models"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 CPU = torch.device("cpu")
@@ -33,12 +34,20 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
-    """A checkpoint in its authors' layout, to spoil."""
+    """A V5.1 in its authors' layout, to spoil."""
     folder = tmp_path / "original"
     for part in PARTS:
         shutil.copytree(ORIGINAL / part, folder / part)
     shutil.copy(ORIGINAL / "model_index.json", folder)
     return folder
+
+
+@pytest.fixture(params=["V5.1", "V5 text-to-video"])
+def either(request: pytest.FixtureRequest, original: Path, tmp_path: Path) -> Path:
+    """A V5.1 or a V5 in its authors' layout."""
+    if request.param == "V5.1":
+        return original
+    return shutil.copytree(UPSTREAM / "v5-t2v", tmp_path / "v5")
 
 
 @pytest.fixture
@@ -69,7 +78,8 @@ def weights(model: str) -> dict[str, torch.Tensor]:
     modules = checkpoint.load(model, device=CPU, dtype=torch.float32)
     return {
         f"{part}.{name}": tensor
-        for part in ("transformer", "vae", "text_encoder")
+        for part in ("transformer", "vae", "text_encoder", "text_encoder_2")
+        if hasattr(modules, part)
         for name, tensor in getattr(modules, part).state_dict().items()
     }
 
@@ -139,18 +149,20 @@ def test_doctor_names_what_modelscope_still_has_to_bring(
     assert f"{modelscope.folder_of(model)} lacks {WEIGHTS}" in findings["model"]["detail"]
 
 
-def test_a_converted_model_is_the_same_one(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (original / "easyanim.json").write_text('{"defaults": {"step_count": 7}}')
+def test_a_converted_model_is_the_same_one(either: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (either / "easyanim.json").write_text('{"defaults": {"step_count": 7}}')
     target = tmp_path / "converted"
 
-    assert run(monkeypatch, "convert", str(original), str(target)) == 0
+    assert run(monkeypatch, "convert", str(either), str(target)) == 0
 
     assert not any(".attn2." in name for name in load_file(target / WEIGHTS))
-    assert json.loads((target / "model_index.json").read_text())["_class_name"] == "EasyAnimateInpaintPipeline"
+    pipeline = json.loads((target / "model_index.json").read_text())["_class_name"]
+    of_v5 = "EasyAnimatePipeline_Multi_Text_Encoder"  # diffusers has none
+    assert pipeline == (of_v5 if (either / "text_encoder_2").is_dir() else "EasyAnimateInpaintPipeline")
     assert (target / "easyanim.json").is_file()
-    one = checkpoint.load(str(original), device=CPU, dtype=torch.float32)
+    one = checkpoint.load(str(either), device=CPU, dtype=torch.float32)
     other = checkpoint.load(str(target), device=CPU, dtype=torch.float32)
-    assert_same(weights(str(original)), weights(str(target)))
+    assert_same(weights(str(either)), weights(str(target)))
     for part in ("transformer", "vae"):
         for key, value in getattr(one, part).config.items():
             assert key.startswith("_") or getattr(other, part).config[key] == value
@@ -186,7 +198,7 @@ def mixed(folder: Path) -> None:
 
 def other_text_encoder(folder: Path) -> None:
     shutil.rmtree(folder / "text_encoder")
-    shutil.copytree(ORIGINAL.parent / "upstream/models/v5-inp/text_encoder", folder / "text_encoder")
+    shutil.copytree(UPSTREAM / "v5-inp/text_encoder", folder / "text_encoder")
 
 
 @pytest.mark.parametrize(
@@ -209,9 +221,9 @@ def test_half_of_one_model_and_half_of_another_leaves_with_2_and_names_of_weight
     assert message in findings["model"]["detail"]
 
 
-def test_plan_predicts_a_folder_in_its_authors_layout_as_the_converted_one(original: Path, tmp_path: Path) -> None:
-    write_converted(original, "model", tmp_path / "converted")
-    folders = (original, tmp_path / "converted")
+def test_plan_predicts_a_folder_in_its_authors_layout_as_the_converted_one(either: Path, tmp_path: Path) -> None:
+    write_converted(either, "model", tmp_path / "converted")
+    folders = (either, tmp_path / "converted")
 
     plans = [
         memory_plan.plan(Settings.load({"model": str(folder), "buckets": "32x64x9"}), "8GiB") for folder in folders
@@ -221,8 +233,8 @@ def test_plan_predicts_a_folder_in_its_authors_layout_as_the_converted_one(origi
     assert plans[0].auto == plans[1].auto
 
 
-def test_an_engine_starts_on_a_folder_in_its_authors_layout(original: Path) -> None:
-    engine = Engine.from_settings(Settings(model=str(original), device="cpu", backend=Backend.EAGER))
+def test_an_engine_starts_on_a_folder_in_its_authors_layout(either: Path) -> None:
+    engine = Engine.from_settings(Settings(model=str(either), device="cpu", backend=Backend.EAGER))
     sampling = engine.begin(Job("1", "a cat", "", Bucket.parse("32x64x5"), steps=1, guidance=1.0, seed=1))
     engine.step(sampling)
 
@@ -254,3 +266,18 @@ def test_weights_that_do_not_fit_are_named_as_the_file_names_them(
         checkpoint.load(str(original), device=CPU, dtype=torch.float32)
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value"), [("vae", "scaling_factor", 0.1825), ("transformer", "swa_layers", [1])]
+)
+def test_configurations_of_unpublished_networks_are_refused_by_key(
+    either: Path, component: str, key: str, value: object
+) -> None:
+    file = either / component / "config.json"
+    content = json.loads(file.read_text()) | {key: value}
+    file.unlink()
+    file.write_text(json.dumps(content))
+
+    with pytest.raises(UnsupportedModel, match=f"{component}/config.json has {key} "):
+        checkpoint.inspect(str(either))

@@ -93,6 +93,15 @@ def test_a_prepared_bucket_in_pairs_gives_the_video_of_one_after_the_other(plain
     assert np.abs(render(paired, job()).astype(int) - plain).max() <= 1
 
 
+@pytest.mark.long
+def test_a_compiled_bucket_gives_the_eager_video(plain: NDArray[np.uint8]) -> None:
+    compiled = engine(backend="inductor", guidance_batch="2", attention="auto")
+    (status,) = compiled.prepare([BUCKET])
+
+    assert status.backend == "inductor", status.fallback
+    assert np.abs(render(compiled, job()).astype(int) - plain).max() <= 1
+
+
 def test_weights_in_8_bits_pass_the_numeric_check() -> None:
     (status,) = engine(precision="fp8-weights", placement="model_cpu_offload").prepare([BUCKET])
 

@@ -29,9 +29,9 @@ from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode
 from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.families.easyanimate_v51.cost import step_flops
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, TEXT
-from easyanim_server.engine.families.easyanimate_v51.transformer import EXAMPLE_TIMESTEP, INPAINT
-from easyanim_server.engine.families.runtime import Condition, ExecutionPath, NetworkInputs, resident
+from easyanim_server.engine.families.easyanimate_v51.text import TEXT, TEXT_T5
+from easyanim_server.engine.families.easyanimate_v51.transformer import INPAINT, example_inputs
+from easyanim_server.engine.families.runtime import Condition, ExecutionPath, resident
 from easyanim_server.engine.guidance import BATCHED, SEQUENTIAL, StepExecution, eager_execution
 from easyanim_server.engine.pixels import to_uint8
 from easyanim_server.engine.prediction import Predictor
@@ -39,6 +39,8 @@ from easyanim_server.engine.sampling import NEGATIVE_PROMPT, PROMPT, Sampling
 from easyanim_server.engine.weights import checkpoint
 
 STOCK, STOCK_COMPILED = "diffusers", "diffusers-compiled"
+STOCK_TEXTS = {TEXT: "encoder_hidden_states", TEXT_T5: "encoder_hidden_states_t5"}
+"""How diffusers' transformer names a prompt's embeddings. It reads those of V5 too, for which there is no pipeline."""
 
 Run = Callable[[], Tensor]
 """One guided step less its sum: both velocities, (2, channels, latent frames, rows, columns)."""
@@ -125,6 +127,7 @@ class SpeedTest:
     def __init__(self, model: str, device: torch.device, repeats: int) -> None:
         self._modules = _load(model, device)
         self._geometry = self._modules.geometry
+        self._text_tokens = dict(zip(STOCK_TEXTS, self._modules.text_side().tokens, strict=False))
         self._reads_text = model not in builtin.SYNTHETIC
         self._device = device
         self._repeats = repeats
@@ -237,32 +240,25 @@ class SpeedTest:
 
     def _run(self, variant: Variant, bucket: Bucket) -> Run:
         """A step, compiled anew where the variant is compiled."""
-        config = self._modules.transformer.config
-        channels, *size = self._geometry.latent_shape(bucket)
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self._device, torch.bfloat16)
-
-        latents = draw(1, channels, *size)
-        inpaint = draw(1, config.in_channels - channels, *size)
-        texts = draw(2, MAX_TOKENS, config.text_embed_dim)
-        times = torch.full((2,), EXAMPLE_TIMESTEP, device=self._device, dtype=torch.bfloat16)
+        config, shape = self._modules.transformer.config, self._geometry.latent_shape(bucket)
+        inputs, prompt = example_inputs(config, self._text_tokens, shape, self._device, torch.bfloat16)
+        negative = {name: text.flip(1) for name, text in prompt.items()}
         if not variant.stock:
             predictor, kernel = self._predictor, self._kernel(bucket)
             blocks = Backends(predictor, self._device).build(variant.backend, bucket, kernel)
             path, guidance = ExecutionPath(blocks, kernel), BATCHED if variant.pairs else SEQUENTIAL
             self._execution = StepExecution(path, guidance)
-            inputs = NetworkInputs(latents, times[:1], {INPAINT: inpaint})
-            negative, prompt = ({TEXT: text[None]} for text in texts)
             return lambda: torch.cat(guidance.predict(predictor, inputs, [prompt, negative], path)[::-1])
 
         transformer = self._modules.transformer
         if variant.compiled:
             transformer._repeated_blocks = ["EasyAnimateTransformerBlock"]  # diffusers' class does not name it
             transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        twice = {"encoder_hidden_states": texts, "inpaint_latents": torch.cat([inpaint] * 2)}
-        return lambda: transformer(torch.cat([latents] * 2), times, **twice, return_dict=False)[0]
+        twice: dict[str, Tensor] = {STOCK_TEXTS[name]: torch.cat([negative[name], prompt[name]]) for name in prompt}
+        if INPAINT in inputs.given:
+            twice["inpaint_latents"] = torch.cat([inputs.given[INPAINT]] * 2)
+        latents, times = torch.cat([inputs.latents] * 2), inputs.timestep.repeat(2)
+        return lambda: transformer(latents, times, **twice, return_dict=False)[0]
 
     def _kernel(self, bucket: Bucket) -> str:
         """The fastest attention kernel for our batches of one."""
@@ -275,9 +271,10 @@ class SpeedTest:
         return self._kernels[bucket]
 
     def _flops(self, variant: Variant, bucket: Bucket) -> int:
-        config = self._modules.transformer.config
+        config, tokens = self._modules.transformer.config, self._geometry.video_tokens(bucket)
         mode: AttentionMode = "diffusers" if variant.stock else "original"
-        return step_flops(config, self._geometry.video_tokens(bucket), MAX_TOKENS, 2, mode, stock=variant.stock).total
+        texts = [*self._text_tokens.values(), 0]
+        return step_flops(config, tokens, texts[0], 2, mode, stock=variant.stock, texts_t5=texts[1]).total
 
     def _texts(self, job: Job) -> dict[str, Condition]:
         prompts = {PROMPT: job.prompt, NEGATIVE_PROMPT: job.negative_prompt}

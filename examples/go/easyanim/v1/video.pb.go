@@ -297,7 +297,7 @@ type GenerateRequest struct {
 	// FIT_POLICY_CROP.
 	FitPolicy FitPolicy `protobuf:"varint,8,opt,name=fit_policy,json=fitPolicy,proto3,enum=easyanim.v1.FitPolicy" json:"fit_policy,omitempty"`
 	// Optional. Denoising steps, 1 to `Limits.max_step_count`. Default: the
-	// profile's; of "exact" the model's own, 35 of the published ones.
+	// profile's; of "exact" the model's own, 35 of EasyAnimate V5.1, 50 of V5.
 	StepCount *int32 `protobuf:"varint,9,opt,name=step_count,json=stepCount,proto3,oneof" json:"step_count,omitempty"`
 	// Optional. Strength of classifier-free guidance, in [1, 20]; 1 switches it
 	// off and halves the work. Default: the model's own, 6 of the published ones;
@@ -327,6 +327,10 @@ type GenerateRequest struct {
 	// transparent, and beside them where FIT_POLICY_PAD leaves room. Default:
 	// "#000000", black.
 	BackgroundColor string `protobuf:"bytes,24,opt,name=background_color,json=backgroundColor,proto3" json:"background_color,omitempty"`
+	// Optional. How far guidance is brought back to the spread of the prompt's own
+	// prediction, in [0, 1]; it takes off the glare of strong guidance. Default:
+	// 0, off.
+	GuidanceRescale *float64 `protobuf:"fixed64,30,opt,name=guidance_rescale,json=guidanceRescale,proto3,oneof" json:"guidance_rescale,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -491,6 +495,13 @@ func (x *GenerateRequest) GetBackgroundColor() string {
 	return ""
 }
 
+func (x *GenerateRequest) GetGuidanceRescale() float64 {
+	if x != nil && x.GuidanceRescale != nil {
+		return *x.GuidanceRescale
+	}
+	return 0
+}
+
 type isGenerateRequest_Size interface {
 	isGenerateRequest_Size()
 }
@@ -514,8 +525,8 @@ func (*GenerateRequest_AspectRatio) isGenerateRequest_Size() {}
 // profile's; in "exact" all of them are off.
 type Acceleration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "euler", as the model was published, or "unipc" or "dpmpp_2m", which are of
-	// second order and made for fewer steps.
+	// "euler" or "ddim", as the model was published, or "unipc" or "dpmpp_2m",
+	// which are of second order and made for fewer steps.
 	Solver *string `protobuf:"bytes,1,opt,name=solver,proto3,oneof" json:"solver,omitempty"`
 	// TeaCache: a step reuses what the transformer's blocks did before, until its
 	// input has changed by so much, in [0, 10]. 0 is off; the model's authors
@@ -958,8 +969,11 @@ type LintPromptResponse struct {
 	PromptWarnings []*PromptWarning `protobuf:"bytes,4,rep,name=prompt_warnings,json=promptWarnings,proto3" json:"prompt_warnings,omitempty"`
 	// The negative prompt that a generation would take.
 	NegativePrompt string `protobuf:"bytes,5,opt,name=negative_prompt,json=negativePrompt,proto3" json:"negative_prompt,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How each tokenizer of the model counts the prompt; the numbers above are
+	// those of the one that reads most.
+	Tokenizers    []*Tokenizer `protobuf:"bytes,30,rep,name=tokenizers,proto3" json:"tokenizers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LintPromptResponse) Reset() {
@@ -1027,6 +1041,77 @@ func (x *LintPromptResponse) GetNegativePrompt() string {
 	return ""
 }
 
+func (x *LintPromptResponse) GetTokenizers() []*Tokenizer {
+	if x != nil {
+		return x.Tokenizers
+	}
+	return nil
+}
+
+// One of the tokenizers that a model reads prompts with.
+type Tokenizer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "qwen2-vl", "bert" or "t5".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Tokens that are read of a prompt, its template included; the rest is cut.
+	MaxTokenCount int32 `protobuf:"varint,2,opt,name=max_token_count,json=maxTokenCount,proto3" json:"max_token_count,omitempty"`
+	// Tokens of the prompt that was asked about; 0 where none was.
+	TokenCount    int32 `protobuf:"varint,3,opt,name=token_count,json=tokenCount,proto3" json:"token_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tokenizer) Reset() {
+	*x = Tokenizer{}
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tokenizer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tokenizer) ProtoMessage() {}
+
+func (x *Tokenizer) ProtoReflect() protoreflect.Message {
+	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tokenizer.ProtoReflect.Descriptor instead.
+func (*Tokenizer) Descriptor() ([]byte, []int) {
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Tokenizer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Tokenizer) GetMaxTokenCount() int32 {
+	if x != nil {
+		return x.MaxTokenCount
+	}
+	return 0
+}
+
+func (x *Tokenizer) GetTokenCount() int32 {
+	if x != nil {
+		return x.TokenCount
+	}
+	return 0
+}
+
 // A generation's parameters, all of them set.
 type Parameters struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1054,7 +1139,8 @@ type Parameters struct {
 	OutputMimeType string `protobuf:"bytes,11,opt,name=output_mime_type,json=outputMimeType,proto3" json:"output_mime_type,omitempty"`
 	// How pictures were fitted.
 	FitPolicy FitPolicy `protobuf:"varint,12,opt,name=fit_policy,json=fitPolicy,proto3,enum=easyanim.v1.FitPolicy" json:"fit_policy,omitempty"`
-	// What the video starts from and ends in.
+	// What the video starts from and ends in; UNSPECIFIED for tasks that it has no
+	// value for. `task` is its successor.
 	Conditioning Conditioning `protobuf:"varint,13,opt,name=conditioning,proto3,enum=easyanim.v1.Conditioning" json:"conditioning,omitempty"`
 	// The profile that values were taken from where the request had none. What it
 	// means may change; `step_count` and the fields below say what was done.
@@ -1070,13 +1156,20 @@ type Parameters struct {
 	// See `GenerateRequest.background_color`; "#rrggbb" in lower case. Empty from
 	// servers that have no such setting: black.
 	BackgroundColor string `protobuf:"bytes,24,opt,name=background_color,json=backgroundColor,proto3" json:"background_color,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// See `GenerateRequest.guidance_rescale`; 0 means off.
+	GuidanceRescale float64 `protobuf:"fixed64,30,opt,name=guidance_rescale,json=guidanceRescale,proto3" json:"guidance_rescale,omitempty"`
+	// What the video is made from beside the prompt, one of
+	// `GetServerInfoResponse.tasks`: "text" (nothing), "start" (a first frame),
+	// "start_end" (a first and a last frame). Others may be added. Set in
+	// `Accepted`; empty in receipts, whose bytes stay what they were.
+	Task          string `protobuf:"bytes,40,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Parameters) Reset() {
 	*x = Parameters{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1181,7 @@ func (x *Parameters) String() string {
 func (*Parameters) ProtoMessage() {}
 
 func (x *Parameters) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[7]
+	mi := &file_easyanim_v1_video_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1194,7 @@ func (x *Parameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
 func (*Parameters) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Parameters) GetPrompt() string {
@@ -1237,6 +1330,20 @@ func (x *Parameters) GetBackgroundColor() string {
 	return ""
 }
 
+func (x *Parameters) GetGuidanceRescale() float64 {
+	if x != nil {
+		return x.GuidanceRescale
+	}
+	return 0
+}
+
+func (x *Parameters) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
 // The job waits.
 type Queued struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1250,7 +1357,7 @@ type Queued struct {
 
 func (x *Queued) Reset() {
 	*x = Queued{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1369,7 @@ func (x *Queued) String() string {
 func (*Queued) ProtoMessage() {}
 
 func (x *Queued) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[8]
+	mi := &file_easyanim_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1382,7 @@ func (x *Queued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queued.ProtoReflect.Descriptor instead.
 func (*Queued) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Queued) GetJobsAheadCount() int32 {
@@ -1316,7 +1423,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1435,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[9]
+	mi := &file_easyanim_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1448,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetPhase() Phase {
@@ -1407,7 +1514,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1526,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[10]
+	mi := &file_easyanim_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1539,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Chunk) GetOffsetBytes() int64 {
@@ -1467,7 +1574,7 @@ type Restarted struct {
 
 func (x *Restarted) Reset() {
 	*x = Restarted{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1586,7 @@ func (x *Restarted) String() string {
 func (*Restarted) ProtoMessage() {}
 
 func (x *Restarted) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[11]
+	mi := &file_easyanim_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1599,7 @@ func (x *Restarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restarted.ProtoReflect.Descriptor instead.
 func (*Restarted) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Restarted) GetAttempt() int32 {
@@ -1535,7 +1642,7 @@ type Completed struct {
 
 func (x *Completed) Reset() {
 	*x = Completed{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1654,7 @@ func (x *Completed) String() string {
 func (*Completed) ProtoMessage() {}
 
 func (x *Completed) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[12]
+	mi := &file_easyanim_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1667,7 @@ func (x *Completed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Completed.ProtoReflect.Descriptor instead.
 func (*Completed) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Completed) GetSizeBytes() int64 {
@@ -1620,7 +1727,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1739,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[13]
+	mi := &file_easyanim_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1752,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Timings) GetQueueDuration() *durationpb.Duration {
@@ -1746,7 +1853,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1865,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[14]
+	mi := &file_easyanim_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1878,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Receipt) GetParameters() *Parameters {
@@ -1916,7 +2023,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2035,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[15]
+	mi := &file_easyanim_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2048,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 // What the server serves.
@@ -1977,14 +2084,22 @@ type GetServerInfoResponse struct {
 	// installed with what they need. Empty from servers that do not say.
 	PictureMimeTypes []string `protobuf:"bytes,24,rep,name=picture_mime_types,json=pictureMimeTypes,proto3" json:"picture_mime_types,omitempty"`
 	// What requests get that leave it out; unset until the model was loaded once.
-	Defaults      *Defaults `protobuf:"bytes,30,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	Defaults *Defaults `protobuf:"bytes,30,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	// What the model makes videos from, as `Parameters.task` has it; empty until
+	// the model is loaded.
+	Tasks []string `protobuf:"bytes,40,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// What it reads prompts with; empty until the model is loaded.
+	Tokenizers []*Tokenizer `protobuf:"bytes,41,rep,name=tokenizers,proto3" json:"tokenizers,omitempty"`
+	// What `Acceleration.solver` may be, the published one first; empty until the
+	// model is loaded.
+	Solvers       []string `protobuf:"bytes,42,rep,name=solvers,proto3" json:"solvers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2111,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[16]
+	mi := &file_easyanim_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2124,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -2110,6 +2225,27 @@ func (x *GetServerInfoResponse) GetDefaults() *Defaults {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetTasks() []string {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetTokenizers() []*Tokenizer {
+	if x != nil {
+		return x.Tokenizers
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetSolvers() []string {
+	if x != nil {
+		return x.Solvers
+	}
+	return nil
+}
+
 // What a request gets that has a prompt and nothing else. Settings of the
 // operator go before what the model brings along.
 type Defaults struct {
@@ -2128,7 +2264,7 @@ type Defaults struct {
 
 func (x *Defaults) Reset() {
 	*x = Defaults{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2276,7 @@ func (x *Defaults) String() string {
 func (*Defaults) ProtoMessage() {}
 
 func (x *Defaults) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[17]
+	mi := &file_easyanim_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2289,7 @@ func (x *Defaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Defaults.ProtoReflect.Descriptor instead.
 func (*Defaults) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Defaults) GetGuidanceScale() float64 {
@@ -2201,7 +2337,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2349,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[18]
+	mi := &file_easyanim_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2362,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Profile) GetName() string {
@@ -2289,7 +2425,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2437,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[19]
+	mi := &file_easyanim_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2450,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Activity) GetJobId() string {
@@ -2415,7 +2551,7 @@ type DeviceStatus struct {
 
 func (x *DeviceStatus) Reset() {
 	*x = DeviceStatus{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2563,7 @@ func (x *DeviceStatus) String() string {
 func (*DeviceStatus) ProtoMessage() {}
 
 func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[20]
+	mi := &file_easyanim_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2576,7 @@ func (x *DeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceStatus.ProtoReflect.Descriptor instead.
 func (*DeviceStatus) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeviceStatus) GetName() string {
@@ -2506,7 +2642,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2654,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[21]
+	mi := &file_easyanim_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2667,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Model) GetName() string {
@@ -2595,7 +2731,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2743,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[22]
+	mi := &file_easyanim_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2756,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Bucket) GetName() string {
@@ -2700,7 +2836,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[23]
+	mi := &file_easyanim_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2848,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[23]
+	mi := &file_easyanim_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2861,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Plan) GetFrameCount() int32 {
@@ -2852,7 +2988,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_easyanim_v1_video_proto_msgTypes[24]
+	mi := &file_easyanim_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3000,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_easyanim_v1_video_proto_msgTypes[24]
+	mi := &file_easyanim_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3013,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{24}
+	return file_easyanim_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Limits) GetMaxRequestBytes() int64 {
@@ -2919,7 +3055,7 @@ var File_easyanim_v1_video_proto protoreflect.FileDescriptor
 
 const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\x80\x06\n" +
+	"\x17easyanim/v1/video.proto\x12\veasyanim.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc5\x06\n" +
 	"\x0fGenerateRequest\x12\x1f\n" +
 	"\vstart_image\x18\x01 \x01(\fR\n" +
 	"startImage\x12\x1b\n" +
@@ -2942,14 +3078,16 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\fembed_prompt\x18\x0e \x01(\bR\vembedPrompt\x12\x18\n" +
 	"\aprofile\x18\x0f \x01(\tR\aprofile\x12=\n" +
 	"\facceleration\x18\x14 \x01(\v2\x19.easyanim.v1.AccelerationR\facceleration\x12)\n" +
-	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColorB\x06\n" +
+	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColor\x12.\n" +
+	"\x10guidance_rescale\x18\x1e \x01(\x01H\aR\x0fguidanceRescale\x88\x01\x01B\x06\n" +
 	"\x04sizeB\x12\n" +
 	"\x10_negative_promptB\x0e\n" +
 	"\f_frame_countB\r\n" +
 	"\v_step_countB\x11\n" +
 	"\x0f_guidance_scaleB\a\n" +
 	"\x05_seedB\x11\n" +
-	"\x0f_frame_rate_fps\"\xf0\x01\n" +
+	"\x0f_frame_rate_fpsB\x13\n" +
+	"\x11_guidance_rescale\"\xf0\x01\n" +
 	"\fAcceleration\x12\x1b\n" +
 	"\x06solver\x18\x01 \x01(\tH\x00R\x06solver\x88\x01\x01\x12,\n" +
 	"\x0fcache_threshold\x18\x02 \x01(\x01H\x01R\x0ecacheThreshold\x88\x01\x01\x12*\n" +
@@ -2982,13 +3120,21 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x11LintPromptRequest\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12,\n" +
 	"\x0fnegative_prompt\x18\x02 \x01(\tH\x00R\x0enegativePrompt\x88\x01\x01B\x12\n" +
-	"\x10_negative_prompt\"\x83\x02\n" +
+	"\x10_negative_prompt\"\xbb\x02\n" +
 	"\x12LintPromptResponse\x12,\n" +
 	"\x12prompt_token_count\x18\x01 \x01(\x05R\x10promptTokenCount\x12&\n" +
 	"\x0fmax_token_count\x18\x02 \x01(\x05R\rmaxTokenCount\x12)\n" +
 	"\x10prompt_truncated\x18\x03 \x01(\bR\x0fpromptTruncated\x12C\n" +
 	"\x0fprompt_warnings\x18\x04 \x03(\v2\x1a.easyanim.v1.PromptWarningR\x0epromptWarnings\x12'\n" +
-	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\"\xae\x05\n" +
+	"\x0fnegative_prompt\x18\x05 \x01(\tR\x0enegativePrompt\x126\n" +
+	"\n" +
+	"tokenizers\x18\x1e \x03(\v2\x16.easyanim.v1.TokenizerR\n" +
+	"tokenizers\"h\n" +
+	"\tTokenizer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
+	"\x0fmax_token_count\x18\x02 \x01(\x05R\rmaxTokenCount\x12\x1f\n" +
+	"\vtoken_count\x18\x03 \x01(\x05R\n" +
+	"tokenCount\"\xed\x05\n" +
 	"\n" +
 	"Parameters\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12'\n" +
@@ -3013,7 +3159,9 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x0fcache_threshold\x18\x10 \x01(\x01R\x0ecacheThreshold\x12%\n" +
 	"\x0eguidance_start\x18\x11 \x01(\x01R\rguidanceStart\x12!\n" +
 	"\fguidance_end\x18\x12 \x01(\x01R\vguidanceEnd\x12)\n" +
-	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColor\"p\n" +
+	"\x10background_color\x18\x18 \x01(\tR\x0fbackgroundColor\x12)\n" +
+	"\x10guidance_rescale\x18\x1e \x01(\x01R\x0fguidanceRescale\x12\x12\n" +
+	"\x04task\x18( \x01(\tR\x04task\"p\n" +
 	"\x06Queued\x12(\n" +
 	"\x10jobs_ahead_count\x18\x01 \x01(\x05R\x0ejobsAheadCount\x12<\n" +
 	"\feta_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vetaDuration\"\xee\x02\n" +
@@ -3046,7 +3194,7 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x15image_encode_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x13imageEncodeDuration\x12D\n" +
 	"\x10denoise_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fdenoiseDuration\x12B\n" +
 	"\x0fdecode_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0edecodeDuration\x12@\n" +
-	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\x91\x06\n" +
+	"\x0etotal_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtotalDuration\"\x9d\x06\n" +
 	"\aReceipt\x127\n" +
 	"\n" +
 	"parameters\x18\x01 \x01(\v2\x17.easyanim.v1.ParametersR\n" +
@@ -3072,8 +3220,8 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\x12cache_coefficients\x18\x15 \x03(\x01R\x11cacheCoefficients\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xf0\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"\x16\n" +
+	"\x14GetServerInfoRequest\"\xd8\x05\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x05model\x18\x02 \x01(\v2\x12.easyanim.v1.ModelR\x05model\x12-\n" +
@@ -3089,7 +3237,12 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\rdevice_status\x18\t \x03(\v2\x19.easyanim.v1.DeviceStatusR\fdeviceStatus\x120\n" +
 	"\bprofiles\x18\x14 \x03(\v2\x14.easyanim.v1.ProfileR\bprofiles\x12,\n" +
 	"\x12picture_mime_types\x18\x18 \x03(\tR\x10pictureMimeTypes\x121\n" +
-	"\bdefaults\x18\x1e \x01(\v2\x15.easyanim.v1.DefaultsR\bdefaults\"\x89\x01\n" +
+	"\bdefaults\x18\x1e \x01(\v2\x15.easyanim.v1.DefaultsR\bdefaults\x12\x14\n" +
+	"\x05tasks\x18( \x03(\tR\x05tasks\x126\n" +
+	"\n" +
+	"tokenizers\x18) \x03(\v2\x16.easyanim.v1.TokenizerR\n" +
+	"tokenizers\x12\x18\n" +
+	"\asolvers\x18* \x03(\tR\asolvers\"\x89\x01\n" +
 	"\bDefaults\x12%\n" +
 	"\x0eguidance_scale\x18\x01 \x01(\x01R\rguidanceScale\x12\x1d\n" +
 	"\n" +
@@ -3211,7 +3364,7 @@ func file_easyanim_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_easyanim_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_easyanim_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_easyanim_v1_video_proto_goTypes = []any{
 	(FitPolicy)(0),                // 0: easyanim.v1.FitPolicy
 	(Conditioning)(0),             // 1: easyanim.v1.Conditioning
@@ -3224,83 +3377,86 @@ var file_easyanim_v1_video_proto_goTypes = []any{
 	(*PromptWarning)(nil),         // 8: easyanim.v1.PromptWarning
 	(*LintPromptRequest)(nil),     // 9: easyanim.v1.LintPromptRequest
 	(*LintPromptResponse)(nil),    // 10: easyanim.v1.LintPromptResponse
-	(*Parameters)(nil),            // 11: easyanim.v1.Parameters
-	(*Queued)(nil),                // 12: easyanim.v1.Queued
-	(*Progress)(nil),              // 13: easyanim.v1.Progress
-	(*Chunk)(nil),                 // 14: easyanim.v1.Chunk
-	(*Restarted)(nil),             // 15: easyanim.v1.Restarted
-	(*Completed)(nil),             // 16: easyanim.v1.Completed
-	(*Timings)(nil),               // 17: easyanim.v1.Timings
-	(*Receipt)(nil),               // 18: easyanim.v1.Receipt
-	(*GetServerInfoRequest)(nil),  // 19: easyanim.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 20: easyanim.v1.GetServerInfoResponse
-	(*Defaults)(nil),              // 21: easyanim.v1.Defaults
-	(*Profile)(nil),               // 22: easyanim.v1.Profile
-	(*Activity)(nil),              // 23: easyanim.v1.Activity
-	(*DeviceStatus)(nil),          // 24: easyanim.v1.DeviceStatus
-	(*Model)(nil),                 // 25: easyanim.v1.Model
-	(*Bucket)(nil),                // 26: easyanim.v1.Bucket
-	(*Plan)(nil),                  // 27: easyanim.v1.Plan
-	(*Limits)(nil),                // 28: easyanim.v1.Limits
-	nil,                           // 29: easyanim.v1.Receipt.VersionsEntry
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*Tokenizer)(nil),             // 11: easyanim.v1.Tokenizer
+	(*Parameters)(nil),            // 12: easyanim.v1.Parameters
+	(*Queued)(nil),                // 13: easyanim.v1.Queued
+	(*Progress)(nil),              // 14: easyanim.v1.Progress
+	(*Chunk)(nil),                 // 15: easyanim.v1.Chunk
+	(*Restarted)(nil),             // 16: easyanim.v1.Restarted
+	(*Completed)(nil),             // 17: easyanim.v1.Completed
+	(*Timings)(nil),               // 18: easyanim.v1.Timings
+	(*Receipt)(nil),               // 19: easyanim.v1.Receipt
+	(*GetServerInfoRequest)(nil),  // 20: easyanim.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 21: easyanim.v1.GetServerInfoResponse
+	(*Defaults)(nil),              // 22: easyanim.v1.Defaults
+	(*Profile)(nil),               // 23: easyanim.v1.Profile
+	(*Activity)(nil),              // 24: easyanim.v1.Activity
+	(*DeviceStatus)(nil),          // 25: easyanim.v1.DeviceStatus
+	(*Model)(nil),                 // 26: easyanim.v1.Model
+	(*Bucket)(nil),                // 27: easyanim.v1.Bucket
+	(*Plan)(nil),                  // 28: easyanim.v1.Plan
+	(*Limits)(nil),                // 29: easyanim.v1.Limits
+	nil,                           // 30: easyanim.v1.Receipt.VersionsEntry
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
 }
 var file_easyanim_v1_video_proto_depIdxs = []int32{
 	0,  // 0: easyanim.v1.GenerateRequest.fit_policy:type_name -> easyanim.v1.FitPolicy
 	5,  // 1: easyanim.v1.GenerateRequest.acceleration:type_name -> easyanim.v1.Acceleration
 	7,  // 2: easyanim.v1.GenerateResponse.accepted:type_name -> easyanim.v1.Accepted
-	12, // 3: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
-	13, // 4: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
-	14, // 5: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
-	16, // 6: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
-	15, // 7: easyanim.v1.GenerateResponse.restarted:type_name -> easyanim.v1.Restarted
-	11, // 8: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
+	13, // 3: easyanim.v1.GenerateResponse.queued:type_name -> easyanim.v1.Queued
+	14, // 4: easyanim.v1.GenerateResponse.progress:type_name -> easyanim.v1.Progress
+	15, // 5: easyanim.v1.GenerateResponse.chunk:type_name -> easyanim.v1.Chunk
+	17, // 6: easyanim.v1.GenerateResponse.completed:type_name -> easyanim.v1.Completed
+	16, // 7: easyanim.v1.GenerateResponse.restarted:type_name -> easyanim.v1.Restarted
+	12, // 8: easyanim.v1.Accepted.parameters:type_name -> easyanim.v1.Parameters
 	8,  // 9: easyanim.v1.Accepted.prompt_warnings:type_name -> easyanim.v1.PromptWarning
 	8,  // 10: easyanim.v1.LintPromptResponse.prompt_warnings:type_name -> easyanim.v1.PromptWarning
-	0,  // 11: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
-	1,  // 12: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
-	30, // 13: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
-	2,  // 14: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
-	30, // 15: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
-	30, // 16: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
-	30, // 17: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
-	17, // 18: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
-	18, // 19: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
-	30, // 20: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
-	30, // 21: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
-	30, // 22: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
-	30, // 23: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
-	30, // 24: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
-	30, // 25: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
-	11, // 26: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
-	29, // 27: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
-	25, // 28: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
-	26, // 29: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
-	28, // 30: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
-	3,  // 31: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
-	23, // 32: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
-	24, // 33: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
-	22, // 34: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
-	21, // 35: easyanim.v1.GetServerInfoResponse.defaults:type_name -> easyanim.v1.Defaults
-	5,  // 36: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
-	2,  // 37: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
-	30, // 38: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
-	30, // 39: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
-	30, // 40: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
-	27, // 41: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
-	30, // 42: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
-	30, // 43: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
-	4,  // 44: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
-	9,  // 45: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
-	19, // 46: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
-	6,  // 47: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
-	10, // 48: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
-	20, // 49: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
-	47, // [47:50] is the sub-list for method output_type
-	44, // [44:47] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	11, // 11: easyanim.v1.LintPromptResponse.tokenizers:type_name -> easyanim.v1.Tokenizer
+	0,  // 12: easyanim.v1.Parameters.fit_policy:type_name -> easyanim.v1.FitPolicy
+	1,  // 13: easyanim.v1.Parameters.conditioning:type_name -> easyanim.v1.Conditioning
+	31, // 14: easyanim.v1.Queued.eta_duration:type_name -> google.protobuf.Duration
+	2,  // 15: easyanim.v1.Progress.phase:type_name -> easyanim.v1.Phase
+	31, // 16: easyanim.v1.Progress.unit_duration:type_name -> google.protobuf.Duration
+	31, // 17: easyanim.v1.Progress.elapsed_duration:type_name -> google.protobuf.Duration
+	31, // 18: easyanim.v1.Progress.eta_duration:type_name -> google.protobuf.Duration
+	18, // 19: easyanim.v1.Completed.timings:type_name -> easyanim.v1.Timings
+	19, // 20: easyanim.v1.Completed.receipt:type_name -> easyanim.v1.Receipt
+	31, // 21: easyanim.v1.Timings.queue_duration:type_name -> google.protobuf.Duration
+	31, // 22: easyanim.v1.Timings.text_encode_duration:type_name -> google.protobuf.Duration
+	31, // 23: easyanim.v1.Timings.image_encode_duration:type_name -> google.protobuf.Duration
+	31, // 24: easyanim.v1.Timings.denoise_duration:type_name -> google.protobuf.Duration
+	31, // 25: easyanim.v1.Timings.decode_duration:type_name -> google.protobuf.Duration
+	31, // 26: easyanim.v1.Timings.total_duration:type_name -> google.protobuf.Duration
+	12, // 27: easyanim.v1.Receipt.parameters:type_name -> easyanim.v1.Parameters
+	30, // 28: easyanim.v1.Receipt.versions:type_name -> easyanim.v1.Receipt.VersionsEntry
+	26, // 29: easyanim.v1.GetServerInfoResponse.model:type_name -> easyanim.v1.Model
+	27, // 30: easyanim.v1.GetServerInfoResponse.buckets:type_name -> easyanim.v1.Bucket
+	29, // 31: easyanim.v1.GetServerInfoResponse.limits:type_name -> easyanim.v1.Limits
+	3,  // 32: easyanim.v1.GetServerInfoResponse.state:type_name -> easyanim.v1.State
+	24, // 33: easyanim.v1.GetServerInfoResponse.activity:type_name -> easyanim.v1.Activity
+	25, // 34: easyanim.v1.GetServerInfoResponse.device_status:type_name -> easyanim.v1.DeviceStatus
+	23, // 35: easyanim.v1.GetServerInfoResponse.profiles:type_name -> easyanim.v1.Profile
+	22, // 36: easyanim.v1.GetServerInfoResponse.defaults:type_name -> easyanim.v1.Defaults
+	11, // 37: easyanim.v1.GetServerInfoResponse.tokenizers:type_name -> easyanim.v1.Tokenizer
+	5,  // 38: easyanim.v1.Profile.acceleration:type_name -> easyanim.v1.Acceleration
+	2,  // 39: easyanim.v1.Activity.phase:type_name -> easyanim.v1.Phase
+	31, // 40: easyanim.v1.Activity.unit_duration:type_name -> google.protobuf.Duration
+	31, // 41: easyanim.v1.Activity.elapsed_duration:type_name -> google.protobuf.Duration
+	31, // 42: easyanim.v1.Activity.eta_duration:type_name -> google.protobuf.Duration
+	28, // 43: easyanim.v1.Bucket.plans:type_name -> easyanim.v1.Plan
+	31, // 44: easyanim.v1.Plan.build_duration:type_name -> google.protobuf.Duration
+	31, // 45: easyanim.v1.Plan.prediction_duration:type_name -> google.protobuf.Duration
+	4,  // 46: easyanim.v1.VideoService.Generate:input_type -> easyanim.v1.GenerateRequest
+	9,  // 47: easyanim.v1.VideoService.LintPrompt:input_type -> easyanim.v1.LintPromptRequest
+	20, // 48: easyanim.v1.VideoService.GetServerInfo:input_type -> easyanim.v1.GetServerInfoRequest
+	6,  // 49: easyanim.v1.VideoService.Generate:output_type -> easyanim.v1.GenerateResponse
+	10, // 50: easyanim.v1.VideoService.LintPrompt:output_type -> easyanim.v1.LintPromptResponse
+	21, // 51: easyanim.v1.VideoService.GetServerInfo:output_type -> easyanim.v1.GetServerInfoResponse
+	49, // [49:52] is the sub-list for method output_type
+	46, // [46:49] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_easyanim_v1_video_proto_init() }
@@ -3322,14 +3478,14 @@ func file_easyanim_v1_video_proto_init() {
 		(*GenerateResponse_Restarted)(nil),
 	}
 	file_easyanim_v1_video_proto_msgTypes[5].OneofWrappers = []any{}
-	file_easyanim_v1_video_proto_msgTypes[20].OneofWrappers = []any{}
+	file_easyanim_v1_video_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_easyanim_v1_video_proto_rawDesc), len(file_easyanim_v1_video_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -10,7 +10,7 @@ from typing import Literal
 from easyanim_server.domain.errors import UnsupportedModel
 from easyanim_server.domain.published import DESCRIBED, Kind
 from easyanim_server.engine.weights.index import CheckpointIndex
-from easyanim_server.engine.weights.original import is_diffusers, is_original
+from easyanim_server.engine.weights.original import check_transformer, check_vae, is_diffusers, is_original
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Of tensors by name; None where an index names one whose file is absent."""
@@ -129,9 +129,16 @@ def check(index: CheckpointIndex) -> None:
     """Refuse a checkpoint whose weights are here and are of no model that can be served, whatever is configured.
 
     Raises:
-        UnsupportedModel: its tensors are of no model or of several, or of one that follows another video or a camera.
+        UnsupportedModel: its tensors are of no model or of several, or of one that follows another video or a camera;
+            or it is in the authors' layout, and its configurations are of networks that they have not published.
     """
     identity = identity_of(index)
+    if identity is not None and identity.layout == "original":
+        try:
+            check_transformer(index.config("transformer/config.json"))
+            check_vae(index.config("vae/config.json"))
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{index.name}: {error}") from error
     if identity is not None and identity.kind not in SERVED:
         described, told = DESCRIBED[identity.kind], "its transformer's proj.weight has the input channels of one"
         raise UnsupportedModel(f"{index.name} is {described}, which this server does not serve yet: {told}")

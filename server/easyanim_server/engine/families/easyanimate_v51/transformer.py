@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -126,20 +126,10 @@ class EasyAnimateDenoiser(nn.Module):
 
     def example(self, bucket: Bucket, device: torch.device, batch: int = 1) -> tuple[NetworkInputs, Condition]:
         """See `Denoiser.example`."""
-        config, dtype = self.transformer.config, next(self.transformer.parameters()).dtype
-        generator = torch.Generator().manual_seed(0)
-        channels, *size = self._geometry.latent_shape(bucket)
-
-        def draw(*shape: int) -> Tensor:
-            drawn = torch.randn(shape, generator=generator).to(device, dtype)
-            return torch.stack([drawn] * batch)
-
-        channels, widths = config.out_channels, {TEXT: config.text_embed_dim, TEXT_T5: config.text_embed_dim_t5}
-        latents = draw(channels, *size)
-        condition = {name: draw(tokens, widths[name]) for name, tokens in self.texts.items()}
-        given = {INPAINT: draw(config.in_channels - channels, *size)} if self.is_given else {}
-        timestep = torch.full((batch,), EXAMPLE_TIMESTEP, device=device, dtype=dtype)
-        return NetworkInputs(latents, timestep, given), condition
+        dtype = next(self.transformer.parameters()).dtype
+        return example_inputs(
+            self.transformer.config, self.texts, self._geometry.latent_shape(bucket), device, dtype, batch
+        )
 
     def attention_shape(self, bucket: Bucket) -> torch.Size:
         """See `Denoiser.attention_shape`."""
@@ -201,3 +191,35 @@ class EasyAnimateDenoiser(nn.Module):
         x = x.reshape(batch, frames, height // p, width // p, channels, p, p)
         x = x.permute(0, 4, 1, 2, 5, 3, 6)  # (batch, channels, frames', h/p, p, w/p, p)
         return x.flatten(5, 6).flatten(3, 4)
+
+
+def example_inputs(
+    config: Any,
+    texts: Mapping[str, int],
+    shape: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    batch: int = 1,
+) -> tuple[NetworkInputs, Condition]:
+    """Random inputs of a network, the same on every call.
+
+    Args:
+        config: The transformer's.
+        texts: Tokens of each condition by its name.
+        shape: Of one video's latents, (channels, frames', height', width').
+        device: Where they are to be.
+        dtype: Theirs.
+        batch: Samples, all alike.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*of_one: int) -> Tensor:
+        drawn = torch.randn(of_one, generator=generator).to(device, dtype)
+        return torch.stack([drawn] * batch)
+
+    channels, widths = config.out_channels, {TEXT: config.text_embed_dim, TEXT_T5: config.text_embed_dim_t5}
+    latents = draw(channels, *shape[1:])
+    condition = {name: draw(tokens, widths[name]) for name, tokens in texts.items()}
+    is_given = config.in_channels > channels
+    given = {INPAINT: draw(config.in_channels - channels, *shape[1:])} if is_given else {}
+    return NetworkInputs(latents, torch.full((batch,), EXAMPLE_TIMESTEP, device=device, dtype=dtype), given), condition
