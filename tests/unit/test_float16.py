@@ -27,6 +27,7 @@ from easyanim_server.engine.families.registry import recognise
 from easyanim_server.engine.kernels.float16 import ScaledLinear, unit_rows, widen
 from easyanim_server.engine.weights.index import CheckpointIndex
 from tests.models import make_job, make_modules, run
+from tests.servers import settings as server_settings
 
 CPU = torch.device("cpu")
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "upstream" / "models"
@@ -211,7 +212,7 @@ def test_8_bit_weights_beside_float16_are_multiplied_in_float32() -> None:
 
 @pytest.mark.parametrize("model", ["builtin:tiny", str(FIXTURES / "v5-inp")])
 def test_an_engine_is_loaded_in_float16(model: str) -> None:
-    settings = Settings(model=model, device="cpu", dtype="float16", backend="eager", buckets="32x48x5")
+    settings = server_settings(model=model, device="cpu", dtype="float16", backend="eager", buckets="32x48x5")
     engine = Engine.from_settings(settings)
 
     (status,) = engine.prepare(settings.buckets)

@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from easyanim_server import catalog
 from easyanim_server.__main__ import app
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import Bucket, nearest_bucket
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v5 import folder as v5
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from tests.models import make_job, make_modules, run
+from tests.servers import settings as server_settings
 
 FLAG = "768x768,1024x1024x9"
 SQUARES = (Bucket(768, 768, 49), Bucket(1024, 1024, 9))
@@ -43,7 +45,7 @@ def loaded(model: str) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_square_buckets_are_settings_of_every_model(model: str) -> None:
-    settings = Settings(model=model, buckets=FLAG, device="cpu")
+    settings = server_settings(model=model, buckets=FLAG, device="cpu")
 
     assert settings.catalogue == SQUARES
     assert not set(SQUARES) & set(Settings(model=model).catalogue), "they are asked for by name"
@@ -100,8 +102,8 @@ def test_a_large_square_is_made(model: str) -> None:
 
 @pytest.mark.parametrize("bucket", ["1024x1024x10", "768x760x49", "1000x1000x9"])
 def test_other_squares_are_refused_by_what_is_wrong(bucket: str) -> None:
-    with pytest.raises(ValueError, match=r"multiple of 16|4k\+1"):
-        Settings(model="synthetic:v5-7b", buckets=bucket)
+    with pytest.raises(ConfigurationError, match=r"multiple of 16|4k\+1"):
+        server_settings(model="synthetic:v5-7b", buckets=bucket)
 
 
 def test_plan_of_float16_counts_its_float32() -> None:
