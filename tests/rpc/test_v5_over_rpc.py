@@ -96,6 +96,19 @@ def test_the_file_has_the_authors_frames(request: pytest.FixtureRequest, name: s
     assert done.guidance_rescale == pytest.approx(0.3 if name == "v5-inp-i2v-end" else 0.0)
 
 
+def test_an_image_to_video_model_makes_videos_from_text_alone(inp: Stub) -> None:
+    request = request_of("v5-inp-i2v")
+    request.ClearField("start_image")
+    answers = list(inp.Generate(request))
+
+    frames = read(b"".join(answer.chunk.data for answer in answers)).frames
+    (accepted,) = (answer.accepted for answer in answers if answer.HasField("accepted"))
+    assert accepted.parameters.task == "text"
+    assert frames.shape == (9, 32, 64, 3)
+    stored = load_file(FIXTURES / "v5-inp-i2v" / "expected.safetensors")["video_u16"][0].permute(1, 2, 3, 0).numpy()
+    assert np.abs(frames - stored / 257).max() > 2, "the same video as with the picture"
+
+
 def test_the_server_says_what_the_loaded_model_is(inp: Stub, t2v: Stub) -> None:
     given, text = (stub.GetServerInfo(pb.GetServerInfoRequest()) for stub in (inp, t2v))
 
