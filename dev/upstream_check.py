@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine import loop
@@ -175,8 +176,9 @@ def _row(case: Case) -> bool | None:
 
 def open_engine(model: Path, noise: float | None = None) -> Engine:
     """An engine with a checkpoint, eager in float32 on the CPU; with the model's own noise on pictures by default."""
-    given = {} if noise is None else {"noise_augmentation": noise}
-    return Engine.from_settings(Settings(model=str(model), device="cpu", dtype="float32", backend="eager", **given))
+    given: dict[str, Any] = {} if noise is None else {"noise_augmentation": noise}
+    settings = Settings(model=str(model), device="cpu", dtype="float32", backend=Backend.EAGER, **given)
+    return Engine.from_settings(settings)
 
 
 @contextmanager

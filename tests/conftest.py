@@ -6,6 +6,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import hypothesis
@@ -79,7 +80,7 @@ def encode_picture(form: str, size: tuple[int, int] = (96, 64), mode: str = "RGB
     return file.getvalue()
 
 
-def request(prompt: str = "instant", **fields: object) -> pb.GenerateRequest:
+def request(prompt: str = "instant", **fields: Any) -> pb.GenerateRequest:
     """A request that the simulated engine answers at once."""
     return pb.GenerateRequest(prompt=prompt, **{"step_count": 3, **fields})
 

@@ -125,7 +125,9 @@ def reference(pipeline: EasyAnimateInpaintPipeline, job: Job, **changes: object)
 
 
 def to_pil(picture: Picture | None) -> Image.Image | None:
-    return picture and Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    if picture is None:
+        return None
+    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
 
 
 def run(engine: Engine, job: Job) -> Sampling:

@@ -39,17 +39,17 @@ class Video:
 
 def read(data: bytes) -> Video:
     """Decode every frame of a file with one video stream."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         context = stream.codec_context
         frames = [_rgb(frame) for frame in container.decode(stream)]
         metadata = {name.lower(): text for name, text in container.metadata.items()}
         return Video(
             frames=np.stack(frames),
-            fps=stream.average_rate,
+            fps=stream.average_rate or Fraction(0),
             seconds=None if container.duration is None else container.duration / av.time_base,
             codec=context.codec.canonical_name,
-            pixels=context.pix_fmt,
+            pixels=str(context.pix_fmt),
             colours=(context.color_primaries, context.color_trc, context.colorspace, context.color_range),
             comment=metadata.get("comment"),
         )
@@ -63,7 +63,8 @@ def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
 
 def _rgb(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
     if frame.format.name != "yuv420p":
-        return frame.to_ndarray(format="rgb24")
+        pixels: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+        return pixels
     # By hand, not by libswscale: it made the file, and a mistake would cancel out.
     red_weight, blue_weight = _LUMA[frame.colorspace]
     assert frame.color_range == 1, "luma in 16..235, chroma in 16..240"

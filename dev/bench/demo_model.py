@@ -12,6 +12,7 @@ from dev.train_demo import export
 from dev.train_demo.__main__ import learn_tokenizer
 from dev.train_demo.denoiser import Denoiser
 from dev.train_demo.networks import Sizes, make_vae
+from dev.train_demo.optimiser import MuonAdamW
 from dev.train_demo.state import Run
 
 DEVIATION = 0.05
@@ -33,7 +34,7 @@ def write(folder: Path, sizes: Sizes | None = None, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory() as runs:
         for name, network in networks.items():
             _disturb(network)
-            run = Run({name: network}, torch.optim.AdamW(network.parameters()), decay=0.0)
+            run = Run({name: network}, MuonAdamW(network.parameters(), [], rate=1e-3, decay=0.0), decay=0.0)
             run.save(Path(runs) / name, {})
         export.export(folder, Path(runs) / "vae", Path(runs) / "net", tokenizer, sizes)
 

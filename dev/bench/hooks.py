@@ -8,6 +8,7 @@ Prints, for each, the graphs that dynamo compiled, the breaks between them, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import accelerate
@@ -68,8 +69,8 @@ def compiled(run: Callable[[], Any]) -> str:
 
 def main() -> None:
     for name, hook in WAYS.items():
-        loose = compiled(lambda hook=hook: predict(hook, fullgraph=False))
-        whole = compiled(lambda hook=hook: predict(hook, fullgraph=True))
+        loose = compiled(partial(predict, hook, fullgraph=False))
+        whole = compiled(partial(predict, hook, fullgraph=True))
         print(f"{name:38} {loose:24} in one piece: {whole}")
     for placement in ("full", "group_offload"):
 

@@ -20,13 +20,12 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from dev.bench.memory_cases import Case, Row, key_of, on_a_gpu, on_the_cpu
 from easyanim_server.benchmark import record
 from easyanim_server.benchmark import stopwatch as measure
 from easyanim_server.domain.events import Phase
@@ -41,56 +40,8 @@ from easyanim_server.engine.weights import checkpoint
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
-Row = dict[str, Any]
-
 COMPARED_STEPS = 2
 """Steps after which placements are compared, whatever the number that is measured."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a row measures."""
-
-    cap: float | None
-    """GiB of device memory that may be taken; None for all."""
-    bucket: Bucket
-    placement: str
-    steps: int
-    tiled: bool = False
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells rows apart."""
-        return (self.cap, self.bucket.name, self.bucket.frames, self.placement, self.tiled)
-
-
-def key_of(row: Row) -> tuple[Any, ...]:
-    return (row["cap_gib"], row["bucket"], row["frames"], row["placement"], row["vae_tiled"])
-
-
-def on_a_gpu() -> list[Case]:
-    """The rows to reach first, then what is good to know; 8-bit weights last, which gives those of 16 bits up."""
-    small, square, middle, large = map(Bucket.parse, ("384x672x49", "512x512x49", "576x1008x49", "768x1344x49"))
-    whole, group, fp8 = "model_cpu_offload", "group_offload", "model_cpu_offload_and_qfloat8"
-    steps = {small: 6, square: 6, middle: 3, large: 2}
-    order = [(None, bucket, "full") for bucket in (small, square, middle, large)]
-    order += [(24, bucket, whole) for bucket in (small, large, middle, square)]
-    order += [(16, bucket, whole) for bucket in (small, middle, square)]
-    order += [(12, bucket, group) for bucket in (small, square)]
-    order += [(None, small, group), (None, small, "sequential_cpu_offload"), (16, large, group), (12, middle, group)]
-    cases = [
-        Case(cap, bucket, name, 2 if name.startswith("sequential") else steps[bucket]) for cap, bucket, name in order
-    ]
-    cases += [Case(12, large, group, steps[large], tiled=True)]
-    cases += [Case(cap, bucket, fp8, steps[bucket]) for cap, bucket in ((12, small), (12, square), (16, large))]
-    return cases
-
-
-def on_the_cpu() -> list[Case]:
-    """The same code on the tiny model."""
-    bucket = Bucket.parse("32x48x5")
-    names = ("full", "model_cpu_offload", "group_offload", "sequential_cpu_offload", "model_cpu_offload_and_qfloat8")
-    return [Case(None, bucket, name, 2) for name in names]
 
 
 class MemoryBenchmark:
@@ -318,7 +269,7 @@ def _sentence(row: Row) -> str:
     cap = "no cap" if row["cap_gib"] is None else f"{row['cap_gib']} GiB"
     what = f"{row['bucket']}x{row['frames']} {row['placement']} ({cap}): "
     if "error" in row:
-        return what + row["error"]
+        return f"{what}{row['error']}"
     peak = "" if row["peak_gib"] is None else f", peak {row['peak_gib']:.2f} GiB"
     ratio = "" if row["ratio_to_full"] is None else f", {row['ratio_to_full']:.3f} x full"
     return what + f"{row['seconds']:.2f} s{ratio}{peak}, equal {row['equal_to_full']}"

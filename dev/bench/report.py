@@ -218,7 +218,7 @@ def plot(results: Sequence[Result], file: Path = PLOT) -> None:
     for axes in grid.flat:
         axes.set_axis_off()
     for result, line in zip(results, grid, strict=True):
-        names = []
+        names: list[str] = []
         for (name, rows), axes in zip(_by_bucket(result.steps).items(), line, strict=False):
             before, names = names, list(map(_path, rows))
             _bars(axes, rows, labelled=names != before)

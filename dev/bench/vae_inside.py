@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,12 @@ def profiled(vae: VideoAutoencoder, video: Tensor, latents: Tensor) -> list[dict
     spent: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == torch._C._autograd.DeviceType.CUDA:
             spent[event.name] += event.device_time / 1000
             calls[event.name] += 1
     whole = sum(spent.values())
     print(f"\nkernels of encode and decode: {whole:.0f} ms")
-    kernels = [
+    kernels: list[dict[str, Any]] = [
         {"kernel": name, "ms": round(ms, 2), "share": round(ms / whole, 4), "calls": calls[name]}
         for name, ms in spent.most_common(14)
     ]
@@ -60,10 +61,11 @@ def convolutions(device: torch.device, dtype: torch.dtype, timed: Timed) -> list
             flat = torch.randn((out, 3 * into, 3, 3), **options)
             stacked, flat = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (stacked, flat))
             rates = []
-            for run in (
-                lambda x=x, w=w: F.conv3d(x, w, padding=(0, 1, 1)),
-                lambda x=stacked, w=flat: F.conv2d(x, w, padding=1),
-            ):
+            runs: tuple[Callable[[], Tensor], ...] = (
+                partial(F.conv3d, x, w, padding=(0, 1, 1)),
+                partial(F.conv2d, stacked, flat, padding=1),
+            )
+            for run in runs:
                 run()
                 times, _ = timed(run)
                 rates.append(flops / min(times) / 1e9)

@@ -53,7 +53,15 @@ def main() -> int:
 
 
 def check_go_stubs(buf: Path, folder: Path, environment: dict[str, str]) -> None:
-    generate = [buf, "generate", "proto", "--template", GO / "buf.gen.yaml", "--output", folder / "stubs"]
+    generate: list[str | Path] = [
+        buf,
+        "generate",
+        "proto",
+        "--template",
+        GO / "buf.gen.yaml",
+        "--output",
+        folder / "stubs",
+    ]
     subprocess.run(generate, cwd=ROOT, env=environment, check=True)
     for fresh in (folder / "stubs").rglob("*.go"):
         committed = GO / fresh.relative_to(folder / "stubs")
@@ -131,7 +139,7 @@ def run_readme(address: str, environment: dict[str, str]) -> int:
     require(len(lines) > 0, "README.md has no grpcurl lines", "")
     for line in lines:
         require(README_ADDRESS in line, f"does not name {README_ADDRESS}", line)
-        command = ["bash", "-c", line.replace(README_ADDRESS, address)]
+        command: list[str | Path] = ["bash", "-c", line.replace(README_ADDRESS, address)]
         said = run(command, 0, environment).stdout
         if line.endswith("/Generate"):
             require('"completed"' in said and '"chunk"' in said, "no video came", line)

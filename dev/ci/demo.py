@@ -15,7 +15,7 @@ VIDEO = ROOT / "out" / "demo.mp4"
 
 def main() -> int:
     VIDEO.parent.mkdir(exist_ok=True)
-    serve = [BIN / "easyanim-server", "serve", "--model", "builtin:demo", "--listen", "127.0.0.1:0"]
+    serve: list[str | Path] = [BIN / "easyanim-server", "serve", "--model", "builtin:demo", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -24,7 +24,7 @@ def main() -> int:
                 return server.wait()
             client = [BIN / "easyanim-client"]
             subprocess.run([*client, "health", "--address", address, "--wait", "600"], check=True)
-            options = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
+            options: list[str | Path] = ["--image", PHOTOGRAPH, "--seed", "1", "--address", address]
             options += ["--out", VIDEO, "--force"]
             subprocess.run([*client, "generate", PROMPT, *options], check=True)
         except subprocess.CalledProcessError as failed:

@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import DateFormatter, MinuteLocator
+from matplotlib.dates import DateFormatter, MinuteLocator, date2num
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -104,8 +104,13 @@ class Drawing:
                 (0, 0), 1, 1, boxstyle="round,pad=0", facecolor=color, edgecolor=EDGE, linewidth=1.2, clip_on=False
             )
         )
-        corner = {"xycoords": "axes fraction", "xytext": (8, -8), "textcoords": "offset points", "va": "top"}
-        axes.annotate(panel["title"], (0, 1), fontsize=9, fontweight="bold", color=title, **corner)
+        corner: dict[str, Any] = {
+            "xycoords": "axes fraction",
+            "xytext": (8, -8),
+            "textcoords": "offset points",
+            "va": "top",
+        }
+        axes.annotate(panel["title"], (0, 1), fontsize=9, fontweight="bold", color=title, va="top", **corner)
 
     def _row(self, panel: dict[str, Any]) -> None:
         axes = self._axes(panel)
@@ -155,7 +160,7 @@ class Drawing:
             return
         defaults = panel["fieldConfig"]["defaults"]
         moments = sorted({moment for _, values in lines for moment, _ in values})
-        dates = [datetime.fromtimestamp(moment) for moment in moments]
+        dates = [date2num(datetime.fromtimestamp(moment)) for moment in moments]
         table = np.full((len(lines), len(moments)), math.nan)
         for number, (_, values) in enumerate(lines):
             for moment, value in values:

@@ -29,7 +29,7 @@ SCALE, CAPTION, FPS = 1.25, 18, 10
 
 
 def main() -> None:
-    serve = [Path(sys.executable).parent / "easyanim-server", "serve", "--model", "builtin:demo",
+    serve: list[str | Path] = [Path(sys.executable).parent / "easyanim-server", "serve", "--model", "builtin:demo",
              "--listen", "127.0.0.1:0", "--log-level", "warning"]  # fmt: skip
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         try:

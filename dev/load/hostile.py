@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -52,7 +53,8 @@ def calling(method: str, data: bytes, *, leave_after: float = 60.0) -> Callable[
     """Send these bytes, read all answers, and leave after some seconds."""
 
     async def act(channel: grpc.aio.Channel) -> str:
-        call = channel.unary_stream(method)(data)
+        ask: Any = channel.unary_stream(method)  # bytes on both sides, which the stubs do not know
+        call = ask(data)
 
         async def read() -> None:
             async for _ in call:
@@ -74,14 +76,16 @@ def not_reading(data: bytes, seconds: float) -> Callable[[grpc.aio.Channel], Awa
     """Ask for a video, read the first event and nothing after it."""
 
     async def act(channel: grpc.aio.Channel) -> str:
-        call = channel.unary_stream(GENERATE)(data)
+        ask: Any = channel.unary_stream(GENERATE)
+        call = ask(data)
         try:
             first = await asyncio.wait_for(call.read(), 60.0)
         except (asyncio.TimeoutError, grpc.aio.AioRpcError) as error:
             call.cancel()
             return error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer"
         if first is grpc.aio.EOF:
-            return (await call.code()).name
+            code: grpc.StatusCode = await call.code()
+            return code.name
         await asyncio.sleep(seconds)
         ended = call.done()
         call.cancel()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dev.load.servers import ROOT
 
@@ -107,8 +108,7 @@ def table(document: dict[str, Any]) -> str:
 def plot(document: dict[str, Any], file: Path) -> None:
     """Draw how calls ended, what callers waited for, what the front costs and how fast bytes flow."""
     rows, header = document["rows"], document["header"]
-    figure = Figure(figsize=(11.5, 8), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    figure = Figure(figsize=(11.5, 8), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     grid = figure.subplots(2, 2, height_ratios=(1.15, 1))
     _ends(grid[0][0], _of(rows, "ghz"))
     _waits(grid[0][1], _of(rows, "probe"))

@@ -99,7 +99,7 @@ def main() -> int:
     rows: list[Row] = []
     try:
         with ExitStack() as running:
-            servers = {
+            servers: dict[tuple[str, ...], LoadedServer] = {
                 flags: running.enter_context(LoadedServer("--buckets", BUCKET, *flags)) for flags in ((), LONG_QUEUE)
             }
             for scenario in SCENARIOS:
@@ -144,7 +144,7 @@ def run_ghz(ghz: Path, scenario: Scenario, server: LoadedServer) -> Row:
     """
     config = ROOT / "dev" / "load" / f"{scenario.name}.toml"
     with tempfile.TemporaryDirectory() as folder:
-        command = [ghz, "--config", config, "--format", "json"]
+        command: list[str | Path] = [ghz, "--config", config, "--format", "json"]
         if scenario.name == "images":
             request = Path(folder, "request.bin")
             request.write_bytes(large_request())
@@ -179,7 +179,7 @@ def run_ghz(ghz: Path, scenario: Scenario, server: LoadedServer) -> Row:
 
 def run_probe(probe: Probe, server: LoadedServer) -> list[Row]:
     """Run `easyanim-client bench`; returns a row for each thing that it measured and one for the goodput."""
-    command = [CLIENT, "bench", "--json", "--address", server.address, *probe.flags]
+    command: list[str | Path] = [CLIENT, "bench", "--json", "--address", server.address, *probe.flags]
     ended = subprocess.run(command, capture_output=True, text=True)
     server.wait_until_idle()
     if ended.returncode:

@@ -80,7 +80,7 @@ def main() -> int:
     )
     print(table(rows))
     print(f"\nwrote {file.relative_to(ROOT)}")
-    for failure, count in Counter(met["failures"]).items():
+    for failure, count in Counter[str](met["failures"]).items():
         print(f"honest callers, {count} times: {failure}", file=sys.stderr)
     beyond = [row for row in rows if row["what"] == "figure" and not row["kept"]]
     for row in beyond:
@@ -136,7 +136,8 @@ def wait_until_serving(process: subprocess.Popen[str], address: str) -> None:
 def ask_health(channel: grpc.Channel) -> int | None:
     """The state of the server; None where it does not answer."""
     try:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its methods are not typed
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
     except grpc.RpcError:
         return None
     return int(answer.status)

@@ -95,7 +95,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 def _is_stale(row: Row) -> bool:
     """Whether an accelerator of a row's setting was another when it was measured."""
-    return row.get("code", "") != Setting.of(row).code
+    return bool(row.get("code", "") != Setting.of(row).code)
 
 
 def _rounded(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from dev.train_demo import denoiser, export, photos, prompts, vae
 from dev.train_demo.motion import draw_scene
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             export.save_tokenizer(learn_tokenizer(sizes), options.tokenizer)
             print(f"the tokenizer is in {options.tokenizer}")
         case "vae":
-            stages = vae.STAGES if device.type == "cuda" else vae.CPU_STAGES
+            stages: tuple[vae.Stage, ...] = vae.STAGES if device.type == "cuda" else vae.CPU_STAGES
             stages = vae.SMOKE_STAGES if options.smoke else stages
             made = vae.Options(
                 options.photographs, options.out, options.seconds, device, options.resume, options.steps,
@@ -42,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )  # fmt: skip
             vae.train(made if options.rate is None else dataclasses.replace(made, rate=options.rate))
         case "transformer":
-            shapes = denoiser.SHAPES if device.type == "cuda" else denoiser.CPU_SHAPES
+            shapes: tuple[denoiser.Shape, ...] = denoiser.SHAPES if device.type == "cuda" else denoiser.CPU_SHAPES
             shapes = denoiser.SMOKE_SHAPES if options.smoke else shapes
             run = denoiser.Options(
                 options.photographs, AutoTokenizer.from_pretrained(options.tokenizer), options.vae, options.out,
                 options.seconds, device, options.resume, options.steps, seed=options.seed, shapes=shapes, sizes=sizes,
                 bank=32 if options.smoke else 768, compiled=device.type == "cuda" and not options.eager,
-                **({"judged": 4, "judged_at": ((4, 1.5),), "save_every": 5.0} if options.smoke else {}),
             )  # fmt: skip
+            if options.smoke:
+                run = dataclasses.replace(run, judged=4, judged_at=((4, 1.5),), save_every=5.0)
             denoiser.train(run if options.rate is None else dataclasses.replace(run, rate=options.rate))
         case "export" if options.transformer is None:
             print(json.dumps(export.export_vae(options.model, options.vae, sizes)))
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(written | {"total": sum(written.values())}))
 
 
-def learn_tokenizer(sizes: Sizes, texts: int = 20000, seed: int = 0) -> object:
+def learn_tokenizer(sizes: Sizes, texts: int = 20000, seed: int = 0) -> Qwen2Tokenizer:
     """Make the tokenizer from prompts as training has them."""
     rng = random.Random(seed)
     corpus = [prompts.describe(draw_scene(rng, 25, 128, 128), rng) for _ in range(texts)]

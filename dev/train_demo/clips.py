@@ -55,8 +55,8 @@ def draw(
     t = torch.arange(frames, dtype=torch.float32, device=device).view(1, -1, 1, 1)
     # Where in the first frame is what is now here: undo the shift, then the turn and the growth.
     u, v = x - right * t, y - down * t
-    scale, cosine, sine = torch.exp(-grow * t), torch.cos(turn * t), torch.sin(turn * t)
-    source = torch.stack((scale * (cosine * u + sine * v) + left, scale * (cosine * v - sine * u) + top), dim=-1)
+    growth, cosine, sine = torch.exp(-grow * t), torch.cos(turn * t), torch.sin(turn * t)
+    source = torch.stack((growth * (cosine * u + sine * v) + left, growth * (cosine * v - sine * u) + top), dim=-1)
     video = _sample(pictures[index].float() / 255, source)
     with_things = [number for number, scene in enumerate(scenes) if scene.thing is not None]
     if with_things:

@@ -15,20 +15,16 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from dev.train_demo import clips, evaluate, prompts, state, vae
+from dev.train_demo import clips, evaluate, prompts, state, vae_forward
 from dev.train_demo.gradients import Gradients
+from dev.train_demo.inputs import given_video, tokenize
 from dev.train_demo.motion import draw_scene
 from dev.train_demo.networks import Sizes, make_text_encoder, make_transformer
 from dev.train_demo.optimiser import MuonAdamW
 from dev.train_demo.pictures import Bank, load_photographs
-from easyanim_server.catalog import EASYANIMATE_V51
-from easyanim_server.engine.families.easyanimate_v51.inputs import BLACK
 from easyanim_server.engine.families.easyanimate_v51.qwen import TrimmedTextEncoder
 from easyanim_server.engine.families.easyanimate_v51.schedule import LOG_SHIFT
-from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS, in_template
-
-NOISE_ON_PICTURES = EASYANIMATE_V51.defaults.noise_augmentation
-"""Standard deviation, as the server adds it by default to given pictures in [-1, 1]."""
+from easyanim_server.engine.families.easyanimate_v51.text import MAX_TOKENS
 
 TEXTS = 4
 """Descriptions that are kept of every clip."""
@@ -136,8 +132,8 @@ class Pool:
         video = clips.draw(self._bank.pictures, scenes, shape.frames, shape.height, shape.width, rng)
         ended = [rng.random() < 0.06 for _ in scenes]
         given = given_video(video, torch.tensor(ended, device=video.device))
-        with vae.half_precision(video.device):
-            latents, of_given = (vae.encode(self._encoder, v).chunk(2, dim=1)[0] for v in (video, given))
+        with vae_forward.half_precision(video.device):
+            latents, of_given = (vae_forward.encode(self._encoder, v).chunk(2, dim=1)[0] for v in (video, given))
         texts = [
             prompts.unconditional(rng) if rng.random() < options.dropped else prompts.describe(scene, rng)
             for scene in scenes
@@ -166,35 +162,6 @@ class Pool:
         )
 
 
-def given_video(video: Tensor, with_end: Tensor) -> Tensor:
-    """What the server encodes of a given picture: noise on it, and black where nothing is given.
-
-    Args:
-        video: (batch, 3, frames, height, width) in [-1, 1].
-        with_end: (batch,) bool, whether the last frame is given as well.
-    """
-    given = torch.full_like(video, BLACK)
-    pixels = ((video[:, :, (0, -1)].clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    noisy = torch.where(pixels == BLACK, pixels, pixels + NOISE_ON_PICTURES * torch.randn_like(pixels))
-    given[:, :, 0] = noisy[:, :, 0]
-    given[:, :, -1] = torch.where(with_end.view(-1, 1, 1, 1), noisy[:, :, 1], given[:, :, -1])
-    return given
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
-    """Token ids in the conversation template, (texts, 256), padded on the right as the server does."""
-    whole = tokenizer(
-        text=[in_template(tokenizer, text) for text in texts],
-        padding="max_length",
-        max_length=MAX_TOKENS,
-        truncation=True,
-        padding_side="right",
-        return_tensors="pt",
-    )
-    ids: Tensor = whole.input_ids
-    return ids
-
-
 class Denoiser(nn.Module):
     """Text encoder and transformer together, called with tokens."""
 
@@ -203,6 +170,11 @@ class Denoiser(nn.Module):
         self.transformer: EasyAnimateTransformer3DModel = make_transformer(sizes)
         self.text_encoder: TrimmedTextEncoder = make_text_encoder(sizes)
         self._pad = pad
+
+    def compile_blocks(self, wanted: bool) -> None:
+        """Have every block of the transformer compiled at its first call, where that is wanted."""
+        for block in self.transformer.transformer_blocks if wanted else ():
+            block.compile(dynamic=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Prompt embeddings of token ids: (batch, 256) to (batch, 256, hidden)."""
@@ -249,34 +221,21 @@ def draw_sigma(count: int, device: torch.device) -> Tensor:
 def train(options: Options) -> dict[str, Any]:
     """Train for so many seconds, filling the pools included; log, save every minute; returns the last evaluation."""
     began = time.monotonic()
-    device = options.device
-    torch.manual_seed(options.seed)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch._dynamo.config.suppress_errors = True  # slower is better than not at all
-    tokenizer = options.tokenizer
-    pad = tokenizer.pad_token_id
-    encoder = vae.load(options.vae, options.sizes, device)
-    net = Denoiser(options.sizes, pad).to(device)
-    hidden = (net.transformer.transformer_blocks, net.text_encoder)
-    matrices = [w for part in hidden for n, w in part.named_parameters() if w.ndim == 2 and _is_hidden(n)]
-    optimiser = MuonAdamW(net.parameters(), matrices, options.rate, decay=0.01)
+    device, tokenizer = options.device, options.tokenizer
+    encoder, net, optimiser = _networks(options)
     run = state.Run({"net": net}, optimiser, decay=0.999)
     if state.exists(options.resume) and options.resume:
         run.restore(options.resume)
     seed = options.seed + run.steps
-    rng = random.Random(seed)
     log = state.Log(options.out / "transformer.jsonl")
     bank = Bank(load_photographs(options.photographs, device, held_out=False), options.bank, device, seed=seed)
     cases = evaluate.make_cases(load_photographs(options.photographs, device, held_out=True), options, seed=99)
-    pools: dict[Shape, Pool] = {}
+    rng, pools = random.Random(seed), dict[Shape, Pool]()
     gradients: dict[tuple[Shape, float], Gradients] = {}
     nothing = tokenize(tokenizer, [""]).to(device)
     log(event="begin", steps=run.steps, weights=sum(p.numel() for p in net.parameters()), device=str(device),
         seconds=time.monotonic() - began)  # fmt: skip
-    if options.compiled:
-        for block in net.transformer.transformer_blocks:
-            block.compile(dynamic=False)
+    net.compile_blocks(options.compiled)
 
     training = saved = logged = time.monotonic()
     budget = max(options.seconds - (training - began), 1.0)
@@ -316,6 +275,19 @@ def train(options: Options) -> dict[str, Any]:
     return result
 
 
+def _networks(options: Options) -> tuple[AutoencoderKLMagvit, Denoiser, MuonAdamW]:
+    """The trained VAE, the networks with random weights of the seed, and the optimiser of their weights."""
+    torch.manual_seed(options.seed)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch._dynamo.config.suppress_errors = True  # slower is better than not at all
+    encoder = vae_forward.load(options.vae, options.sizes, options.device)
+    net = Denoiser(options.sizes, options.tokenizer.pad_token_id).to(options.device)
+    hidden = (net.transformer.transformer_blocks, net.text_encoder)
+    matrices = [w for part in hidden for n, w in part.named_parameters() if w.ndim == 2 and _is_hidden(n)]
+    return encoder, net, MuonAdamW(net.parameters(), matrices, options.rate, decay=0.01)
+
+
 def _loss(net: Denoiser, nothing: Tensor, guided: float, latents: Tensor, given: Tensor, tokens: Tensor) -> Tensor:
     """Mean squared error of the velocity, computed in bfloat16 where the device is faster in it.
 
@@ -323,7 +295,7 @@ def _loss(net: Denoiser, nothing: Tensor, guided: float, latents: Tensor, given:
     the network predicts without a wish. A part of the batch, `guided`, is moved there, still to be led to the data,
     so that high guidance does no harm.
     """
-    with vae.half_precision(latents.device):
+    with vae_forward.half_precision(latents.device):
         sigma = draw_sigma(len(latents), latents.device)
         wide = sigma.view(-1, 1, 1, 1, 1)
         noisy = (1 - wide) * latents + wide * torch.randn_like(latents)
@@ -340,4 +312,5 @@ def _loss(net: Denoiser, nothing: Tensor, guided: float, latents: Tensor, given:
                 weight[:moved] = (wide[:moved] / (strength * (1 - wide[:moved]) + 1e-3)).clamp(max=1.0)
         target = (noisy - latents) / wide.clamp(min=1e-3)
         predicted = net(noisy, sigma, text, given)
-        return (weight * (predicted - target).square()).mean()
+        loss: Tensor = (weight * (predicted - target).square()).mean()
+        return loss

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dev.train_demo import clips, prompts, vae
+from dev.train_demo import clips, prompts, vae_forward
+from dev.train_demo.inputs import given_video, tokenize
 from dev.train_demo.motion import CAMERA, Scene, camera_of, draw_scene
 from dev.train_demo.pictures import SIDE, square
 from easyanim_server.engine.families.easyanimate_v51 import builtin
@@ -100,8 +101,6 @@ def generate(
     guidance: float,
 ) -> Tensor:
     """Sample as the server does, all cases at once; (cases, 3, frames, height, width) in [-1, 1]."""
-    from dev.train_demo.denoiser import given_video, tokenize
-
     device = cases.video.device
     generator = torch.Generator(device).manual_seed(0)
     scheduler = builtin.scheduler()
@@ -112,7 +111,7 @@ def generate(
         torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
         torch.compiler.set_stance("force_eager"),
     ):
-        given = vae.encode(encoder, given_video(cases.video, none)).chunk(2, dim=1)[0].float()
+        given = vae_forward.encode(encoder, given_video(cases.video, none)).chunk(2, dim=1)[0].float()
         text = net.embed(tokenize(tokenizer, cases.texts).to(device))
         negatives = [recommended_negative(prompt) for prompt in cases.texts]
         negative = net.embed(tokenize(tokenizer, negatives).to(device))
@@ -124,7 +123,7 @@ def generate(
                 away = net(x, sigma, negative, given)
                 velocity = away + guidance * (velocity - away)
             x = x + (then - now) * velocity
-        return torch.cat([vae.decode(encoder, part).float().clamp(-1, 1) for part in x.split(4)])
+        return torch.cat([vae_forward.decode(encoder, part).float().clamp(-1, 1) for part in x.split(4)])
 
 
 def drift(video: Tensor, until: int = 9) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from dev.train_demo import state, vae
+from dev.train_demo import state, vae_forward
 from dev.train_demo.denoiser import Denoiser
 from dev.train_demo.networks import Sizes, text_config
 from easyanim_server.engine.families.easyanimate_v51 import builtin
@@ -53,7 +53,7 @@ def export(
 
 def export_vae(folder: Path, vae_run: Path, sizes: Sizes) -> dict[str, int]:
     """Write the VAE alone: what training the transformer needs of it."""
-    encoder = vae.load(vae_run, sizes, torch.device("cpu"))
+    encoder = vae_forward.load(vae_run, sizes, torch.device("cpu"))
     encoder.save_config(folder / "vae")
     return {"vae": _write(encoder, folder / "vae" / "diffusion_pytorch_model.safetensors")}
 

@@ -45,7 +45,7 @@ class Gradients:
         return self._loss
 
     def _run(self, *inputs: Tensor) -> Tensor:
-        torch._foreach_zero_([parameter.grad for parameter in self._parameters])  # type: ignore[arg-type]
+        torch._foreach_zero_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         loss = self._compute(*inputs)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, self._most, foreach=True)

@@ -29,7 +29,7 @@ class Sizes:
             "layers_per_block": 1,
             "norm_num_groups": 8,
             "latent_channels": builtin.LATENT_CHANNELS,
-            "scaling_factor": 1.0,  # latents are given unit variance by `vae.normalise`
+            "scaling_factor": 1.0,  # latents are given unit variance by `vae_forward.normalise`
         }
     )
     transformer: dict[str, Any] = field(
@@ -143,9 +143,10 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     frame = "system\nYou are a helpful assistant.\nuser\nassistant\n"
     learner.train_from_iterator([*texts, *[frame] * 2000], trainer)
     learnt = json.loads(learner.to_str())["model"]
+    merges: list[Any] = [tuple(pair) for pair in learnt["merges"]]
     made = Qwen2Tokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         extra_special_tokens=special,
         padding_side="right",
@@ -208,7 +209,7 @@ class OriginalAttention:
 
     @staticmethod
     def _heads(attn: Attention, x: Tensor) -> Tensor:
-        return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, 2, (attn.heads, -1)).transpose(1, 2)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

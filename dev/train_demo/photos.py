@@ -100,10 +100,10 @@ def collect(folder: Path) -> list[Photograph]:
     folder.mkdir(parents=True)
     found: list[Photograph] = []
     for package, path, author, licence, content in _all_free():
-        picture = Image.open(io.BytesIO(content))
+        picture: Image.Image = Image.open(io.BytesIO(content))
         if min(picture.size) < SMALLEST or max(picture.size) > 3.2 * min(picture.size):
             continue
-        if picture.mode in ("RGBA", "LA", "P") and picture.convert("RGBA").getextrema()[3][0] < 255:
+        if picture.mode in ("RGBA", "LA", "P") and min(picture.convert("RGBA").getchannel("A").tobytes()) < 255:
             continue  # cut out, with nothing behind
         picture = picture.convert("RGB")
         scale = min(1.0, SHORT_SIDE / min(picture.size))

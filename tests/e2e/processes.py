@@ -20,7 +20,7 @@ class ServerCommand:
     """`easyanim-server serve` in a process of its own; stopped by SIGTERM on exit."""
 
     def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", *flags]
+        command: list[str | Path] = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", *flags]
         self._written = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed on exit; a pipe would be full some time
         surroundings = {**os.environ, **(environment or {})}
         self.process = subprocess.Popen(

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -82,7 +83,8 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_client_frees_the_server(server: ServerCommand, tmp_path: Path) -> None:
-    command = [BIN / "easyanim-client", "generate", "a cat", "--steps", "200", "--json", "--address", server.address]
+    command: list[str | Path] = [BIN / "easyanim-client", "generate", "a cat", "--steps", "200", "--json"]
+    command += ["--address", server.address]
     with subprocess.Popen([*command, "--out", tmp_path / "x.mp4"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -172,7 +174,7 @@ def test_sigterm_in_mid_stream_lets_the_video_finish_and_leaves_no_process(tmp_p
 def ended(process: psutil.Process) -> bool:
     """Whether it computes no more; its parent may not have heard of it yet."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -189,7 +191,7 @@ def test_a_front_that_is_killed_takes_its_worker_along() -> None:
 def test_a_folder_that_export_wrote_serves_the_same_video(server: ServerCommand, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     subprocess.run([BIN / "easyanim-server", "export", folder], check=True, capture_output=True)
-    same = {"steps": 2, "seed": 1, "bucket": "64x64", "format": "mkv"}
+    same: dict[str, Any] = {"steps": 2, "seed": 1, "bucket": "64x64", "format": "mkv"}
     with Client(server.address) as api:
         builtin = api.generate("a cat", **same).result()
     with ServerCommand("--model", str(folder), *TINY[2:]) as own:
@@ -200,7 +202,7 @@ def test_a_folder_that_export_wrote_serves_the_same_video(server: ServerCommand,
     assert loaded.receipt.model_fingerprint == builtin.receipt.model_fingerprint
 
 
-SERVE = [BIN / "easyanim-server", "serve"]
+SERVE: list[str | Path] = [BIN / "easyanim-server", "serve"]
 
 
 @pytest.mark.parametrize(

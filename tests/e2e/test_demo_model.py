@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dev.quality.camera import estimate, vector
+from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.engine import Engine
@@ -87,7 +88,7 @@ def test_the_first_frame_is_the_given_picture(bucket: Bucket) -> None:
 
 
 def test_its_weights_are_few_and_in_half_precision() -> None:
-    files = list(checkpoint.DEMO_FOLDER.rglob("*.safetensors"))
+    files = list(DEMO_FOLDER.rglob("*.safetensors"))
 
     assert len(files) == 3
     assert sum(file.stat().st_size for file in files) <= 24e6
@@ -102,4 +103,4 @@ def test_its_card_names_every_photograph_with_author_and_licence() -> None:
 
 
 def credits() -> str:
-    return (checkpoint.DEMO_FOLDER / "PHOTOGRAPHS.md").read_text(encoding="utf-8")
+    return (DEMO_FOLDER / "PHOTOGRAPHS.md").read_text(encoding="utf-8")

@@ -29,13 +29,13 @@ def server(configured: Settings) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def fresh(configured: Settings) -> dict[str, bytes]:
+def fresh(configured: Settings) -> dict[str, str]:
     """What a server that never failed makes: from a picture, and from text alone."""
     with RunningServer(configured, FAULTY) as running:
         return videos(running)
 
 
-def videos(server: RunningServer) -> dict[str, bytes]:
+def videos(server: RunningServer) -> dict[str, str]:
     with Client(server.address) as api:
         return {
             "text": api.generate("a cat", steps=2, seed=1).result().sha256,
@@ -47,7 +47,7 @@ def videos(server: RunningServer) -> dict[str, bytes]:
     "order", ["encoder at call 1", "encoder at call 3", "decoder at call 2", "transformer at call 3"]
 )
 def test_after_a_fault_the_next_videos_are_those_of_a_fresh_server(
-    server: RunningServer, fresh: dict[str, bytes], order: str
+    server: RunningServer, fresh: dict[str, str], order: str
 ) -> None:
     worker = server.worker.pid
     with Client(server.address) as api, pytest.raises(ServerFailed) as failed:

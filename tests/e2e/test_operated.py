@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -26,12 +27,13 @@ from tests.e2e.processes import ROOT, eventually
 
 PROGRAM = """
 import sys
-from easyanim_server import __main__ as command
+from easyanim_server.cli.app import main
+from easyanim_server.cli.commands import serve
 from easyanim_server.workers.process import LocalWorker
-command.LocalWorker = lambda settings: LocalWorker(settings, "tests.engines:SimulatedEngine.load")
+serve.LocalWorker = lambda settings: LocalWorker(settings, "tests.engines:SimulatedEngine.load")
 sys.argv = ["easyanim-server", "serve", "--model", "builtin:tiny", "--buckets", "64x64x5", "--listen", sys.argv[1],
             "--idle-stall-seconds", "2", "--log-level", "debug"]
-command.main()
+main()
 """
 
 
@@ -56,7 +58,8 @@ class Operated:
     def health(self, service: str = "") -> str:
         ask = health_pb2.HealthCheckRequest(service=service)
         try:
-            answer = health_pb2_grpc.HealthStub(self.channel).Check(ask, timeout=10, wait_for_ready=True)
+            health: Any = health_pb2_grpc.HealthStub(self.channel)  # its methods are not typed
+            answer = health.Check(ask, timeout=10, wait_for_ready=True)
         except grpc.RpcError as error:
             return error.code().name
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -64,7 +67,7 @@ class Operated:
     @property
     def worker(self) -> int:
         children = psutil.Process(self.process.pid).children()
-        return max(children, key=lambda child: child.memory_info().rss).pid
+        return int(max(children, key=lambda child: child.memory_info().rss).pid)
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,7 @@ def test_a_video_is_made_with_the_models_own_defaults(served: Served) -> None:
     assert (parameters.steps, parameters.guidance, parameters.solver) == (4, 3.0, "euler")
     assert first.receipt.model == str(served.model)
     assert first.receipt.latents_sha256 == again.receipt.latents_sha256 != other.receipt.latents_sha256
+    assert first.data is not None
     assert first.data[:4] == b"\x1a\x45\xdf\xa3", "a Matroska file begins so"
 
 
@@ -96,7 +97,8 @@ def test_what_the_model_cannot_do_is_refused_by_name(served: Served, arguments: 
 
 def examined(model: str | Path, environment: Mapping[str, str]) -> str:
     """What the doctor says of a model, as one line."""
-    words = [BIN / "easyanim-server", "doctor", "--model", model, "--device", "cpu", "--listen", "127.0.0.1:0"]
+    words: list[str | Path] = [BIN / "easyanim-server", "doctor", "--model", model, "--device", "cpu"]
+    words += ["--listen", "127.0.0.1:0"]
     surroundings = {**os.environ, **environment}
     ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=surroundings)
     return " ".join(f"{ended.stdout} {ended.stderr}".split())

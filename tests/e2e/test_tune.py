@@ -145,7 +145,8 @@ def test_a_file_of_another_card_is_refused_at_start(tuned: Path, tmp_path: Path)
     document = json.loads((tuned / "tuned.json").read_text())
     document["header"]["device"] = "NVIDIA H200"
     (tmp_path / "tuned.json").write_text(json.dumps(document))
-    command = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0", "--tuned", str(tmp_path / "tuned.json")]
+    command: list[str | Path] = [BIN / "easyanim-server", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--tuned", tmp_path / "tuned.json"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
 

@@ -34,7 +34,8 @@ JOB = Job(
 
 def modules(size: str = "builtin:tiny") -> Components:
     if size == "builtin:tiny":
-        return checkpoint.load(size, device=CUDA, dtype=torch.bfloat16)
+        loaded: Components = checkpoint.load(size, device=CUDA, dtype=torch.bfloat16)
+        return loaded
     return builtin.synthetic("7b", device=CUDA, dtype=torch.bfloat16, text_layers=0)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from dev.bench.memory import Case, MemoryBenchmark
+from dev.bench.memory import MemoryBenchmark
+from dev.bench.memory_cases import Case
 from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.domain.placement import WeightPlacement
@@ -45,7 +46,7 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Row]]:
     """The 7B model with its whole text encoder, each case once."""
-    cases = [(None, bucket, "full") for bucket in STEPS]
+    cases: list[tuple[float | None, Bucket, str]] = [(None, bucket, "full") for bucket in STEPS]
     cases += [*REQUIRED, (None, SMALL, GROUP), (None, SMALL, SEQUENTIAL), (12, SMALL, FP8)]
     file = Path(os.environ.get("MEMORY_ROWS") or tmp_path_factory.mktemp("memory") / "memory.json")
     asked = [Case(cap, bucket, name, STEPS[bucket]) for cap, bucket, name in cases]

@@ -16,7 +16,8 @@ def test_replayed_gradients_are_of_the_inputs_and_weights_of_each_call() -> None
     weights = list(net.parameters())
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return net(x).square().mean()
+        mean: torch.Tensor = net(x).square().mean()
+        return mean
 
     recorded = Gradients(loss, weights)
     for _ in range(3):

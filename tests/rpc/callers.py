@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -24,7 +24,7 @@ class Blocking:
 
     async def follow(self, generation: ea.Generation, stop_at: type | None = None) -> list[ea.Event]:
         def run() -> list[ea.Event]:
-            seen = []
+            seen: list[ea.Event] = []
             for event in generation:
                 seen.append(event)
                 if stop_at and isinstance(event, stop_at):
@@ -53,7 +53,7 @@ class Asynchronous:
         self.client = ea.AsyncClient(address, **options)
 
     async def follow(self, generation: ea.AsyncGeneration, stop_at: type | None = None) -> list[ea.Event]:
-        seen = []
+        seen: list[ea.Event] = []
         async for event in generation:
             seen.append(event)
             if stop_at and isinstance(event, stop_at):
@@ -73,7 +73,20 @@ class Asynchronous:
         await self.client.close()
 
 
-Caller = Blocking | Asynchronous
+class Caller(Protocol):
+    """What both have in common; their generations are of different types."""
+
+    client: Any
+
+    async def follow(self, generation: Any, stop_at: type | None = None) -> list[ea.Event]: ...
+
+    async def result(self, generation: Any) -> ea.Video: ...
+
+    async def info(self) -> ea.ServerInfo: ...
+
+    async def health(self) -> bool: ...
+
+    async def close(self) -> None: ...
 
 
 @pytest.fixture
@@ -84,13 +97,14 @@ def scripted() -> Iterator[ScriptedVideoService]:
 
 
 @pytest.fixture(params=[Blocking, Asynchronous], ids=["sync", "async"])
-def kind_of_caller(request: pytest.FixtureRequest) -> type[Caller]:
+def kind_of_caller(request: pytest.FixtureRequest) -> Callable[..., Caller]:
     """The way to call, for tests that choose the client's own options."""
-    return request.param
+    kind: Callable[..., Caller] = request.param
+    return kind
 
 
 @pytest.fixture
-async def caller(kind_of_caller: type[Caller], scripted: ScriptedVideoService) -> AsyncIterator[Caller]:
+async def caller(kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService) -> AsyncIterator[Caller]:
     """A caller of the scripted service."""
     caller = kind_of_caller(scripted.address)
     yield caller

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -36,7 +37,7 @@ class ObservedHealth(health.HealthServicer):
         super().__init__()
         self._metadata = metadata
 
-    def Check(self, request, context):
+    def Check(self, request: Any, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
         self._metadata.append(dict(context.invocation_metadata()))
         return super().Check(request, context)
 
@@ -63,7 +64,7 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
         """Set once a call was given up by its caller."""
         self.health = ObservedHealth(self.metadata)
 
-    def Generate(self, request, context):
+    def Generate(self, request: Any, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
         self.metadata.append(dict(context.invocation_metadata()))
         with self._counting:
             self._running += 1
@@ -74,7 +75,7 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
             with self._counting:
                 self._running -= 1
 
-    def _played(self, request, context):
+    def _played(self, request: Any, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
         gone, played = threading.Event(), threading.Event()
 
@@ -95,15 +96,16 @@ class ScriptedVideoService(video_pb2_grpc.VideoServiceServicer):
                 played.set()
                 context.abort_with_status(rpc_status.to_status(step))
             else:
+                assert isinstance(step, pb.GenerateResponse)
                 yield step
         if not gone.is_set():
             played.set()
 
-    def LintPrompt(self, request, context):
+    def LintPrompt(self, request: Any, context: grpc.ServicerContext) -> pb.LintPromptResponse:
         self.metadata.append(dict(context.invocation_metadata()))
         return pb.LintPromptResponse()
 
-    def GetServerInfo(self, request, context):
+    def GetServerInfo(self, request: Any, context: grpc.ServicerContext) -> pb.GetServerInfoResponse:
         self.metadata.append(dict(context.invocation_metadata()))
         if isinstance(self.info, status_pb2.Status):
             context.abort_with_status(rpc_status.to_status(self.info))

@@ -125,6 +125,7 @@ ALL_WRONG: dict[str, Any] = {
 def violations(error: grpc.RpcError) -> dict[str, str]:
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
     found = error_details_pb2.BadRequest()
+    assert isinstance(error, grpc.Call)
     assert any(item.Unpack(found) for item in rpc_status.from_call(error).details)
     return {item.field: item.description for item in found.field_violations}
 
@@ -148,7 +149,8 @@ def test_bad_input_is_refused_by_field_value_and_what_is_allowed(
 @pytest.mark.parametrize("message", [b"\x1a\x02\xff\xfe", b"\x1a\x7f"], ids=["prompt not in UTF-8", "cut short"])
 def test_bytes_that_are_no_request_are_refused_as_such(simulated: RunningServer, message: bytes) -> None:
     with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        list(channel.unary_stream("/easyanim.v1.VideoService/Generate")(message))
+        generate: Any = channel.unary_stream("/easyanim.v1.VideoService/Generate")  # bytes, not a message
+        list(generate(message))
     assert "UTF-8" in violations(refused.value)["request"]
 
 
@@ -207,7 +209,13 @@ def test_a_huge_wrong_value_does_not_make_the_status_too_large_for_trailers(stub
 
 def test_a_huge_wrong_value_of_wide_characters_does_not_either(stub: Stub) -> None:
     wide = "\N{CLAPPER BOARD}" * 25_000
-    fields = {"bucket": wide, "output_mime_type": wide, "profile": wide, "step_count": 0, "frame_rate_fps": 0}
+    fields: dict[str, Any] = {
+        "bucket": wide,
+        "output_mime_type": wide,
+        "profile": wide,
+        "step_count": 0,
+        "frame_rate_fps": 0,
+    }
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Generate(request(**fields, seed=-1, guidance_scale=0.0, fit_policy=9)))
     assert set(violations(refused.value)) == {*fields, "seed", "guidance_scale", "fit_policy"}
@@ -267,13 +275,15 @@ def test_thirty_megabytes_in_a_name_are_refused_by_their_length(stub: Stub) -> N
 
 def test_a_name_that_is_too_long_for_health_is_none_that_it_knows(simulated: RunningServer) -> None:
     with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="s" * 10_000))
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        health.Check(health_pb2.HealthCheckRequest(service="s" * 10_000))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_request_of_ten_thousand_fields_is_refused_by_their_number(simulated: RunningServer) -> None:
     with grpc.insecure_channel(simulated.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary("/easyanim.v1.VideoService/LintPrompt")(b"\x12\x01a" * 10_000)
+        lint: Any = channel.unary_unary("/easyanim.v1.VideoService/LintPrompt")  # bytes, not a message
+        lint(b"\x12\x01a" * 10_000)
     assert "more than 1000 fields" in violations(refused.value)["request"]
 
 
@@ -285,7 +295,7 @@ def test_questions_on_prompts_do_not_hold_up_what_others_ask(simulated: RunningS
     with grpc.insecure_channel(simulated.address) as channel:
         callers = pb_grpc.VideoServiceStub(channel)
         questions = [callers.LintPrompt.future(slow) for _ in range(40)]
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         began, waits = time.monotonic(), []
         while not all(question.done() for question in questions):
             asked = time.monotonic()

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.rpc import code_pb2
@@ -22,6 +24,7 @@ from tests.rpc.scripted import (
     PATIENCE,
     RESTARTED,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     chunks,
     error_info,
     failure,
@@ -37,19 +40,19 @@ FULL = failure(code_pb2.RESOURCE_EXHAUSTED, "all places are taken", error_info("
 LOST = failure(code_pb2.UNAVAILABLE, "the worker was lost", error_info("WORKER_LOST"), retry_info(0.01))
 
 
-def rows(folder: str | Path = "videos") -> list[dict]:
+def rows(folder: str | Path = "videos") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def batch(tmp_path, monkeypatch):
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Writes jobs.jsonl in an empty folder and runs it against a server.
 
     In a process of its own: grpc.aio is made for one event loop a process, and a test's server has one in this process.
     """
     monkeypatch.chdir(tmp_path)
 
-    def run(address: str, *jobs: dict, words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(address: str, *jobs: dict[str, Any], words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
         command = [sys.executable, "-c", MAIN, "batch", "jobs.jsonl", "--address", address, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -57,7 +60,9 @@ def batch(tmp_path, monkeypatch):
     return run
 
 
-def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, simulated: RunningServer) -> None:
+def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(
+    batch: Callable[..., subprocess.CompletedProcess[str]], simulated: RunningServer
+) -> None:
     result = batch(
         simulated.address,
         {"prompt": "instant one", "steps": 2, "bucket": "64x64"},
@@ -82,7 +87,9 @@ def test_every_job_gets_a_row_and_a_failed_one_leaves_the_others_alone(batch, si
     assert sorted(os.listdir("videos")) == ["0001.mp4", "results.jsonl", "seeds.json", "vier.webm"]
 
 
-def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simulated: RunningServer) -> None:
+def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(
+    batch: Callable[..., subprocess.CompletedProcess[str]], simulated: RunningServer
+) -> None:
     good = {"prompt": "instant one", "steps": 2, "bucket": "64x64"}
     also = {"prompt": "instant too", "steps": 2, "bucket": "64x64"}
     assert batch(simulated.address, good, also, {"prompt": "instant", "fps": 0}).returncode == 7
@@ -109,7 +116,9 @@ def test_a_second_run_does_only_what_is_not_done_with_the_same_seeds(batch, simu
     )
 
 
-def test_a_changed_job_is_done_again(batch, scripted) -> None:
+def test_a_changed_job_is_done_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
     assert batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}).returncode == 0
 
@@ -118,7 +127,9 @@ def test_a_changed_job_is_done_again(batch, scripted) -> None:
     assert [request.prompt for request in scripted.requests][2:] == ["a wolf"]
 
 
-def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted) -> None:
+def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[FULL], [FULL], [ACCEPTED, LOST]]
     scripted.script = success(DATA)
 
@@ -130,7 +141,9 @@ def test_a_full_queue_is_waited_for_and_a_lost_job_is_sent_again(batch, scripted
     assert "tries again in 0.01 s: all places are taken" in result.stderr
 
 
-def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted) -> None:
+def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[ACCEPTED, LOST], [ACCEPTED, LOST]]
     scripted.script = success(DATA)
 
@@ -148,7 +161,9 @@ def test_a_job_that_is_lost_too_often_fails_and_the_rest_goes_on(batch, scripted
     [(code_pb2.RESOURCE_EXHAUSTED, "RESULT_QUOTA"), (code_pb2.ABORTED, "RESULT_EXPIRED")],
     ids=lambda value: str(value),
 )
-def test_a_video_that_was_made_and_given_up_unread_is_not_made_again(batch, scripted, code, reason) -> None:
+def test_a_video_that_was_made_and_given_up_unread_is_not_made_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService, code: int, reason: str
+) -> None:
     given_up = failure(code, "the file was not read, so it was dropped", error_info(reason))
     scripted.first_scripts = [[ACCEPTED, given_up]]
     scripted.script = success(DATA)
@@ -163,7 +178,9 @@ def test_a_video_that_was_made_and_given_up_unread_is_not_made_again(batch, scri
     assert [request.prompt for request in scripted.requests] == ["a cat", "a dog"]
 
 
-def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(batch, scripted) -> None:
+def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, *chunks(b"void" * 999), RESTARTED, *success(DATA)[1:]]
 
     result = batch(scripted.address, {"prompt": "a cat"})
@@ -174,7 +191,9 @@ def test_a_job_that_the_server_restarts_is_done_and_not_sent_again(batch, script
     assert Path("videos/0001.mp4").read_bytes() == DATA
 
 
-def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(batch, scripted) -> None:
+def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [FULL]
 
     result = batch(scripted.address, {"prompt": "a cat"}, {"prompt": "a dog"}, words=("--patience", "0.05"))
@@ -183,11 +202,13 @@ def test_a_server_that_takes_nothing_ends_the_batch_without_blaming_its_jobs(bat
     assert not Path("videos/results.jsonl").exists()
 
 
-def test_a_server_that_is_not_there_is_said_at_once(batch) -> None:
+def test_a_server_that_is_not_there_is_said_at_once(batch: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert batch("127.0.0.1:1", {"prompt": "a cat"}).returncode == 3
 
 
-def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
+def test_a_file_that_is_wrong_sends_nothing(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     result = batch(scripted.address, {"prompt": "a cat"}, {"promt": "a dog"})
 
     assert result.returncode == 2
@@ -195,7 +216,9 @@ def test_a_file_that_is_wrong_sends_nothing(batch, scripted) -> None:
     assert scripted.requests == []
 
 
-def test_json_prints_the_rows_as_they_come(batch, scripted) -> None:
+def test_json_prints_the_rows_as_they_come(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.first_scripts = [[ACCEPTED, BROKEN]]
     scripted.script = success(DATA)
 
@@ -205,7 +228,9 @@ def test_json_prints_the_rows_as_they_come(batch, scripted) -> None:
     assert result.stderr == ""
 
 
-def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) -> None:
+def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     Path("videos").mkdir()
     Path("videos/seeds.json").write_text("{")
 
@@ -215,7 +240,9 @@ def test_seeds_that_were_damaged_are_not_drawn_anew_in_silence(batch, scripted) 
     assert "seeds.json is damaged" in result.stderr
 
 
-def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
+def test_jobs_run_side_by_side_up_to_the_limit(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     together = threading.Barrier(3)
     scripted.script = [ACCEPTED, together, *success(DATA)[1:]]
 
@@ -227,7 +254,9 @@ def test_jobs_run_side_by_side_up_to_the_limit(batch, scripted) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_cancels_what_runs_and_keeps_what_is_done(
+    scripted: ScriptedVideoService, tmp_path: Path, number: int, code: int
+) -> None:
     (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c"}\n')
     scripted.first_scripts = [success(DATA)]
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
@@ -248,7 +277,9 @@ def test_a_signal_cancels_what_runs_and_keeps_what_is_done(scripted, tmp_path: P
     assert sorted(os.listdir(tmp_path / "videos")) == ["0001.mp4", "results.jsonl", "seeds.json"]
 
 
-def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
+def test_every_option_reaches_jobs_that_do_not_say_it(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     given = {"steps": 9, "bucket": "384x672", "frames": 25, "guidance": 2, "fps": 12, "fit": "pad", "format": "mkv",
@@ -265,7 +296,7 @@ def test_every_option_reaches_jobs_that_do_not_say_it(batch, scripted) -> None:
 
 
 def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_rest_is_said(
-    scripted, tmp_path
+    scripted: ScriptedVideoService, tmp_path: Path
 ) -> None:
     scripted.script = success(DATA)
     folder = tmp_path / "pictures"
@@ -282,7 +313,9 @@ def test_a_folder_of_a_phone_and_a_mac_is_sent_as_far_as_it_is_pictures_and_the_
     assert "._x" not in result.stderr
 
 
-def test_the_video_of_a_changed_or_foreign_job_stays_and_the_new_one_is_beside_it(batch, scripted) -> None:
+def test_the_video_of_a_changed_or_foreign_job_stays_and_the_new_one_is_beside_it(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
     Path("videos").mkdir()
     Path("videos/0002.mp4").write_bytes(b"somebody else's")

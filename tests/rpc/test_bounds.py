@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -76,7 +77,8 @@ class Peak:
 def refused(server: ServerProcess, message: bytes) -> str:
     """The code that a call on a connection of its own ends with."""
     with grpc.insecure_channel(server.address, OPTIONS) as channel, pytest.raises(grpc.RpcError) as failure:
-        list(channel.unary_stream(GENERATE)(message))
+        generate: Any = channel.unary_stream(GENERATE)  # bytes, not a message
+        list(generate(message))
     return failure.value.code().name
 
 
@@ -146,9 +148,9 @@ def test_a_full_queue_refuses_before_it_reads(server: ServerProcess, stub: Stub)
 
 def test_inquiries_are_small(server: ServerProcess, stub: Stub) -> None:
     with grpc.insecure_channel(server.address, OPTIONS) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         large = health_pb2.HealthCheckRequest(service="x" * MIB)
-        asking = (
+        asking: tuple[Callable[[], object], ...] = (
             lambda: stub.LintPrompt(pb.LintPromptRequest(prompt="x" * MIB)),
             lambda: health.Check(large),
             lambda: next(health.Watch(large)),
@@ -157,7 +159,7 @@ def test_inquiries_are_small(server: ServerProcess, stub: Stub) -> None:
             with pytest.raises(grpc.RpcError) as failure:
                 ask()
             assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert "must have at most" in failure.value.details()
+            assert "must have at most" in str(failure.value.details())
 
 
 def test_a_request_of_very_many_fields_is_not_parsed(server: ServerProcess) -> None:

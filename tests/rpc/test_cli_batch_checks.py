@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from easyanim.v1 import video_pb2 as pb
 from tests.rpc.command import MAIN
-from tests.rpc.scripted import success
+from tests.rpc.scripted import ScriptedVideoService, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -28,7 +30,9 @@ GOOD = {"prompt": "a cat", "bucket": "384x672", "frames": 25, "steps": 200, "pro
 
 
 @pytest.fixture
-def batch(scripted, tmp_path, monkeypatch):
+def batch(
+    scripted: ScriptedVideoService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a source of jobs against the scripted service, in a process of its own as grpc.aio wants it."""
     monkeypatch.chdir(tmp_path)
     scripted.script = success(os.urandom(2_000))
@@ -41,12 +45,14 @@ def batch(scripted, tmp_path, monkeypatch):
     return run
 
 
-def written(*jobs: dict) -> str:
+def written(*jobs: dict[str, Any]) -> str:
     Path("jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     return "jobs.jsonl"
 
 
-def test_every_line_that_the_server_would_refuse_is_named_and_none_is_sent(batch, scripted) -> None:
+def test_every_line_that_the_server_would_refuse_is_named_and_none_is_sent(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     jobs = written(
         GOOD,
         {**GOOD, "bucket": "9x9", "steps": 0},
@@ -69,7 +75,9 @@ def test_every_line_that_the_server_would_refuse_is_named_and_none_is_sent(batch
     assert not Path("videos/results.jsonl").exists()
 
 
-def test_options_for_all_jobs_are_held_against_the_server_too(batch, scripted) -> None:
+def test_options_for_all_jobs_are_held_against_the_server_too(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     Path("pictures").mkdir()
     Path("pictures/cup.jpg").write_bytes(b"picture")
 
@@ -81,7 +89,9 @@ def test_options_for_all_jobs_are_held_against_the_server_too(batch, scripted) -
     assert scripted.requests == []
 
 
-def test_what_an_earlier_run_has_done_need_not_be_offered_any_more(batch, scripted) -> None:
+def test_what_an_earlier_run_has_done_need_not_be_offered_any_more(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     assert batch(written(GOOD)).returncode == 0
     scripted.info = pb.GetServerInfoResponse(buckets=OFFERED.buckets[1:])
 
@@ -91,7 +101,9 @@ def test_what_an_earlier_run_has_done_need_not_be_offered_any_more(batch, script
     assert [sent.prompt for sent in scripted.requests] == ["a cat", "a dog"]
 
 
-def test_a_server_that_does_not_say_what_it_offers_is_sent_everything(batch, scripted) -> None:
+def test_a_server_that_does_not_say_what_it_offers_is_sent_everything(
+    batch: Callable[..., subprocess.CompletedProcess[str]], scripted: ScriptedVideoService
+) -> None:
     scripted.info = pb.GetServerInfoResponse()
 
     assert batch(written({"prompt": "a cat", "bucket": "9x9", "frames": 5, "steps": 999})).returncode == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.rpc import code_pb2
@@ -44,8 +45,9 @@ def run(run: Command, scripted: ScriptedVideoService) -> Command:
     return partial(run, **WIDE)
 
 
-def last_line(result: Result) -> dict:
-    return json.loads(result.stdout.splitlines()[-1])
+def last_line(result: Result) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return event
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_pictures_that_are_none_are_said_of_their_options(simulated: RunningServ
     assert "  end_image (--end-image): " in said
 
 
-def test_the_options_of_fields_are_options_of_the_command():
+def test_the_options_of_fields_are_options_of_the_command() -> None:
     shown = CliRunner().invoke(app, ["generate", "--help"], env=WIDE).stdout
     fields = {field.name for field in pb.GenerateRequest.DESCRIPTOR.fields}
 
@@ -157,7 +159,9 @@ def test_the_options_of_fields_are_options_of_the_command():
     ],
     ids=["invalid", "unavailable", "queue-full", "server-failed", "corrupt"],
 )
-def test_with_json_a_failure_is_the_last_event(run, scripted, script, exit_code, told):
+def test_with_json_a_failure_is_the_last_event(
+    run: Command, scripted: ScriptedVideoService, script: list[object], exit_code: int, told: dict[str, Any]
+) -> None:
     scripted.script = [ACCEPTED, *script]
 
     result = run("generate", "a cat", "--json")
@@ -180,7 +184,9 @@ def test_with_json_a_failure_is_the_last_event(run, scripted, script, exit_code,
         (["--unheard-of"], "INVALID_ARGUMENT", "No such option: --unheard-of"),
     ],
 )
-def test_what_is_refused_before_it_is_sent_is_said_in_json_as_well(run, scripted, words, code, message):
+def test_what_is_refused_before_it_is_sent_is_said_in_json_as_well(
+    run: Command, scripted: ScriptedVideoService, words: list[str], code: str, message: str
+) -> None:
     result = run("generate", "a cat", "--json", *words)
 
     assert result.exit_code == 2
@@ -204,7 +210,7 @@ def test_what_is_refused_before_it_is_sent_is_said_in_json_as_well(run, scripted
     ],
     ids=lambda words: words[0],
 )
-def test_every_command_that_prints_json_prints_its_failure(words, tmp_path):
+def test_every_command_that_prints_json_prints_its_failure(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "jobs.jsonl").write_text('{"prompt": "a cat"}\n')
     (tmp_path / "cat.json").write_text("no receipt")
     # In a process of its own: grpc.aio is made for one event loop a process.
@@ -216,7 +222,7 @@ def test_every_command_that_prints_json_prints_its_failure(words, tmp_path):
     assert (result.returncode, told["code"]) == ((2, "INVALID_ARGUMENT") if "cat.json" in words else (3, "UNAVAILABLE"))
 
 
-def test_without_json_a_failure_prints_nothing_on_stdout(run, scripted):
+def test_without_json_a_failure_prints_nothing_on_stdout(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [INVALID]
 
     assert run("generate", "a cat").stdout == ""
@@ -233,7 +239,9 @@ def test_without_json_a_failure_prints_nothing_on_stdout(run, scripted):
         (["--yes", "--draft-steps", "8"], "'--draft-steps' / '--yes'"),
     ],
 )
-def test_options_of_drafts_without_a_draft_are_refused(run, scripted, words, named):
+def test_options_of_drafts_without_a_draft_are_refused(
+    run: Command, scripted: ScriptedVideoService, words: list[str], named: str
+) -> None:
     result = run("generate", "a cat", *words)
 
     assert result.exit_code == 2
@@ -249,7 +257,9 @@ def test_options_of_drafts_without_a_draft_are_refused(run, scripted, words, nam
         (["--draft-bucket", "9x9"], "  draft_bucket (--draft-bucket): is '9x9'; must be one of 96x160"),
     ],
 )
-def test_a_draft_that_cannot_be_is_said_of_its_own_options(run, scripted, words, said):
+def test_a_draft_that_cannot_be_is_said_of_its_own_options(
+    run: Command, scripted: ScriptedVideoService, words: list[str], said: str
+) -> None:
     sizes = [pb.Bucket(name="96x160", width_px=160, height_px=96, frame_counts=[13])]
     scripted.info = pb.GetServerInfoResponse(buckets=sizes, limits=pb.Limits(max_step_count=200))
 
@@ -260,7 +270,7 @@ def test_a_draft_that_cannot_be_is_said_of_its_own_options(run, scripted, words,
     assert scripted.requests == []
 
 
-def test_a_file_whose_name_says_no_format_is_refused(run, scripted):
+def test_a_file_whose_name_says_no_format_is_refused(run: Command, scripted: ScriptedVideoService) -> None:
     result = run("generate", "a cat", "--out", "cat")
 
     assert result.exit_code == 2
@@ -278,7 +288,9 @@ def test_a_file_whose_name_says_no_format_is_refused(run, scripted):
         (["generate", "a", "--timeout", "0"], "'--timeout': is '0'; must be greater than or equal to 0.001"),
     ],
 )
-def test_a_value_of_another_type_or_range_is_said_with_what_is_allowed(run, words, said):
+def test_a_value_of_another_type_or_range_is_said_with_what_is_allowed(
+    run: Command, words: list[str], said: str
+) -> None:
     result = run(*words)
 
     assert result.exit_code == 2

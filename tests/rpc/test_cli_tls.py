@@ -65,7 +65,7 @@ def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_tls_to_a_server_in_plain_text_is_told_to_be_left_out(scripted):
+def test_tls_to_a_server_in_plain_text_is_told_to_be_left_out(scripted: ScriptedVideoService) -> None:
     result = command("info", "--tls", "--address", scripted.address)
 
     assert result.returncode == 3
@@ -76,7 +76,9 @@ def test_tls_to_a_server_in_plain_text_is_told_to_be_left_out(scripted):
 
 
 @pytest.mark.parametrize("words", [["info"], ["generate", "a cat"], ["bench"]], ids=["info", "generate", "async"])
-def test_plain_text_to_a_server_with_tls_is_told_of_the_option(encrypted, words):
+def test_plain_text_to_a_server_with_tls_is_told_of_the_option(
+    encrypted: ScriptedVideoService, words: list[str]
+) -> None:
     result = command(*words, "--address", encrypted.address)
 
     assert result.returncode == 3
@@ -86,7 +88,9 @@ def test_plain_text_to_a_server_with_tls_is_told_of_the_option(encrypted, words)
     ]
 
 
-def test_a_certificate_that_nobody_trusts_is_told_with_what_names_other_roots(encrypted, tmp_path: Path):
+def test_a_certificate_that_nobody_trusts_is_told_with_what_names_other_roots(
+    encrypted: ScriptedVideoService, tmp_path: Path
+) -> None:
     result = command("info", "--tls", "--address", encrypted.address)
 
     assert result.returncode == 3
@@ -100,7 +104,7 @@ def test_a_certificate_that_nobody_trusts_is_told_with_what_names_other_roots(en
     assert trusted.returncode == 0, trusted.stderr
 
 
-def test_grpcs_own_lines_are_shown_to_those_who_ask_for_them(scripted):
+def test_grpcs_own_lines_are_shown_to_those_who_ask_for_them(scripted: ScriptedVideoService) -> None:
     result = command("info", "--tls", "--address", scripted.address, GRPC_VERBOSITY="INFO")
 
     assert "ssl_transport_security" in result.stderr

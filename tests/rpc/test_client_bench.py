@@ -7,12 +7,22 @@ import os
 from typing import Any
 
 import pytest
+from google.rpc import status_pb2
 from typer.testing import CliRunner, Result
 
 from easyanim_client.bench import percentile
 from easyanim_client.commands import app
 from tests.engines import UNIT_SECONDS
-from tests.rpc.scripted import ACCEPTED, BROKEN, INVALID, QUEUE_FULL, RESTARTED, UNTIL_CANCELLED, success
+from tests.rpc.scripted import (
+    ACCEPTED,
+    BROKEN,
+    INVALID,
+    QUEUE_FULL,
+    RESTARTED,
+    UNTIL_CANCELLED,
+    ScriptedVideoService,
+    success,
+)
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)
@@ -33,7 +43,7 @@ def measured(address: str, *words: str) -> dict[str, Any]:
     return report
 
 
-def test_every_request_is_counted_and_measured(scripted):
+def test_every_request_is_counted_and_measured(scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
 
     report = measured(scripted.address, "--requests", "5", "--concurrency", "2", "--bucket", "64x96", "--steps", "3")
@@ -48,7 +58,7 @@ def test_every_request_is_counted_and_measured(scripted):
     assert {(request.bucket, request.step_count) for request in scripted.requests} == {("64x96", 3)}
 
 
-def test_the_table_names_what_was_measured(scripted):
+def test_the_table_names_what_was_measured(scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
 
     result = bench(scripted.address, "--requests", "2")
@@ -59,7 +69,7 @@ def test_the_table_names_what_was_measured(scripted):
     assert "2 completed" in result.stdout
 
 
-def test_a_full_queue_is_an_outcome_and_no_error(scripted):
+def test_a_full_queue_is_an_outcome_and_no_error(scripted: ScriptedVideoService) -> None:
     scripted.script = [QUEUE_FULL]
 
     report = measured(scripted.address, "--requests", "3")
@@ -72,7 +82,9 @@ def test_a_full_queue_is_an_outcome_and_no_error(scripted):
 @pytest.mark.parametrize(
     ("failure", "outcome", "code"), [(BROKEN, "server_failed", 6), (INVALID, "invalid_request", 2)]
 )
-def test_any_other_failure_is_shown_and_ends_with_its_code(scripted, failure, outcome, code):
+def test_any_other_failure_is_shown_and_ends_with_its_code(
+    scripted: ScriptedVideoService, failure: status_pb2.Status, outcome: str, code: int
+) -> None:
     scripted.script = [ACCEPTED, failure]
 
     result = bench(scripted.address, "--requests", "2")
@@ -82,7 +94,7 @@ def test_any_other_failure_is_shown_and_ends_with_its_code(scripted, failure, ou
     assert f"unexpected: {outcome}: {failure.message}" in result.stdout.replace("\n", " ")
 
 
-def test_what_misses_the_deadline_is_not_goodput(scripted):
+def test_what_misses_the_deadline_is_not_goodput(scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
 
     report = measured(scripted.address, "--requests", "2", "--concurrency", "2", "--deadline", "0.2")
@@ -92,7 +104,7 @@ def test_what_misses_the_deadline_is_not_goodput(scripted):
     assert report["metrics"]["total_seconds"]["p50"] >= 0.2
 
 
-def test_silence_and_waiting_are_measured_where_they_are(simulated: RunningServer):
+def test_silence_and_waiting_are_measured_where_they_are(simulated: RunningServer) -> None:
     report = measured(
         *(simulated.address, "--requests", "2", "--concurrency", "2", "--prompt", "slow"),
         *("--bucket", "64x64", "--steps", "1"),
@@ -106,7 +118,7 @@ def test_silence_and_waiting_are_measured_where_they_are(simulated: RunningServe
     assert report["metrics"]["first_chunk_seconds"]["count"] == 2
 
 
-def test_a_restart_is_counted_and_chunks_are_those_of_the_last_run(scripted):
+def test_a_restart_is_counted_and_chunks_are_those_of_the_last_run(scripted: ScriptedVideoService) -> None:
     scripted.script = [*success(bytes(9000))[:-1], RESTARTED, *success(bytes(300))[1:]]
 
     report = measured(scripted.address, "--requests", "1")
@@ -117,7 +129,7 @@ def test_a_restart_is_counted_and_chunks_are_those_of_the_last_run(scripted):
     assert "restarts: 1, where" in bench(scripted.address, "--requests", "1").stdout
 
 
-def test_cancel_latency_lasts_until_the_worker_is_free(simulated: RunningServer):
+def test_cancel_latency_lasts_until_the_worker_is_free(simulated: RunningServer) -> None:
     report = measured(
         *(simulated.address, "--requests", "2", "--prompt", "slow", "--bucket", "64x64", "--steps", "100"),
         *("--cancel-after", "0.05"),
@@ -129,20 +141,20 @@ def test_cancel_latency_lasts_until_the_worker_is_free(simulated: RunningServer)
     assert 0 < report["metrics"]["cancel_seconds"]["max"] < 50 * SLOW_UNIT_SECONDS
 
 
-def test_cancels_among_concurrent_requests_are_refused(scripted):
+def test_cancels_among_concurrent_requests_are_refused(scripted: ScriptedVideoService) -> None:
     result = bench(scripted.address, "--cancel-after", "1", "--concurrency", "2")
 
     assert result.exit_code == 2
     assert "one request at a time" in result.output
 
 
-def test_an_unreachable_server_is_one_error():
+def test_an_unreachable_server_is_one_error() -> None:
     result = bench("127.0.0.1:1", "--requests", "3")
 
     assert result.exit_code == 3
     assert result.stderr.count("Error:") == 1
 
 
-def test_percentiles_are_values_that_were_measured():
+def test_percentiles_are_values_that_were_measured() -> None:
     assert [percentile([1.0, 2.0, 3.0, 10.0], share) for share in (50, 90, 99)] == [2.0, 10.0, 10.0]
     assert percentile([5.0], 50) == 5.0

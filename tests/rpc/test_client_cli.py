@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from typer.testing import CliRunner
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import cli
 from easyanim_client.commands import EPILOG, app
-from tests.rpc.command import MAIN
+from tests.rpc.command import MAIN, Command
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -30,6 +29,7 @@ from tests.rpc.scripted import (
     QUEUED,
     RESTARTED,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     chunks,
     completed,
     failure,
@@ -41,7 +41,7 @@ pytest_plugins = ("tests.rpc.callers",)
 DATA = os.urandom(4_321)
 
 
-def test_generate_saves_the_video_and_sums_it_up_in_one_line(run, scripted):
+def test_generate_saves_the_video_and_sums_it_up_in_one_line(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     Path("cat.png").write_bytes(b"picture")
 
@@ -55,7 +55,7 @@ def test_generate_saves_the_video_and_sums_it_up_in_one_line(run, scripted):
     assert sent.output_mime_type == "video/webm"
 
 
-def test_every_option_of_generate_reaches_the_server(run, scripted):
+def test_every_option_of_generate_reaches_the_server(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     Path("a.png").write_bytes(b"first")
     Path("b.png").write_bytes(b"last")
@@ -84,7 +84,7 @@ def test_every_option_of_generate_reaches_the_server(run, scripted):
     ]
 
 
-def test_progress_goes_to_stderr_and_quiet_keeps_only_the_summary(run, scripted):
+def test_progress_goes_to_stderr_and_quiet_keeps_only_the_summary(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
 
     told = run("generate", "a cat")
@@ -95,7 +95,9 @@ def test_progress_goes_to_stderr_and_quiet_keeps_only_the_summary(run, scripted)
     assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
 
 
-def test_json_has_one_object_per_event_and_the_receipt_in_the_last(run, scripted):
+def test_json_has_one_object_per_event_and_the_receipt_in_the_last(
+    run: Command, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     result = run("generate", "a cat", "--json")
@@ -121,7 +123,9 @@ def test_json_has_one_object_per_event_and_the_receipt_in_the_last(run, scripted
         pytest.param([*chunks(DATA), completed(b"")], 6, "Error: 4321 bytes arrived", id="corrupt"),
     ],
 )
-def test_every_failure_has_its_exit_code_and_leaves_no_file(run, scripted, script, code, said):
+def test_every_failure_has_its_exit_code_and_leaves_no_file(
+    run: Command, scripted: ScriptedVideoService, script: list[object], code: int, said: str
+) -> None:
     scripted.script = [ACCEPTED, *script]
 
     result = run("generate", "a cat")
@@ -132,7 +136,7 @@ def test_every_failure_has_its_exit_code_and_leaves_no_file(run, scripted, scrip
     assert os.listdir() == []
 
 
-def test_field_violations_are_printed_one_per_line(run, scripted):
+def test_field_violations_are_printed_one_per_line(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [INVALID]
 
     result = run("generate", "a cat", "--quiet")
@@ -160,18 +164,20 @@ def test_field_violations_are_printed_one_per_line(run, scripted):
         pytest.param(["--out", "-", "--receipt", "cat.json"], id="receipt-of-stdout"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_sends_nothing(run, scripted, words):
+def test_wrong_usage_exits_with_2_and_sends_nothing(
+    run: Command, scripted: ScriptedVideoService, words: list[str]
+) -> None:
     assert run("generate", "a cat", *words).exit_code == 2
     assert scripted.requests == []
 
 
-def test_a_folder_that_is_not_there_is_said_of_the_file_that_was_asked_for(run):
+def test_a_folder_that_is_not_there_is_said_of_the_file_that_was_asked_for(run: Command) -> None:
     result = run("generate", "a cat", "--out", "missing/cat.mp4", "--quiet")
 
     assert result.stderr == "Error: missing/cat.mp4: the folder does not exist\n"
 
 
-def test_a_restart_is_said_once_and_the_rest_is_shown_anew(run, scripted):
+def test_a_restart_is_said_once_and_the_rest_is_shown_anew(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, DENOISE, *chunks(b"void" * 999), RESTARTED, QUEUED, *success(DATA)[2:]]
 
     told = run("generate", "a cat")
@@ -189,7 +195,7 @@ def test_a_restart_is_said_once_and_the_rest_is_shown_anew(run, scripted):
     assert run("generate", "a cat", "--out", "-").stdout_bytes == DATA
 
 
-def test_with_a_dash_the_video_alone_goes_to_stdout(run, scripted):
+def test_with_a_dash_the_video_alone_goes_to_stdout(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
 
     result = run("generate", "a cat", "--out", "-")
@@ -200,7 +206,7 @@ def test_with_a_dash_the_video_alone_goes_to_stdout(run, scripted):
     assert os.listdir() == []
 
 
-def test_the_timeout_ends_the_work_on_the_server(run, scripted):
+def test_the_timeout_ends_the_work_on_the_server(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
 
     for timeout in ("0.2", "2", str(PATIENCE)):
@@ -217,7 +223,9 @@ def test_the_timeout_ends_the_work_on_the_server(run, scripted):
         pytest.param(signal.SIGTERM, 143, "", id="sigterm"),
     ],
 )
-def test_a_signal_cancels_on_the_server_and_leaves_no_file(scripted, tmp_path, number, code, said):
+def test_a_signal_cancels_on_the_server_and_leaves_no_file(
+    scripted: ScriptedVideoService, tmp_path: Path, number: int, code: int, said: str
+) -> None:
     scripted.script = [ACCEPTED, chunks(DATA)[0], UNTIL_CANCELLED]
     words = ["generate", "a cat", "--json", "--address", scripted.address]
     with subprocess.Popen(
@@ -239,7 +247,7 @@ def test_a_signal_cancels_on_the_server_and_leaves_no_file(scripted, tmp_path, n
     assert os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_while_the_command_is_still_being_loaded_ends_it_quietly(tmp_path):
+def test_ctrl_c_while_the_command_is_still_being_loaded_ends_it_quietly(tmp_path: Path) -> None:
     slow = tmp_path / "grpc" / "__init__.py"
     slow.parent.mkdir()
     slow.write_text(f"import time; print('loading', flush=True); time.sleep({PATIENCE})")
@@ -265,7 +273,7 @@ def test_ctrl_c_while_the_command_is_still_being_loaded_ends_it_quietly(tmp_path
     assert (process.returncode, *said) == (130, "", "")
 
 
-def test_info_is_told_in_lines_or_as_json(run, scripted):
+def test_info_is_told_in_lines_or_as_json(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.info = pb.GetServerInfoResponse(
         version="0.1.0",
         model=pb.Model(name="builtin:tiny"),
@@ -284,7 +292,7 @@ def test_info_is_told_in_lines_or_as_json(run, scripted):
     assert (told["state"], told["buckets"][0]["frame_counts"]) == ("starting", [13, 25])
 
 
-def test_a_terminal_without_unicode_gets_what_it_can_show(scripted):
+def test_a_terminal_without_unicode_gets_what_it_can_show(scripted: ScriptedVideoService) -> None:
     scripted.info = pb.GetServerInfoResponse(model=pb.Model(name="modèle"), state=pb.STATE_SERVING)
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
 
@@ -294,43 +302,13 @@ def test_a_terminal_without_unicode_gets_what_it_can_show(scripted):
     assert "mod\\xe8le" in shown.stdout
 
 
-def test_health_exits_with_0_while_serving_and_with_3_otherwise(run, scripted):
-    assert (run("health").exit_code, run("health").stdout) == (0, "serving\n")
-
-    scripted.report_health(False)
-    assert (run("health").exit_code, run("health").stdout) == (3, "not serving\n")
-
-
-def test_health_waits_until_the_server_serves(run, scripted):
-    scripted.report_health(False)
-    threading.Timer(0.2, scripted.report_health, [True]).start()
-
-    assert run("health", "--wait", str(PATIENCE)).exit_code == 0
-
-
-def test_a_server_that_is_not_there_gives_exit_code_3():
-    for words in (["health"], ["health", "--wait", "0.6"], ["info"], ["generate", "a cat"]):
-        result = CliRunner().invoke(app, [*words, "--address", "127.0.0.1:1"])
-        assert result.exit_code == 3
-        assert result.stderr.startswith("Error: ")
-        assert "easyanim-server serve starts one; --address or EASYANIM_CLIENT_ADDRESS says where" in result.stderr
-
-
-@pytest.mark.parametrize("address", ["", "localhost", "http://localhost:50051"])
-def test_an_address_that_is_none_is_refused_before_anybody_is_asked(address):
-    result = CliRunner().invoke(app, ["info", "--address", address], env={"COLUMNS": "200"})
-
-    assert result.exit_code == 2
-    assert f"{address!r} must be HOST:PORT, such as localhost:50051" in result.stderr
-
-
-def test_the_version_is_an_option():
+def test_the_version_is_an_option() -> None:
     result = CliRunner().invoke(app, ["--version"])
 
     assert (result.exit_code, result.stdout) == (0, f"{version('easyanim-client')}\n")
 
 
-def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():
+def test_the_exit_codes_of_the_help_are_the_ones_of_the_module() -> None:
     documented = [line.strip() for line in (cli.__doc__ or "").splitlines()]
 
     for line in EPILOG.splitlines()[1:]:
@@ -338,7 +316,9 @@ def test_the_exit_codes_of_the_help_are_the_ones_of_the_module():
     assert "143  SIGTERM" in CliRunner().invoke(app, ["generate", "--help"]).stdout
 
 
-def test_without_its_extra_the_command_names_what_to_install(monkeypatch, capsys):
+def test_without_its_extra_the_command_names_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
     for module in [name for name in sys.modules if name.startswith("easyanim_client.commands")]:
         monkeypatch.delitem(sys.modules, module)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import easyanim_client as ea
-from tests.rpc.scripted import success
+from tests.rpc.scripted import ScriptedVideoService, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -46,7 +46,7 @@ address = sys.argv[1]
 
 
 @pytest.fixture
-def program(scripted, tmp_path) -> Callable[..., list[str]]:
+def program(scripted: ScriptedVideoService, tmp_path: Path) -> Callable[..., list[str]]:
     """Runs a program against the scripted service; the lines that it printed."""
     scripted.script = success(DATA)
 
@@ -65,7 +65,9 @@ def program(scripted, tmp_path) -> Callable[..., list[str]]:
     return run
 
 
-def test_after_a_fork_the_childs_copy_and_a_new_client_say_what_to_do_and_the_parent_goes_on(program, tmp_path):
+def test_after_a_fork_the_childs_copy_and_a_new_client_say_what_to_do_and_the_parent_goes_on(
+    program: Callable[..., list[str]], tmp_path: Path
+) -> None:
     copy, new, going_on, cancelled, left, parent, closed = program(
         FORKED
         + """
@@ -95,7 +97,7 @@ in_child(lambda: size(ea.Client(address)))
     assert closed == new, "gRPC's threads outlive a client that was closed"
 
 
-def test_with_grpcs_own_support_of_forks_a_new_client_works_in_the_child(program):
+def test_with_grpcs_own_support_of_forks_a_new_client_works_in_the_child(program: Callable[..., list[str]]) -> None:
     said = program(
         FORKED
         + """
@@ -113,7 +115,7 @@ print(size(client))
     assert said[1:] == [str(len(DATA))] * 4
 
 
-def test_a_client_of_another_event_loop_says_so(scripted):
+def test_a_client_of_another_event_loop_says_so(scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     here, there = asyncio.new_event_loop(), asyncio.new_event_loop()
 
@@ -145,7 +147,7 @@ import gevent
 """
 
 
-def test_under_gevent_a_client_says_what_to_call(program):
+def test_under_gevent_a_client_says_what_to_call(program: Callable[..., list[str]]) -> None:
     blocking, asynchronous = program(
         GEVENT
         + """
@@ -164,7 +166,7 @@ for use in (lambda: ea.Client(sys.argv[1]), lambda: asyncio.run(make())):
     assert "use Client, after grpc.experimental.gevent.init_gevent()" in asynchronous
 
 
-def test_under_gevent_that_grpc_knows_of_greenlets_share_a_client(program):
+def test_under_gevent_that_grpc_knows_of_greenlets_share_a_client(program: Callable[..., list[str]]) -> None:
     said = program(
         GEVENT
         + """
@@ -180,13 +182,13 @@ with ea.Client(sys.argv[1]) as client:
     assert said == [str([len(DATA)] * 4)]
 
 
-def test_gevent_that_patched_nothing_changes_nothing(program):
+def test_gevent_that_patched_nothing_changes_nothing(program: Callable[..., list[str]]) -> None:
     said = program("import sys, gevent.monkey, easyanim_client as ea; print(ea.Client(sys.argv[1]).health())")
 
     assert said == ["True"]
 
 
-def test_the_docs_name_each_of_these_places():
+def test_the_docs_name_each_of_these_places() -> None:
     page = (Path(__file__).parents[2] / "docs" / "concepts.md").read_text(encoding="utf-8")
 
     for word in ("UnusableClient", "init_gevent", "GRPC_ENABLE_FORK_SUPPORT", "spawn", "AsyncClient"):

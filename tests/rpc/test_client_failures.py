@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import aio, client
 from tests.proxy import Proxy
+from tests.rpc.callers import Caller
 from tests.rpc.scripted import (
     ACCEPTED,
     BROKEN,
@@ -20,6 +23,7 @@ from tests.rpc.scripted import (
     PATIENCE,
     QUEUE_FULL,
     UNTIL_CANCELLED,
+    ScriptedVideoService,
     error_info,
     failure,
     scripted_server,
@@ -44,7 +48,13 @@ pytest_plugins = ("tests.rpc.callers",)
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-async def test_every_failure_has_its_type_and_what_the_server_said(caller, scripted, status, error, said):
+async def test_every_failure_has_its_type_and_what_the_server_said(
+    caller: Caller,
+    scripted: ScriptedVideoService,
+    status: status_pb2.Status,
+    error: type[ea.EasyAnimError],
+    said: dict[str, Any],
+) -> None:
     scripted.script = [ACCEPTED, status]
 
     with pytest.raises(error) as caught:
@@ -53,10 +63,11 @@ async def test_every_failure_has_its_type_and_what_the_server_said(caller, scrip
     assert type(caught.value) is error
     assert str(caught.value) == status.message
     assert {name: getattr(caught.value, name) for name in said} == said
-    assert caught.value.__cause__.code().value[0] == status.code
+    cause: Any = caught.value.__cause__
+    assert cause.code().value[0] == status.code
 
 
-async def test_an_invalid_request_lists_every_wrong_field(caller, scripted):
+async def test_an_invalid_request_lists_every_wrong_field(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = [INVALID]
 
     with pytest.raises(ea.InvalidRequest) as caught:
@@ -68,7 +79,9 @@ async def test_an_invalid_request_lists_every_wrong_field(caller, scripted):
     )
 
 
-async def test_the_timeout_of_the_call_overrides_the_clients(kind_of_caller, scripted):
+async def test_the_timeout_of_the_call_overrides_the_clients(
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     caller = kind_of_caller(scripted.address, timeout=PATIENCE * 10)
 
@@ -82,7 +95,9 @@ async def test_the_timeout_of_the_call_overrides_the_clients(kind_of_caller, scr
     await caller.close()
 
 
-async def test_the_clients_timeout_holds_where_the_call_names_none(kind_of_caller, scripted):
+async def test_the_clients_timeout_holds_where_the_call_names_none(
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService
+) -> None:
     scripted.script = [UNTIL_CANCELLED]
     caller = kind_of_caller(scripted.address, timeout=0.2)
 
@@ -92,7 +107,9 @@ async def test_the_clients_timeout_holds_where_the_call_names_none(kind_of_calle
     await caller.close()
 
 
-async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(caller, scripted):
+async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     with pytest.raises(ea.MessageTooLarge, match="takes 33554432; shrink the picture") as caught:
         caller.client.generate("a cat", start_image=bytes(33 * 2**20))
 
@@ -100,7 +117,9 @@ async def test_a_request_over_the_default_limit_is_refused_before_it_is_sent(cal
     assert scripted.requests == []
 
 
-async def test_the_limit_that_the_server_names_replaces_the_default(caller, scripted):
+async def test_the_limit_that_the_server_names_replaces_the_default(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.info = pb.GetServerInfoResponse(limits=pb.Limits(max_request_bytes=100))
     await caller.info()
 
@@ -108,7 +127,9 @@ async def test_the_limit_that_the_server_names_replaces_the_default(caller, scri
         caller.client.generate("a cat", start_image=bytes(200))
 
 
-async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(kind_of_caller):
+async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(
+    kind_of_caller: Callable[..., Caller],
+) -> None:
     with scripted_server(max_request_bytes=1000) as small:
         caller = kind_of_caller(small.address)
         with pytest.raises(ea.MessageTooLarge) as caught:
@@ -121,21 +142,23 @@ async def test_a_request_that_grpc_refuses_as_too_large_is_named_the_same(kind_o
     assert not isinstance(caught.value, ea.RetryLater)
 
 
-async def test_an_answer_that_is_too_large_is_not_blamed_on_the_request(caller, scripted):
+async def test_an_answer_that_is_too_large_is_not_blamed_on_the_request(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [pb.GenerateResponse(chunk=pb.Chunk(data=bytes(5 * 2**20)))]
 
     with pytest.raises(ea.ServerFailed, match="the server sent more than this client takes"):
         await caller.result(caller.client.generate("a cat"))
 
 
-async def test_a_failure_of_info_is_translated_too(caller, scripted):
+async def test_a_failure_of_info_is_translated_too(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.info = DRAINING
 
     with pytest.raises(ea.Unavailable, match="shutting down"):
         await caller.info()
 
 
-async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller):
+async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller: Callable[..., Caller]) -> None:
     caller = kind_of_caller("127.0.0.1:1")
 
     with pytest.raises(ea.Unavailable):
@@ -146,7 +169,9 @@ async def test_a_server_that_is_not_there_is_unavailable(kind_of_caller):
     await caller.close()
 
 
-async def test_a_server_that_falls_silent_is_noticed_within_the_documented_time(kind_of_caller, scripted, monkeypatch):
+async def test_a_server_that_falls_silent_is_noticed_within_the_documented_time(
+    kind_of_caller: Callable[..., Caller], scripted: ScriptedVideoService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (client, aio):
         shorter = [(name, value // 20 if name.endswith("_ms") else value) for name, value in module.CHANNEL_OPTIONS]
         monkeypatch.setattr(module, "CHANNEL_OPTIONS", shorter)
@@ -163,6 +188,6 @@ async def test_a_server_that_falls_silent_is_noticed_within_the_documented_time(
         await caller.close()
 
 
-def test_an_async_client_without_an_event_loop_is_refused_at_once():
+def test_an_async_client_without_an_event_loop_is_refused_at_once() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         ea.AsyncClient("localhost:1")

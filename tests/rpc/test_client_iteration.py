@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import easyanim_client as ea
-from tests.rpc.scripted import ACCEPTED, BROKEN, UNTIL_CANCELLED, chunks, success
+from tests.rpc.callers import Caller
+from tests.rpc.scripted import ACCEPTED, BROKEN, UNTIL_CANCELLED, ScriptedVideoService, chunks, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -17,7 +20,7 @@ DATA = os.urandom(4_321)
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "in memory"])
-def test_after_some_events_result_reads_the_rest(scripted, tmp_path, saved):
+def test_after_some_events_result_reads_the_rest(scripted: ScriptedVideoService, tmp_path: Path, saved: bool) -> None:
     scripted.script = success(DATA)
     with ea.Client(scripted.address) as client:
         generation = client.generate("a cat", save_to=tmp_path / "cat.mp4" if saved else None)
@@ -32,7 +35,7 @@ def test_after_some_events_result_reads_the_rest(scripted, tmp_path, saved):
     assert os.listdir(tmp_path) == (["cat.mp4"] if saved else [])
 
 
-async def test_after_some_events_an_awaited_result_reads_the_rest(scripted):
+async def test_after_some_events_an_awaited_result_reads_the_rest(scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     async with ea.AsyncClient(scripted.address) as client:
         generation = client.generate("a cat")
@@ -47,7 +50,9 @@ async def test_after_some_events_an_awaited_result_reads_the_rest(scripted):
     assert len(scripted.requests) == 1
 
 
-async def test_within_the_loop_result_reads_the_rest_and_ends_it(caller, scripted):
+async def test_within_the_loop_result_reads_the_rest_and_ends_it(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
     generation = caller.client.generate("a cat")
 
@@ -64,9 +69,9 @@ async def test_within_the_loop_result_reads_the_rest_and_ends_it(caller, scripte
     assert [type(event) for event in seen] == [ea.Accepted]
 
 
-async def closed(events: Iterator[ea.Event] | AsyncIterator[ea.Event]) -> None:
+async def closed(events: Any) -> None:
     """Read one event and close the iterator."""
-    if isinstance(events, AsyncIterator):
+    if hasattr(events, "aclose"):
         await anext(events)
         await events.aclose()
     else:
@@ -74,7 +79,9 @@ async def closed(events: Iterator[ea.Event] | AsyncIterator[ea.Event]) -> None:
         events.close()
 
 
-async def test_after_the_iterator_was_closed_there_is_no_result(caller, scripted, tmp_path):
+async def test_after_the_iterator_was_closed_there_is_no_result(
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
+) -> None:
     scripted.script = [ACCEPTED, *chunks(DATA), UNTIL_CANCELLED]
     generation = caller.client.generate("a cat", save_to=tmp_path / "cat.mp4")
     events = iter(generation) if isinstance(generation, ea.Generation) else aiter(generation)
@@ -88,12 +95,14 @@ async def test_after_the_iterator_was_closed_there_is_no_result(caller, scripted
     assert os.listdir(tmp_path) == []
 
 
-async def test_after_the_iteration_has_failed_there_is_no_result(caller, scripted):
+async def test_after_the_iteration_has_failed_there_is_no_result(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = [ACCEPTED, BROKEN]
     generation = caller.client.generate("a cat")
-    events = iter(generation) if isinstance(generation, ea.Generation) else aiter(generation)
+    events: Any = iter(generation) if isinstance(generation, ea.Generation) else aiter(generation)
     with pytest.raises(ea.ServerFailed):
-        if isinstance(events, AsyncIterator):
+        if hasattr(events, "aclose"):
             await anext(events)
             await anext(events)
         else:
@@ -104,7 +113,7 @@ async def test_after_the_iteration_has_failed_there_is_no_result(caller, scripte
         await caller.result(generation)
 
 
-async def test_a_failure_in_the_rest_is_raised_by_result(caller, scripted):
+async def test_a_failure_in_the_rest_is_raised_by_result(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, BROKEN]
     generation = caller.client.generate("a cat")
     events = iter(generation) if isinstance(generation, ea.Generation) else aiter(generation)

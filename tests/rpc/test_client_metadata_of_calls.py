@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
+from typing import Any
 
 import pytest
 
 import easyanim_client as ea
 from tests.conftest import Stub
-from tests.rpc.scripted import ACCEPTED, BROKEN, UNTIL_CANCELLED, chunks, completed, success
+from tests.rpc.callers import Caller
+from tests.rpc.scripted import ACCEPTED, BROKEN, UNTIL_CANCELLED, ScriptedVideoService, chunks, completed, success
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)
@@ -19,7 +21,9 @@ DATA = b"a video" * 100
 OWN = {"authorization": "Bearer 7", "trace-bin": b"\x00\xff"}
 
 
-async def test_a_generation_is_named_by_its_caller_and_the_video_has_the_name(caller, scripted):
+async def test_a_generation_is_named_by_its_caller_and_the_video_has_the_name(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     generation = caller.client.generate("a cat", request_id="order-17/3", metadata=OWN)
@@ -30,7 +34,9 @@ async def test_a_generation_is_named_by_its_caller_and_the_video_has_the_name(ca
     assert video.request_id == generation.request_id == "order-17/3"
 
 
-async def test_a_call_without_a_name_gets_one_that_the_server_was_told(caller, scripted):
+async def test_a_call_without_a_name_gets_one_that_the_server_was_told(
+    caller: Caller, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     videos = [await caller.result(caller.client.generate("a cat")) for _ in range(2)]
@@ -45,7 +51,9 @@ async def test_a_call_without_a_name_gets_one_that_the_server_was_told(caller, s
     [[BROKEN], [ACCEPTED, BROKEN], [*chunks(DATA), completed(b"")]],
     ids=["at once", "later", "found out by the client"],
 )
-async def test_every_failure_of_a_call_has_its_request_id(caller, scripted, script):
+async def test_every_failure_of_a_call_has_its_request_id(
+    caller: Caller, scripted: ScriptedVideoService, script: list[object]
+) -> None:
     scripted.script = script
 
     with pytest.raises(ea.EasyAnimError) as caught:
@@ -55,7 +63,7 @@ async def test_every_failure_of_a_call_has_its_request_id(caller, scripted, scri
     assert pickle.loads(pickle.dumps(caught.value)).request_id == "order-18"
 
 
-async def test_a_cancelled_call_has_it_too(caller, scripted):
+async def test_a_cancelled_call_has_it_too(caller: Caller, scripted: ScriptedVideoService) -> None:
     scripted.script = [ACCEPTED, UNTIL_CANCELLED]
     generation = caller.client.generate("a cat", request_id="order-19")
     following = asyncio.create_task(caller.follow(generation))
@@ -68,7 +76,7 @@ async def test_a_cancelled_call_has_it_too(caller, scripted):
     assert caught.value.request_id == "order-19"
 
 
-async def test_inquiries_take_both_and_fail_with_the_id(caller, scripted):
+async def test_inquiries_take_both_and_fail_with_the_id(caller: Caller, scripted: ScriptedVideoService) -> None:
     async def asked(method: str, *words: str, **options: object) -> object:
         called = getattr(caller.client, method)(*words, **options)
         return await called if asyncio.iscoroutine(called) else called
@@ -99,7 +107,9 @@ async def test_inquiries_take_both_and_fail_with_the_id(caller, scripted):
         ({"metadata": {"name-bin": "x"}}, "metadata", "must be bytes, since its key ends in -bin"),
     ],
 )
-async def test_what_cannot_be_sent_is_refused_with_what_is_allowed(caller, scripted, given, field, said):
+async def test_what_cannot_be_sent_is_refused_with_what_is_allowed(
+    caller: Caller, scripted: ScriptedVideoService, given: dict[str, Any], field: str, said: str
+) -> None:
     with pytest.raises(ea.InvalidRequest) as caught:
         caller.client.generate("a cat", **given)
 

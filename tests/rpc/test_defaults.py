@@ -11,7 +11,7 @@ import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from tests.conftest import Stub
-from tests.rpc.test_profiles_over_rpc import REAL, accepted
+from tests.rpc.calls import REAL, accepted
 from tests.servers import RunningServer, settings
 
 
@@ -22,7 +22,9 @@ def demo() -> Iterator[RunningServer]:
         yield server
 
 
-def test_a_request_gets_the_models_own_guidance_with_every_profile(demo: RunningServer, connect: Callable) -> None:
+def test_a_request_gets_the_models_own_guidance_with_every_profile(
+    demo: RunningServer, connect: Callable[[str], Stub]
+) -> None:
     stub = connect(demo.address)
     resolved = {name: accepted(stub, profile=name) for name in ("exact", "draft")}
 

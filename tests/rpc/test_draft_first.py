@@ -33,7 +33,7 @@ def run(run: Command, scripted: ScriptedVideoService) -> Command:
     return partial(run, "generate", "a cat blinks")
 
 
-def test_with_yes_the_final_follows_with_the_same_seed_and_prompt(run, scripted) -> None:
+def test_with_yes_the_final_follows_with_the_same_seed_and_prompt(run: Command, scripted: ScriptedVideoService) -> None:
     result = run("--draft-first", "--yes", "--bucket", "768x1344", "--steps", "40", "--out", "cat.webm")
 
     assert result.exit_code == 0, result.stderr
@@ -46,7 +46,9 @@ def test_with_yes_the_final_follows_with_the_same_seed_and_prompt(run, scripted)
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["draft cat.draft.webm", "cat.webm"]
 
 
-def test_where_nobody_can_answer_it_names_the_command_that_goes_on(run, scripted) -> None:
+def test_where_nobody_can_answer_it_names_the_command_that_goes_on(
+    run: Command, scripted: ScriptedVideoService
+) -> None:
     result = run("--draft-first", "--draft-steps", "4", "--bucket", "768x1344", "--embed-prompt", "--out", "my cat.mp4")
 
     assert result.exit_code == 8
@@ -63,7 +65,9 @@ def test_where_nobody_can_answer_it_names_the_command_that_goes_on(run, scripted
     assert not final.HasField("step_count")
 
 
-def test_the_command_that_goes_on_takes_a_prompt_that_begins_with_dashes(scripted, run) -> None:
+def test_the_command_that_goes_on_takes_a_prompt_that_begins_with_dashes(
+    scripted: ScriptedVideoService, run: Command
+) -> None:
     words = ["generate", "--draft-first", "--frames", "25", "--address", scripted.address, "--", "-- a cat"]
     command = shlex.split(CliRunner().invoke(app, words).stderr.splitlines()[-1])
 
@@ -71,14 +75,14 @@ def test_the_command_that_goes_on_takes_a_prompt_that_begins_with_dashes(scripte
     assert [(sent.prompt, sent.frame_count) for sent in scripted.requests] == [("-- a cat", 25)] * 2
 
 
-def test_a_draft_that_fails_makes_no_final(run, scripted) -> None:
+def test_a_draft_that_fails_makes_no_final(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = [BROKEN]
 
     assert run("--draft-first", "--yes").exit_code == 6
     assert len(scripted.requests) == 1
 
 
-def test_the_drafts_size_and_the_given_seed_are_taken(run, scripted) -> None:
+def test_the_drafts_size_and_the_given_seed_are_taken(run: Command, scripted: ScriptedVideoService) -> None:
     run("--draft-first", "--yes", "--draft-bucket", "672x384", "--seed", "5", "--frames", "25")
 
     assert [(sent.bucket, sent.seed, sent.frame_count) for sent in scripted.requests] == [
@@ -94,7 +98,7 @@ def test_the_drafts_size_and_the_given_seed_are_taken(run, scripted) -> None:
     ids=["yes", "no", "end of input"],
 )
 def test_on_a_terminal_the_answer_decides(
-    run, scripted, tmp_path: Path, answer: str, code: int, files: list[str]
+    run: Command, scripted: ScriptedVideoService, tmp_path: Path, answer: str, code: int, files: list[str]
 ) -> None:
     terminal, side = pty.openpty()
     words = ["generate", "a cat blinks", "--draft-first", "--address", scripted.address]

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from easyanim.v1 import video_pb2 as pb
 from easyanim_server.domain.errors import ConfigurationError
 from tests.conftest import Stub, request
 from tests.engines import SIMULATED, UNIT_SECONDS
+from tests.rpc.metered import Metered
 from tests.servers import RunningServer, settings
 
 PLAN = {"bucket": "64x96x9", "backend": "simulated", "precision": "float32"}
-
-
-class Metered:
-    """A running server with its metrics."""
-
-    def __init__(self, server: RunningServer, stub: Stub) -> None:
-        self.server = server
-        self.stub = stub
-
-    @property
-    def text(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.server.app.metrics_port}/metrics") as answer:
-            return answer.read().decode()
-
-    def value(self, sample: str, **labels: str) -> float:
-        """The sum of the samples of one name that have these labels."""
-        return sum(
-            item.value
-            for family in text_string_to_metric_families(self.text)
-            for item in family.samples
-            if item.name == sample and labels.items() <= item.labels.items()
-        )
-
-    def wait_for(self, value: float, sample: str, **labels: str) -> None:
-        until = time.monotonic() + 60
-        while (seen := self.value(sample, **labels)) != value:
-            assert time.monotonic() < until, f"{sample}{labels} is {seen}, not {value}"
-            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

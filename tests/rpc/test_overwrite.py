@@ -13,7 +13,9 @@ import pytest
 import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client import saving
-from tests.rpc.scripted import ACCEPTED, chunks, completed, success
+from tests.rpc.callers import Caller
+from tests.rpc.command import Command
+from tests.rpc.scripted import ACCEPTED, ScriptedVideoService, chunks, completed, success
 
 pytest_plugins = ("tests.rpc.callers",)
 
@@ -21,7 +23,9 @@ DATA = os.urandom(2_000)
 OLD = b"an older video"
 
 
-async def test_a_file_that_is_there_is_refused_before_anything_is_sent(caller, scripted, tmp_path):
+async def test_a_file_that_is_there_is_refused_before_anything_is_sent(
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
+) -> None:
     target = tmp_path / "cat.mp4"
     target.write_bytes(OLD)
     scripted.script = success(DATA)
@@ -39,14 +43,14 @@ async def test_a_file_that_is_there_is_refused_before_anything_is_sent(caller, s
 
 @pytest.mark.parametrize("links", [True, False], ids=["with hard links", "without"])
 async def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_video(
-    caller, scripted, tmp_path, monkeypatch, links
-):
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
     if not links:
 
         def refuse(*_: object) -> None:
             raise PermissionError(1, "Operation not permitted")  # what FAT says
 
-        monkeypatch.setattr(saving.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "cat.mp4"
     goes_on = threading.Barrier(2)
     scripted.script = [ACCEPTED, goes_on, *chunks(DATA), completed(DATA)]
@@ -67,7 +71,9 @@ async def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_video(
     assert sorted(os.listdir(tmp_path)) == ["cat-2.mp4", "cat.mp4"]
 
 
-def test_the_default_name_is_numbered_and_one_that_is_given_is_refused(run, scripted):
+def test_the_default_name_is_numbered_and_one_that_is_given_is_refused(
+    run: Command, scripted: ScriptedVideoService
+) -> None:
     scripted.script = success(DATA)
 
     assert [run("generate", "a cat").stdout.partition(":")[0] for _ in range(3)] == [
@@ -85,7 +91,7 @@ def test_the_default_name_is_numbered_and_one_that_is_given_is_refused(run, scri
     assert run("generate", "a cat", "--out", "out.mp4", "--force").stdout.startswith("out.mp4: ")
 
 
-def test_a_receipt_is_not_replaced_either(run, scripted):
+def test_a_receipt_is_not_replaced_either(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     Path("cat.json").write_text("{}")
 
@@ -96,7 +102,7 @@ def test_a_receipt_is_not_replaced_either(run, scripted):
     assert (scripted.requests, os.listdir()) == ([], ["cat.json"])
 
 
-def test_a_second_draft_leaves_the_first_one(run, scripted):
+def test_a_second_draft_leaves_the_first_one(run: Command, scripted: ScriptedVideoService) -> None:
     scripted.script = success(DATA)
     size = pb.Bucket(name="384x672", width_px=672, height_px=384, frame_counts=[49])
     scripted.info = pb.GetServerInfoResponse(buckets=[size])
@@ -107,7 +113,7 @@ def test_a_second_draft_leaves_the_first_one(run, scripted):
     assert sorted(os.listdir()) == ["cat.draft-2.mp4", "cat.draft.mp4"]
 
 
-def test_the_names_of_concurrent_saves_are_all_different(tmp_path):
+def test_the_names_of_concurrent_saves_are_all_different(tmp_path: Path) -> None:
     def save(number: int) -> None:
         partial = tmp_path / f".{number}.part"
         partial.write_text(str(number))
@@ -123,7 +129,7 @@ def test_the_names_of_concurrent_saves_are_all_different(tmp_path):
     assert sorted(int(file.read_text()) for file in saved) == list(range(16))
 
 
-def test_replay_refuses_an_out_that_is_there(run, scripted):
+def test_replay_refuses_an_out_that_is_there(run: Command, scripted: ScriptedVideoService) -> None:
     for name in ("cat.mp4", "again.mp4"):
         Path(name).write_bytes(OLD)
 
@@ -134,7 +140,9 @@ def test_replay_refuses_an_out_that_is_there(run, scripted):
     assert Path("again.mp4").read_bytes() == OLD
 
 
-async def test_an_interrupted_numbered_save_leaves_nothing(caller, scripted, tmp_path):
+async def test_an_interrupted_numbered_save_leaves_nothing(
+    caller: Caller, scripted: ScriptedVideoService, tmp_path: Path
+) -> None:
     scripted.script = [ACCEPTED, chunks(DATA)[0]]
 
     with pytest.raises(ea.CorruptVideo):

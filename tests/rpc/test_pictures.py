@@ -19,8 +19,8 @@ from tests.conftest import Stub, encode_picture, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
 from tests.pictures import png_chunks, scans
+from tests.rpc.calls import detail
 from tests.rpc.scripted import PATIENCE
-from tests.rpc.test_generate import detail
 from tests.servers import RunningServer, settings
 
 PNG = encode_picture("PNG")

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,10 +16,10 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from easyanim_client.metadata import find_comment
 from tests.conftest import Stub, request
+from tests.rpc.calls import REAL, accepted
 from tests.servers import RunningServer, settings
 
-REAL = "easyanim_server.engine.engine:Engine.from_settings"
-CACHED = {"cache_threshold": 10.0, "solver": "unipc"}
+CACHED: dict[str, Any] = {"cache_threshold": 10.0, "solver": "unipc"}
 """A threshold that all but the first and the last step stay under."""
 
 
@@ -27,14 +28,6 @@ def tiny() -> Iterator[RunningServer]:
     """A server with the built-in model, whose default is `fast`."""
     with RunningServer(settings(model="builtin:tiny", buckets="32x48x5", default_profile="fast"), REAL) as server:
         yield server
-
-
-def accepted(stub: Stub, **fields: object) -> pb.Parameters:
-    """The parameters that a request is accepted with; its work is cancelled."""
-    call = stub.Generate(pb.GenerateRequest(prompt="instant", **fields))
-    parameters = next(call).accepted.parameters
-    call.cancel()
-    return parameters
 
 
 def resolved(given: pb.Parameters) -> tuple[object, ...]:
@@ -74,14 +67,16 @@ def test_what_a_request_says_goes_before_its_profile(stub: Stub) -> None:
     )  # fmt: skip
 
 
-def test_a_servers_default_profile_is_for_requests_that_name_none(tiny: RunningServer, connect: Callable) -> None:
+def test_a_servers_default_profile_is_for_requests_that_name_none(
+    tiny: RunningServer, connect: Callable[[str], Stub]
+) -> None:
     stub = connect(tiny.address)
 
     assert resolved(accepted(stub))[:3] == ("fast", 20, "unipc")
     assert resolved(accepted(stub, profile="exact")) == ("exact", 35, "euler", 0.0, 0.0, 1.0)
 
 
-def test_reused_steps_are_in_progress_receipt_and_file(tiny: RunningServer, connect: Callable) -> None:
+def test_reused_steps_are_in_progress_receipt_and_file(tiny: RunningServer, connect: Callable[[str], Stub]) -> None:
     given = request(step_count=6, acceleration=pb.Acceleration(**CACHED, guidance_end=0.5), profile="exact")
     events = list(connect(tiny.address).Generate(given))
 
@@ -97,7 +92,7 @@ def test_reused_steps_are_in_progress_receipt_and_file(tiny: RunningServer, conn
     assert recorded["parameters"]["cache_threshold"] == 10.0
 
 
-def test_exact_makes_two_predictions_a_step_and_says_so(tiny: RunningServer, connect: Callable) -> None:
+def test_exact_makes_two_predictions_a_step_and_says_so(tiny: RunningServer, connect: Callable[[str], Stub]) -> None:
     receipt = list(connect(tiny.address).Generate(request(step_count=3, profile="exact")))[-1].completed.receipt
 
     assert (receipt.prediction_count, receipt.reused_step_count) == (6, 0)

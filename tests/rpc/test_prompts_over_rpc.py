@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from tests.conftest import Stub
 from tests.engines import SIMULATED
+from tests.rpc.callers import Caller
 from tests.servers import RunningServer, settings
 
 MISUSED = "instant street with no people, a comic look"
@@ -34,7 +37,9 @@ def test_without_guidance_the_negative_prompt_is_no_reason_to_warn(stub: Stub) -
     assert not next(stub.Generate(request)).accepted.prompt_warnings
 
 
-async def test_a_prompt_is_read_without_generating(kind_of_caller, simulated: RunningServer) -> None:
+async def test_a_prompt_is_read_without_generating(
+    kind_of_caller: Callable[..., Caller], simulated: RunningServer
+) -> None:
     caller = kind_of_caller(simulated.address)
     try:
         lint = caller.client.lint_prompt
@@ -60,15 +65,17 @@ async def test_a_prompt_is_read_without_generating(kind_of_caller, simulated: Ru
     ],
     ids=["empty", "long", "negative"],
 )
-def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict, field: str) -> None:
+def test_a_text_that_generate_would_refuse_is_refused(stub: Stub, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.LintPrompt(pb.LintPromptRequest(**fields))
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details().startswith(f"{field}: ")
+    assert str(caught.value.details()).startswith(f"{field}: ")
 
 
-def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(connect, tmp_path: Path) -> None:
+def test_before_the_model_is_loaded_the_caller_is_told_to_come_again(
+    connect: Callable[[str], Stub], tmp_path: Path
+) -> None:
     folder = tmp_path / "cache"
     with RunningServer(settings(model="simulated:waits", cache_dir=str(folder)), SIMULATED, wait=False) as server:
         with pytest.raises(grpc.RpcError) as caught:

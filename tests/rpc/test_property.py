@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
@@ -43,7 +45,7 @@ def requests(draw: st.DrawFn) -> pb.GenerateRequest:
         prompt=draw(prompts),
         start_image=draw(pictures),
         end_image=draw(pictures),
-        fit_policy=draw(st.integers(0, 4)),
+        fit_policy=cast(Any, draw(st.integers(0, 4))),
         step_count=draw(st.one_of(st.integers(1, 3), numbers32)),
         guidance_scale=draw(floats),
         seed=draw(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))),
@@ -81,5 +83,6 @@ def test_arbitrary_requests_get_documented_answers(simulated: RunningServer, stu
     assert {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT} <= set(seen), "both kinds were tried"
     assert simulated.worker.pid == worker, "no request brought the worker down"
     with grpc.insecure_channel(simulated.address) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING

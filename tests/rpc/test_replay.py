@@ -13,7 +13,8 @@ import easyanim_client as ea
 from easyanim.v1 import video_pb2 as pb
 from easyanim_client.commands import app
 from easyanim_client.metadata import read_comment
-from tests.rpc.scripted import success
+from tests.rpc.command import Command
+from tests.rpc.scripted import ScriptedVideoService, success
 from tests.servers import RunningServer
 
 pytest_plugins = ("tests.rpc.callers",)
@@ -22,7 +23,7 @@ PROMPT = "instant, a cat blinks"
 
 
 @pytest.fixture
-def run(simulated: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, png: bytes):
+def run(simulated: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, png: bytes) -> Command:
     """Runs commands against the simulated server, in a folder with cat.png."""
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(png)
@@ -33,7 +34,7 @@ def run(simulated: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return invoke
 
 
-def made(run, *words: str, out: str = "cat.mp4", prompt: str = PROMPT) -> None:
+def made(run: Command, *words: str, out: str = "cat.mp4", prompt: str = PROMPT) -> None:
     result = run("generate", prompt, "--steps", "2", "--bucket", "64x96", "--out", out, *words)
     assert result.exit_code == 0, result.stderr
 
@@ -43,7 +44,7 @@ def last_lines(result: Result) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "mkv"])
-def test_a_video_with_its_prompt_is_replayed_from_the_file_alone(run, suffix: str) -> None:
+def test_a_video_with_its_prompt_is_replayed_from_the_file_alone(run: Command, suffix: str) -> None:
     made(run, "--embed-prompt", out=f"cat.{suffix}")
 
     result = run("replay", f"cat.{suffix}", "--out", f"again.{suffix}")
@@ -53,7 +54,7 @@ def test_a_video_with_its_prompt_is_replayed_from_the_file_alone(run, suffix: st
     assert Path(f"again.{suffix}").read_bytes() == Path(f"cat.{suffix}").read_bytes()
 
 
-def test_the_background_is_that_of_the_recording(run, scripted) -> None:
+def test_the_background_is_that_of_the_recording(run: Command, scripted: ScriptedVideoService) -> None:
     made(run, "--embed-prompt", "--image", "cat.png", "--background", "#FFEE00")
     scripted.script = success(b"video")
 
@@ -63,7 +64,7 @@ def test_the_background_is_that_of_the_recording(run, scripted) -> None:
     assert sent.background_color == "#ffee00"
 
 
-def test_without_its_prompt_it_says_what_to_give_and_checks_what_is_given(run) -> None:
+def test_without_its_prompt_it_says_what_to_give_and_checks_what_is_given(run: Command) -> None:
     made(run, "--image", "cat.png", "--negative", "my own words")
     assert PROMPT not in (read_comment("cat.mp4") or "")
 
@@ -90,13 +91,13 @@ def test_without_its_prompt_it_says_what_to_give_and_checks_what_is_given(run) -
     assert right.exit_code == 0, right.stderr
 
 
-def test_a_picture_for_a_video_that_had_none_is_refused(run) -> None:
+def test_a_picture_for_a_video_that_had_none_is_refused(run: Command) -> None:
     made(run, "--embed-prompt")
 
     assert "the video was made without one" in run("replay", "cat.mp4", "--image", "cat.png").stderr
 
 
-def test_nothing_is_generated_before_everything_is_checked(run, scripted) -> None:
+def test_nothing_is_generated_before_everything_is_checked(run: Command, scripted: ScriptedVideoService) -> None:
     made(run, "--embed-prompt")
     scripted.script = success(b"video")
 
@@ -112,7 +113,7 @@ def test_nothing_is_generated_before_everything_is_checked(run, scripted) -> Non
     assert scripted.requests == []
 
 
-def test_anyway_makes_it_and_says_what_differs(run, scripted) -> None:
+def test_anyway_makes_it_and_says_what_differs(run: Command, scripted: ScriptedVideoService) -> None:
     made(run, "--embed-prompt")
     scripted.script = success(b"video")
 
@@ -126,7 +127,7 @@ def test_anyway_makes_it_and_says_what_differs(run, scripted) -> None:
     assert sent.embed_prompt
 
 
-def test_a_file_that_was_changed_has_the_latents_but_not_the_bytes(run) -> None:
+def test_a_file_that_was_changed_has_the_latents_but_not_the_bytes(run: Command) -> None:
     made(run, "--embed-prompt")
     with open("cat.mp4", "ab") as file:
         file.write(b"\0\0\0\x08free")
@@ -139,7 +140,7 @@ def test_a_file_that_was_changed_has_the_latents_but_not_the_bytes(run) -> None:
     assert sorted(os.listdir()) == ["cat.mp4", "cat.png"]
 
 
-def test_a_saved_receipt_brings_the_prompts_and_is_enough_without_the_video(run) -> None:
+def test_a_saved_receipt_brings_the_prompts_and_is_enough_without_the_video(run: Command) -> None:
     made(run, "--image", "cat.png", "--receipt", "cat.json")
 
     assert run("replay", "cat.mp4", "--receipt", "cat.json", "--image", "cat.png").exit_code == 0
@@ -148,7 +149,7 @@ def test_a_saved_receipt_brings_the_prompts_and_is_enough_without_the_video(run)
     assert PROMPT not in (read_comment("again.mp4") or ""), "what was private stays so"
 
 
-def test_a_receipt_of_another_video_is_refused(run) -> None:
+def test_a_receipt_of_another_video_is_refused(run: Command) -> None:
     made(run)
     made(run, "--receipt", "other.json", out="other.mp4")
 
@@ -166,7 +167,7 @@ def test_a_receipt_of_another_video_is_refused(run) -> None:
         ("a.json", b'{"easyanim": 1, "receipt": {"parameters": {"seed": "x"}}}', "no receipt of easyanim"),
     ],
 )
-def test_a_file_without_a_receipt_is_named(run, name: str, content: bytes, words: str) -> None:
+def test_a_file_without_a_receipt_is_named(run: Command, name: str, content: bytes, words: str) -> None:
     Path(name).write_bytes(content)
 
     result = run("replay", name)

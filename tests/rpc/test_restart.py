@@ -22,8 +22,7 @@ from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, kinds, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
-from tests.rpc.test_generate import detail, wait_until_idle
-from tests.rpc.test_server import NOT_SERVING, health
+from tests.rpc.calls import NOT_SERVING, detail, health, wait_until_idle
 from tests.servers import RunningServer, settings
 
 Event = pb.GenerateResponse
@@ -93,7 +92,8 @@ def slow(**fields: object) -> pb.GenerateRequest:
 @pytest.fixture(scope="module")
 def undisturbed(killable: Killable) -> pb.Completed:
     """The end of a video that nothing came between."""
-    return list(killable.stub.Generate(slow()))[-1].completed
+    completed: pb.Completed = list(killable.stub.Generate(slow()))[-1].completed
+    return completed
 
 
 @pytest.mark.parametrize("moment", [denoising, sends], ids=["in mid-denoise", "in mid-decode after chunks were sent"])
@@ -136,7 +136,7 @@ def test_a_job_that_loses_two_workers_fails_and_leaves_the_third_to_others(killa
 
     assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
     assert detail(lost.value, error_details_pb2.ErrorInfo).reason == "WORKER_LOST"
-    assert "run 2 times" in lost.value.details()
+    assert "run 2 times" in str(lost.value.details())
     assert kinds(events).count("restarted") == 1
     assert list(waiting)[-1].HasField("completed")
 

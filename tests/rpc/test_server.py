@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from easyanim.v1 import video_pb2 as pb
@@ -20,22 +19,15 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel, 
 from easyanim_server.rpc import connections, video_service
 from easyanim_server.rpc import server as app
 from easyanim_server.rpc.server import GOODBYE_SECONDS
+from easyanim_server.rpc.to_proto import to_server_info
 from easyanim_server.telemetry.devices import Devices
 from easyanim_server.workers.process import LocalWorker
 from tests.conftest import Stub, request
 from tests.e2e.processes import eventually
 from tests.engines import SIMULATED
 from tests.proxy import Proxy
+from tests.rpc.calls import NOT_SERVING, SERVICE, SERVING, health
 from tests.servers import RunningServer, settings
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICE = "easyanim.v1.VideoService"
-
-
-def health(address: str, service: str = "") -> int:
-    with grpc.insecure_channel(address) as channel:
-        return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status)
 
 
 def test_health_is_not_serving_until_the_worker_is_warm(tmp_path: Path) -> None:
@@ -51,7 +43,7 @@ def test_health_is_not_serving_until_the_worker_is_warm(tmp_path: Path) -> None:
 
 def test_callers_who_ask_together_share_one_answer(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     made, asked = [], threading.Event()
-    read, answer = Devices.read, video_service.to_server_info
+    read, answer = Devices.read, to_server_info
 
     def slow_read(self: Devices) -> Any:
         assert asked.wait(10)
@@ -91,7 +83,8 @@ def test_server_info_says_what_is_served_and_what_may_be_asked_for(stub: Stub) -
 def test_reflection_lists_the_service(simulated: RunningServer) -> None:
     with grpc.insecure_channel(simulated.address) as channel:
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask])))
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answer = next(reflection.ServerReflectionInfo(iter([ask])))
     assert SERVICE in {item.name for item in answer.list_services_response.service}
 
 
@@ -102,7 +95,8 @@ def test_reflection_can_be_switched_off() -> None:
         grpc.insecure_channel(server.address) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
-        next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask])))
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        next(reflection.ServerReflectionInfo(iter([ask])))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -232,7 +226,7 @@ def test_a_caller_that_vanishes_without_a_word_has_no_job_any_more(monkeypatch: 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{folder}/socket"], ids=["tcp", "unix"])
 async def test_the_address_that_is_told_is_one_that_answers(tmp_path: Path, listen: str) -> None:
-    configured, told = settings(listen=listen.format(folder=tmp_path)), []
+    configured, told = settings(listen=listen.format(folder=tmp_path)), list[str]()
     serving = asyncio.create_task(app.serve(configured, LocalWorker(configured, SIMULATED), told.append))
     while not told and not serving.done():
         await asyncio.sleep(0.01)

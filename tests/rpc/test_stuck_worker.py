@@ -13,8 +13,8 @@ import pytest
 from easyanim.v1 import video_pb2 as pb
 from tests.conftest import Stub, request
 from tests.engines import SIMULATED
-from tests.rpc.test_generate import wait_until_idle
-from tests.rpc.test_metrics import Metered
+from tests.rpc.calls import wait_until_idle
+from tests.rpc.metered import Metered
 from tests.servers import RunningServer, settings
 
 
@@ -116,8 +116,8 @@ def test_a_job_that_stops_every_worker_fails_and_the_next_one_runs(watchful: Met
         list(hanging)
 
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "nothing was heard of the worker" in failed.value.details()
-    assert failed.value.details().endswith("the job was run 2 times")
+    assert "nothing was heard of the worker" in str(failed.value.details())
+    assert str(failed.value.details()).endswith("the job was run 2 times")
     assert list(watchful.stub.Generate(request()))[-1].HasField("completed")
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -37,12 +38,12 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Takes spans as an OpenTelemetry collector does."""
 
     def __init__(self) -> None:
-        self.spans: list = []
+        self.spans: list[Any] = []
         self._server = grpc.server(ThreadPoolExecutor(2))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
         self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
-    def Export(self, request, context):
+    def Export(self, request: Any, context: grpc.ServicerContext) -> trace_service_pb2.ExportTraceServiceResponse:
         self.spans += [span for of in request.resource_spans for scope in of.scope_spans for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
@@ -60,10 +61,11 @@ class Traced:
     def __init__(self, server: RunningServer, stub: Stub, collector: Collector) -> None:
         self.address = server.address
         self.stub = stub
+        assert server.app.telemetry.traces
         self._traces = server.app.telemetry.traces
         self._collector = collector
 
-    def spans(self, trace_id: str, *expected: str) -> dict:
+    def spans(self, trace_id: str, *expected: str) -> dict[str, Any]:
         """The spans of one trace by name, once the expected ones have come; call and job end on their own."""
         until = time.monotonic() + 10
         while True:
@@ -90,7 +92,7 @@ def traced() -> Iterator[Traced]:
         yield Traced(server, Stub(channel), collector)
 
 
-def attributes(span) -> dict:
+def attributes(span: Any) -> dict[str, Any]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 
@@ -199,7 +201,7 @@ def test_a_request_id_comes_back_and_one_that_is_unfit_for_logs_is_replaced(stub
     def answered(*metadata: tuple[str, str]) -> str:
         call = stub.Generate(request(), metadata=metadata)
         list(call)
-        return dict(call.initial_metadata())["x-request-id"]
+        return str(dict(call.initial_metadata())["x-request-id"])
 
     assert answered(("x-request-id", "order-17/3")) == "order-17/3"
     assert re.fullmatch("[0-9a-f]{32}", answered())

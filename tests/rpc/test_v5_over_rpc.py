@@ -178,6 +178,7 @@ def test_what_the_model_cannot_do_is_refused_by_field(
     with pytest.raises(grpc.RpcError) as refused:
         list(t2v.Generate(pb.GenerateRequest(prompt="a cat", **changed)))
 
+    assert isinstance(refused.value, grpc.Call)
     status = rpc_status.from_call(refused.value)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     details = error_details_pb2.BadRequest()

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from dev.docs import draw_rooms
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "server" / "easyanim_server"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8-sig")
@@ -16,6 +18,46 @@ def test_every_package_is_in_the_table_once() -> None:
     packages = [folder.parent.name for folder in PACKAGE.glob("*/__init__.py")]
 
     assert sorted(rows) == sorted(packages)
+
+
+def test_the_tree_is_the_servers() -> None:
+    """Each line names a folder and files in it, or folders alone; packages and the engine's folders are complete."""
+    tree = re.search(r"^server/easyanim_server/\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert tree
+    named, missing = set[Path](), []
+    top = PACKAGE
+    for line in re.sub(r"\n {13}", " ", tree[1]).splitlines():
+        if file := re.match(r"(\w+\.py) ", line):
+            missing += [] if (PACKAGE / file[1]).is_file() else [file[1]]
+            continue
+        parent = top if line.startswith(" ") else PACKAGE
+        folders = re.findall(r"\b(\w+)/", line)
+        folder = parent / folders[0]
+        top = top if line.startswith(" ") else folder
+        named |= {parent / name for name in folders}
+        words = re.findall(r"\b(\w+)\b(?!/)", line)
+        missing += [f"{folder.name}/{word}" for word in words if not (folder / f"{word}.py").is_file()]
+    missing += [str(folder.relative_to(PACKAGE)) for folder in named if not folder.is_dir()]
+    assert not missing
+
+    packages = {file.parent for file in [*PACKAGE.glob("*/__init__.py"), *PACKAGE.glob("engine/*/__init__.py")]}
+    assert packages <= named
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_imports() -> None:
+    assert draw_rooms.FILE.read_text(encoding="utf-8-sig") == draw_rooms.draw()
+    assert f"]({draw_rooms.FILE.name})" in PAGE
+
+
+def test_arrows_point_down_and_leave_out_what_others_imply() -> None:
+    rooms, found = draw_rooms.read()
+    arrows = draw_rooms.reduced(found)
+    rows = draw_rooms.rows_of(rooms, arrows)
+
+    assert draw_rooms.Arrow("workers", "engine", by_name=True) in arrows
+    assert draw_rooms.Arrow("rpc", "domain") in found
+    assert draw_rooms.Arrow("rpc", "domain") not in arrows
+    assert all(rows[arrow.source] < rows[arrow.target] for arrow in found)
 
 
 def test_every_file_of_the_way_of_a_request_has_the_function_that_is_named() -> None:

@@ -31,7 +31,8 @@ def qkv(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def by_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
-    return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2).float()
+    attended: Tensor = ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2)
+    return attended.float()
 
 
 @pytest.mark.parametrize("kernel", available(CPU, torch.float32))
@@ -63,7 +64,7 @@ def test_a_compiler_cannot_look_inside(monkeypatch: pytest.MonkeyPatch) -> None:
         graphs.append(str(graph.graph))
         return graph
 
-    torch.compile(lambda *given: attend(*given, "math") + 1, backend=note, fullgraph=True)(*qkv(1, 4, 2, 8))
+    torch.compile(lambda q, k, v: attend(q, k, v, "math") + 1, backend=note, fullgraph=True)(*qkv(1, 4, 2, 8))
 
     assert "easyanim.attend" in graphs[0]
     assert F.scaled_dot_product_attention.__name__ not in graphs[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dev.bench import loading, placements
+from easyanim_server.engine.devices import resolve_device
 
 pytestmark = pytest.mark.long
 
@@ -45,7 +46,7 @@ def test_files_that_left_the_page_cache_are_read_as_they_were(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"has no model_index\.json"):
-        list(loading.measured("no model", tmp_path, loading.resolve_device("cpu")))
+        list(loading.measured("no model", tmp_path, resolve_device("cpu")))
 
 
 def test_the_report_leaves_the_tiny_model_out(document: dict[str, Any], tmp_path: Path) -> None:

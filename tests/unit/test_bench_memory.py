@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dev.bench import placements
-from dev.bench.memory import COMPARED_STEPS, MemoryBenchmark, main, on_a_gpu, on_the_cpu
+from dev.bench.memory import COMPARED_STEPS, MemoryBenchmark, main
+from dev.bench.memory_cases import on_a_gpu, on_the_cpu
 from easyanim_server.domain.errors import OutOfDeviceMemory
 from easyanim_server.domain.job import DEFAULT_STEPS
 from easyanim_server.engine.devices import resolve_device

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
-from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block, Rope
-from easyanim_server.engine.kernels.fused import rotate
+from easyanim_server.engine.families.easyanimate_v51.block import AttentionMode, Block
+from easyanim_server.engine.families.runtime import Rope
+from easyanim_server.engine.kernels.definitions import rotate
 from tests.models import make_pipeline
 
 TEXT, VIDEO = 5, 12
@@ -51,7 +53,7 @@ def as_trained(x: Tensor, emb: Tensor, rope: Rope) -> Tensor:
     block = make_pipeline().transformer.transformer_blocks[SHARED]
     attn = block.attn1
 
-    def modulated(norm: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    def modulated(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         video, text = norm.linear(norm.silu(emb)).unsqueeze(1).split(3 * 128, dim=-1)
         shift, scale, gate = (
             torch.cat((of_text.expand(-1, TEXT, -1), of_video.expand(-1, VIDEO, -1)), 1)

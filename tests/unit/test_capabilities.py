@@ -42,7 +42,7 @@ async def pool() -> AsyncIterator[PicturePool]:
 
 
 async def job(pool: PicturePool, capabilities: Capabilities = OTHER, **fields: Any) -> Any:
-    pictures = {name: fields.pop(name) for name in ("start_image", "end_image") if name in fields}
+    pictures: dict[str, bytes] = {name: fields.pop(name) for name in ("start_image", "end_image") if name in fields}
     request = pb.GenerateRequest(prompt="a cat", **fields)
     async with pool.claim() if pictures else nullcontext() as decoder:
         served = settings(model="some/model", buckets=str(BUCKET))

@@ -15,7 +15,7 @@ from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.placement import WeightPlacement
 from easyanim_server.engine.memory.estimate import estimate
 from easyanim_server.engine.weights import checkpoint
-from tests.unit.test_memoryplan import cells, plan
+from tests.plan_command import cells, plan
 
 BUCKET = "384x672"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import easyanim_client as ea
 from easyanim_client.errors import Details, from_rpc_error
+from easyanim_server.domain.errors import EasyAnimError
 from easyanim_server.rpc.status import CODES
 
 DETAILS_KEY = "grpc-status-details-bin"
@@ -22,13 +24,13 @@ class Failed(grpc.RpcError):
     def __init__(self, code: grpc.StatusCode, message: str | None, details: bytes | None = None) -> None:
         self._answers = code, message, ((DETAILS_KEY, details),) if details is not None else ()
 
-    def code(self):
+    def code(self) -> Any:
         return self._answers[0]
 
-    def details(self):
+    def details(self) -> Any:
         return self._answers[1]
 
-    def trailing_metadata(self):
+    def trailing_metadata(self) -> Any:
         return self._answers[2]
 
 
@@ -39,7 +41,7 @@ class Failed(grpc.RpcError):
         pytest.param(b"\xff\xff", id="not-a-status"),
     ],
 )
-def test_details_that_do_not_belong_to_the_status_are_ignored(details):
+def test_details_that_do_not_belong_to_the_status_are_ignored(details: bytes) -> None:
     error = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, "a proxy gave up", details))
 
     assert type(error) is ea.Unavailable
@@ -56,11 +58,11 @@ def test_details_that_do_not_belong_to_the_status_are_ignored(details):
         (grpc.StatusCode.DEADLINE_EXCEEDED, "the proxy waited for 60 s", "the proxy waited for 60 s"),
     ],
 )
-def test_ends_that_no_server_names_are_told_in_words_of_our_own(code, said, told):
+def test_ends_that_no_server_names_are_told_in_words_of_our_own(code: grpc.StatusCode, said: str, told: str) -> None:
     assert str(from_rpc_error(Failed(code, said))).startswith(told)
 
 
-def test_a_failure_without_words_is_named_after_its_code():
+def test_a_failure_without_words_is_named_after_its_code() -> None:
     assert str(from_rpc_error(Failed(grpc.StatusCode.DATA_LOSS, None))) == "DATA_LOSS"
 
 
@@ -75,7 +77,7 @@ def test_a_failure_without_words_is_named_after_its_code():
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_failures_survive_the_way_to_another_process(error):
+def test_failures_survive_the_way_to_another_process(error: ea.EasyAnimError) -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert type(copy) is type(error)
@@ -89,7 +91,7 @@ RETRIED = {
 
 
 @pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.reason)
-def test_every_reason_of_the_server_is_told_as_one_to_try_again_or_not(kind):
+def test_every_reason_of_the_server_is_told_as_one_to_try_again_or_not(kind: type[EasyAnimError]) -> None:
     code = next(item for item in grpc.StatusCode if item.value[0] == CODES[kind])
     status = status_pb2.Status(code=CODES[kind], message="so")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=kind.reason, domain="easyanim"))
@@ -101,7 +103,7 @@ def test_every_reason_of_the_server_is_told_as_one_to_try_again_or_not(kind):
     assert isinstance(error, ea.ResultLost) == (kind.reason in ("RESULT_QUOTA", "RESULT_EXPIRED"))
 
 
-def test_every_reason_of_calls_that_can_be_tried_again_is_in_the_readme_and_the_contract():
+def test_every_reason_of_calls_that_can_be_tried_again_is_in_the_readme_and_the_contract() -> None:
     root = Path(__file__).resolve().parents[2]
     named = {"QUEUE_FULL", "PICTURES_BUSY", "INTAKE_FULL", "DISK_FULL", "RESULT_QUOTA", "RESULT_EXPIRED"}
     named |= {"OUT_OF_DEVICE_MEMORY", "NON_FINITE"}
@@ -110,7 +112,7 @@ def test_every_reason_of_calls_that_can_be_tried_again_is_in_the_readme_and_the_
         assert {reason for reason in named if reason not in text} == set(), page
 
 
-def test_every_failure_can_be_caught_as_an_easyanim_error():
+def test_every_failure_can_be_caught_as_an_easyanim_error() -> None:
     kinds = [value for value in vars(ea).values() if isinstance(value, type) and issubclass(value, Exception)]
 
     assert [kind for kind in kinds if not issubclass(kind, ea.EasyAnimError)] == []

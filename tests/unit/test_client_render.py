@@ -34,33 +34,33 @@ def drawn(*events: Event) -> str:
         (Progress(Phase.UNKNOWN, 1, 3, None, 0.0, None), ["working", "unit 1 of 3"]),
     ],
 )
-def test_the_bar_tells_phase_count_rate_and_eta(event, shown):
+def test_the_bar_tells_phase_count_rate_and_eta(event: Event, shown: list[str]) -> None:
     screen = drawn(event)
 
     for text in shown:
         assert text in screen
 
 
-def test_a_restart_stays_on_the_screen_as_one_line():
+def test_a_restart_stays_on_the_screen_as_one_line() -> None:
     line = (
         "restarted, run 2: the worker process ended (killed by signal 9); the video is made anew with the same seed\n"
     )
     assert drawn(Restarted(2, "WORKER_LOST", "the worker process ended (killed by signal 9)")).count(line) == 1
 
 
-def test_the_resolved_parameters_stay_on_the_screen():
+def test_the_resolved_parameters_stay_on_the_screen() -> None:
     assert "job j-1: 384x672, 49 frames, 35 steps, guidance 6, seed 42\n" in drawn(
         Accepted("j-1", PARAMETERS, 31, prompt_truncated=False)
     )
 
 
-def test_a_prompt_that_was_cut_is_pointed_out():
+def test_a_prompt_that_was_cut_is_pointed_out() -> None:
     assert "the prompt has 300 tokens, more than the model reads" in drawn(
         Accepted("j-1", PARAMETERS, 300, prompt_truncated=True)
     )
 
 
-def test_what_would_be_misread_is_said_once():
+def test_what_would_be_misread_is_said_once() -> None:
     long = PromptWarning("too_long", "the prompt has 300 tokens and the model reads 256", "the [end]")
     screen = drawn(Accepted("j-1", PARAMETERS, 300, prompt_truncated=True, prompt_warnings=(long,)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -12,27 +13,31 @@ from easyanim_client.assembly import Assembly
 from easyanim_client.messages import server_info
 
 
-def test_a_printed_chunk_does_not_show_its_bytes():
+def test_a_printed_chunk_does_not_show_its_bytes() -> None:
     assert repr(ea.Chunk(1000, bytes(500))) == "Chunk(offset=1000, data=<500 bytes>)"
 
 
-def test_results_cannot_be_changed():
+UNKNOWN: Any = 99
+"""A number of an enum that a newer server may send."""
+
+
+def test_results_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ea.Queued(1, None).jobs_ahead = 2
+        setattr(ea.Queued(1, None), "jobs_ahead", 2)  # noqa: B010 - what a type checker would refuse
 
 
-def test_a_phase_and_a_state_of_a_newer_server_are_unknown():
-    progress = pb.GenerateResponse(progress=pb.Progress(phase=99, completed_count=1, total_count=2))
+def test_a_phase_and_a_state_of_a_newer_server_are_unknown() -> None:
+    progress = pb.GenerateResponse(progress=pb.Progress(phase=UNKNOWN, completed_count=1, total_count=2))
 
     with Assembly(None) as assembly:
         event = assembly.fold(progress)
 
     assert isinstance(event, ea.Progress)
     assert (event.phase, event.completed, event.total) == (ea.Phase.UNKNOWN, 1, 2)
-    assert server_info(pb.GetServerInfoResponse(state=99)).state is ea.State.UNKNOWN
+    assert server_info(pb.GetServerInfoResponse(state=UNKNOWN)).state is ea.State.UNKNOWN
 
 
-def test_a_media_type_that_this_client_does_not_know_is_passed_on():
+def test_a_media_type_that_this_client_does_not_know_is_passed_on() -> None:
     accepted = pb.GenerateResponse(accepted=pb.Accepted(parameters=pb.Parameters(output_mime_type="video/ogg")))
 
     with Assembly(None) as assembly:
@@ -43,10 +48,10 @@ def test_a_media_type_that_this_client_does_not_know_is_passed_on():
 
 
 @pytest.mark.parametrize("phase", [name for name in pb.Phase.keys() if name != "PHASE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_phase_of_the_contract_is_known(phase):
+def test_every_phase_of_the_contract_is_known(phase: str) -> None:
     assert ea.Phase(phase.removeprefix("PHASE_").lower()) is not ea.Phase.UNKNOWN
 
 
 @pytest.mark.parametrize("state", [name for name in pb.State.keys() if name != "STATE_UNSPECIFIED"])  # noqa: SIM118
-def test_every_state_of_the_contract_is_known(state):
+def test_every_state_of_the_contract_is_known(state: str) -> None:
     assert ea.State(state.removeprefix("STATE_").lower()) is not ea.State.UNKNOWN

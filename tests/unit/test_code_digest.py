@@ -52,6 +52,8 @@ def edited(package: Path, file: Path) -> str:
         "vae_fast",
         "precision",
         "qwen",
+        "easyanimate_v5/encoders",
+        "easyanimate_v5/text",
     ],
 )
 def test_editing_code_of_a_prediction_changes_the_key(package: Path, pattern: str) -> None:

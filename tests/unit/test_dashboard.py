@@ -165,7 +165,7 @@ def test_states_are_those_of_the_scheduler() -> None:
     assert set(STATES) == {state.value for state in ServerState}
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]  # untyped
     """Reads compose files, whose `!reset` takes something away again."""
 
 

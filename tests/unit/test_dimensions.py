@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ def picture(form: str, size: tuple[int, int], **options: object) -> bytes:
     ],
     ids=str,
 )
-def test_the_size_is_pillows(form: str, options: dict, size: tuple[int, int]) -> None:
+def test_the_size_is_pillows(form: str, options: dict[str, Any], size: tuple[int, int]) -> None:
     assert picture_size(picture(form, size, **options)) == size
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(free: int = 20 * GIB, **flags: str) -> tuple[int, dict[str, Finding], str]:
         memory = SimpleNamespace(total=24 * GIB, available=free)
-        monkeypatch.setattr(tools.psutil, "virtual_memory", lambda: memory)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
         settings = Settings.load({"listen": "127.0.0.1:0", **flags})
         code = doctor.report(settings)
         return code, {finding.subject: finding for finding in tools.examine(settings)}, capsys.readouterr().out

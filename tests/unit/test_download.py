@@ -37,7 +37,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FileH
 
 def remote(**changes: Any) -> RemoteFile:
     url = f"{modelscope.endpoint()}/api/v1/models/someone/model/repo?FilePath={NAME}"
-    facts = {"path": NAME, "url": url, "size": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest()}
+    facts: dict[str, Any] = {"path": NAME, "url": url, "size": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest()}
     return RemoteFile(**(facts | changes))
 
 

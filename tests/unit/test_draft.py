@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from easyanim.v1 import video_pb2 as pb
-from easyanim_client import Bucket, InvalidRequest
+from easyanim_client import Bucket, InvalidRequest, ServerInfo
 from easyanim_client.draft import DRAFT_STEPS, draft_arguments
 from easyanim_client.messages import server_info
 from tests.conftest import encode_picture
@@ -15,8 +16,8 @@ from tests.conftest import encode_picture
 NAMES = ["768x1344", "1344x768", "384x672", "672x384", "512x512", "576x1008"]
 
 
-def served(*names: str, counts: tuple[int, ...] = (25, 49)):
-    sizes = [(name, *map(int, name.split("x"))) for name in names]
+def served(*names: str, counts: tuple[int, ...] = (25, 49)) -> ServerInfo:
+    sizes = [(name, int(name.split("x")[0]), int(name.split("x")[1])) for name in names]
     return server_info(
         pb.GetServerInfoResponse(
             buckets=[pb.Bucket(name=name, width_px=w, height_px=h, frame_counts=counts) for name, h, w in sizes],
@@ -39,7 +40,7 @@ def served(*names: str, counts: tuple[int, ...] = (25, 49)):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_draft_is_the_smallest_bucket_of_the_finals_aspect(final: dict, draft: str) -> None:
+def test_a_draft_is_the_smallest_bucket_of_the_finals_aspect(final: dict[str, Any], draft: str) -> None:
     drafted = draft_arguments({"prompt": "a", "seed": 3, **final}, served(*NAMES))
 
     assert (drafted["bucket"], drafted["aspect_ratio"], drafted["steps"]) == (draft, None, DRAFT_STEPS)
@@ -85,7 +86,7 @@ def test_everything_that_is_wrong_with_draft_and_final_is_said_at_once() -> None
     ],
     ids=str,
 )
-def test_what_the_final_cannot_have_is_said_before_a_draft_is_made(final: dict, words: str) -> None:
+def test_what_the_final_cannot_have_is_said_before_a_draft_is_made(final: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         draft_arguments(final, served(*NAMES))
 

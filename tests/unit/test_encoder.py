@@ -1,6 +1,9 @@
+from __future__ import annotations
+
 import io
 import itertools
 import struct
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -10,56 +13,26 @@ import pytest
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.domain.job import OutputFormat
 from easyanim_server.media.encoder import VideoEncoder, missing_codecs
+from tests.clips import FPS, FRAMES, GROUPS, HEIGHT, WIDTH, Frames, encode, moving_pattern, parts
 from tests.video_reader import psnr, read
 
-WIDTH, HEIGHT, FRAMES, FPS = 160, 96, 49, 8
-GROUPS = [slice(0, 1), *(slice(start, start + 4) for start in range(1, FRAMES, 4))]
 """How the engine hands frames over."""
 
 every_format = pytest.mark.parametrize("output", OutputFormat, ids=lambda output: output.name)
 
 
-def moving_pattern(frames=FRAMES, width=WIDTH, height=HEIGHT):
-    """A disc that travels over colour gradients with some grain: (frames, height, width, 3) uint8."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    grain = np.random.default_rng(0).normal(0, 2, (height, width, 1))
-    pictures = []
-    for number in range(frames):
-        travel = number / max(frames - 1, 1)
-        red = 255 * x / width
-        green = 255 * y / height
-        blue = 127 + 100 * np.sin(x / 20 + 4 * travel)
-        distance = np.hypot(x - width * (0.2 + 0.6 * travel), y - height / 2)
-        inside = ((height / 4 - distance) / 8).clip(0, 1)[..., None]  # a soft edge, as a lens makes it
-        background = np.stack([red, green, blue], axis=-1)
-        pictures.append(background * (1 - inside) + inside * (250, 220, 40) + grain)
-    return np.stack(pictures).clip(0, 255).astype(np.uint8)
-
-
-def still(colour, frames=5):
+def still(colour: int | tuple[int, int, int], frames: int = 5) -> Frames:
     return np.full((frames, HEIGHT, WIDTH, 3), colour, np.uint8)
 
 
-def parts(output, frames, *, fps=FPS, groups=None, promise=True, comment=""):
-    """The bytes that each group's `write` gave, then those of `close`."""
-    count, height, width, _ = frames.shape
-    promised = count if promise else None
-    with VideoEncoder(output, width=width, height=height, fps=fps, frames=promised, comment=comment) as encoder:
-        return [encoder.write(frames[group]) for group in groups or GROUPS] + [encoder.close()]
-
-
-def encode(output, frames, **options):
-    return b"".join(parts(output, frames, **options))
-
-
 @pytest.fixture(scope="module")
-def pattern():
+def pattern() -> Frames:
     return moving_pattern()
 
 
 @pytest.mark.parametrize(("frames", "fps"), [(1, 8), (5, 1), (13, 7), (49, 8), (49, 24), (25, 60)])
 @every_format
-def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames, fps):
+def test_a_file_reads_back_with_its_frames_size_rate_and_length(output: OutputFormat, frames: int, fps: int) -> None:
     video = read(encode(output, moving_pattern(frames), fps=fps))
 
     assert len(video.frames) == frames
@@ -69,14 +42,14 @@ def test_a_file_reads_back_with_its_frames_size_rate_and_length(output, frames, 
 
 
 @pytest.mark.parametrize("output", [OutputFormat.MP4, OutputFormat.WEBM], ids=lambda output: output.name)
-def test_a_moving_pattern_survives_the_lossy_formats(output, pattern):
+def test_a_moving_pattern_survives_the_lossy_formats(output: OutputFormat, pattern: Frames) -> None:
     video = read(encode(output, pattern))
 
     assert min(psnr(one, other) for one, other in zip(pattern, video.frames, strict=True)) > 35
 
 
 @pytest.mark.parametrize("kind", ["pattern", "noise"])
-def test_matroska_gives_back_every_bit(kind, pattern):
+def test_matroska_gives_back_every_bit(kind: str, pattern: Frames) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
     frames = {"pattern": pattern, "noise": noise}[kind]
 
@@ -89,13 +62,15 @@ def test_matroska_gives_back_every_bit(kind, pattern):
     ids=str,
 )
 @every_format
-def test_a_colour_is_the_same_for_a_player_that_follows_the_tags(output, colour):
+def test_a_colour_is_the_same_for_a_player_that_follows_the_tags(
+    output: OutputFormat, colour: tuple[int, int, int]
+) -> None:
     video = read(encode(output, still(colour)))
 
     assert np.abs(video.frames.astype(int) - colour).max() <= 3
 
 
-def test_every_format_says_how_its_colours_are_meant(pattern):
+def test_every_format_says_how_its_colours_are_meant(pattern: Frames) -> None:
     bt709, srgb, as_rgb, limited, full = 1, 13, 0, 1, 2
 
     found = {output: read(encode(output, pattern[:1])) for output in OutputFormat}
@@ -108,14 +83,14 @@ def test_every_format_says_how_its_colours_are_meant(pattern):
 
 
 @every_format
-def test_most_bytes_leave_before_the_file_is_closed(output, pattern):
+def test_most_bytes_leave_before_the_file_is_closed(output: OutputFormat, pattern: Frames) -> None:
     *early, late = parts(output, pattern)
 
     assert len(b"".join(early)) > 0.85 * (len(b"".join(early)) + len(late))
 
 
 @every_format
-def test_every_group_sends_the_frames_of_the_one_before(output, pattern):
+def test_every_group_sends_the_frames_of_the_one_before(output: OutputFormat, pattern: Frames) -> None:
     *early, _ = parts(output, pattern)
 
     assert all(early)
@@ -123,7 +98,7 @@ def test_every_group_sends_the_frames_of_the_one_before(output, pattern):
 
 
 @every_format
-def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pattern):
+def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output: OutputFormat, pattern: Frames) -> None:
     whole, one_by_one = [slice(None)], [slice(number, number + 1) for number in range(FRAMES)]
 
     assert (
@@ -131,13 +106,13 @@ def test_the_same_frames_give_the_same_bytes_however_they_are_grouped(output, pa
     )
 
 
-def test_an_mp4_is_made_of_boxes_to_its_last_byte(pattern):
+def test_an_mp4_is_made_of_boxes_to_its_last_byte(pattern: Frames) -> None:
     data = encode(OutputFormat.MP4, pattern)
 
     assert boxes(data) == ["ftyp", "moov", *["moof", "mdat"] * 13, "mfra"], "fragments of four frames and one of one"
 
 
-def test_an_mp4_tells_its_length_with_its_first_bytes(pattern):
+def test_an_mp4_tells_its_length_with_its_first_bytes(pattern: Frames) -> None:
     first, *_ = parts(OutputFormat.MP4, pattern)
 
     assert boxes(first)[:2] == ["ftyp", "moov"]
@@ -147,19 +122,19 @@ def test_an_mp4_tells_its_length_with_its_first_bytes(pattern):
 
 
 @pytest.mark.parametrize("output", [OutputFormat.WEBM, OutputFormat.MKV], ids=lambda output: output.name)
-def test_matroska_tells_its_length_before_it_is_complete(output, pattern):
+def test_matroska_tells_its_length_before_it_is_complete(output: OutputFormat, pattern: Frames) -> None:
     early = b"".join(parts(output, pattern)[:5])
 
     assert read(early).seconds == 6.125
 
 
 @every_format
-def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output, pattern):
+def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output: OutputFormat, pattern: Frames) -> None:
     class Pipe:
-        def __init__(self, data):
+        def __init__(self, data: bytes) -> None:
             self.read = io.BytesIO(data).read
 
-    with av.open(Pipe(encode(output, pattern))) as container:
+    with av.open(Pipe(encode(output, pattern)), "r") as container:
         stream = container.streams.video[0]
         assert stream.average_rate == FPS
         times = [frame.time for frame in container.decode(stream)]
@@ -168,14 +143,14 @@ def test_a_player_that_cannot_seek_sees_every_frame_at_its_time(output, pattern)
 
 
 @every_format
-def test_the_number_of_frames_need_not_be_known(output, pattern):
+def test_the_number_of_frames_need_not_be_known(output: OutputFormat, pattern: Frames) -> None:
     video = read(encode(output, pattern, promise=False))
 
     assert len(video.frames) == FRAMES
     assert video.fps == FPS
 
 
-def boxes(data, *path):
+def boxes(data: bytes, *path: bytes) -> list[str]:
     """Names of the boxes at the top of a file, or inside the box that `path` leads to."""
     names, start = [], 0
     while start < len(data):
@@ -192,12 +167,12 @@ def boxes(data, *path):
     "comment", ["seed 42", '{"prompt": "小猫 – naïve ☕"}', "x" * 4000], ids=["short", "unicode", "long"]
 )
 @every_format
-def test_the_comment_is_in_the_file(output, comment, pattern):
+def test_the_comment_is_in_the_file(output: OutputFormat, comment: str, pattern: Frames) -> None:
     assert read(encode(output, pattern[:1], comment=comment)).comment == comment
 
 
 @every_format
-def test_no_comment_leaves_none(output, pattern):
+def test_no_comment_leaves_none(output: OutputFormat, pattern: Frames) -> None:
     assert read(encode(output, pattern[:1])).comment is None
 
 
@@ -211,7 +186,7 @@ def test_no_comment_leaves_none(output, pattern):
     ],
     ids=["type", "one-frame", "turned", "layout"],
 )
-def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, message):
+def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames: Frames, message: str) -> None:
     with (
         VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder,
         pytest.raises(ValueError, match=message),
@@ -219,7 +194,7 @@ def test_frames_of_another_kind_are_refused_with_both_kinds_named(frames, messag
         encoder.write(frames)
 
 
-def test_more_frames_than_promised_are_refused():
+def test_more_frames_than_promised_are_refused() -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=5) as encoder:
         encoder.write(still(0, frames=4))
         with pytest.raises(ValueError, match="6 frames were given; the file must have 5"):
@@ -227,14 +202,14 @@ def test_more_frames_than_promised_are_refused():
 
 
 @pytest.mark.parametrize(("promised", "expected"), [(5, "5"), (None, "at least 1")])
-def test_a_file_with_too_few_frames_is_not_completed(promised, expected):
+def test_a_file_with_too_few_frames_is_not_completed(promised: int | None, expected: str) -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS, frames=promised) as encoder:
         encoder.write(still(0, frames=0))
         with pytest.raises(ValueError, match=f"0 frames were written; the file must have {expected}"):
             encoder.close()
 
 
-def test_a_closed_file_takes_nothing_and_gives_nothing():
+def test_a_closed_file_takes_nothing_and_gives_nothing() -> None:
     with VideoEncoder(OutputFormat.MP4, width=WIDTH, height=HEIGHT, fps=FPS) as encoder:
         encoder.write(still(0))
         encoder.close()
@@ -245,10 +220,10 @@ def test_a_closed_file_takes_nothing_and_gives_nothing():
 
 
 @every_format
-def test_an_abandoned_file_frees_its_encoder(output, pattern):
+def test_an_abandoned_file_frees_its_encoder(output: OutputFormat, pattern: Frames) -> None:
     process = psutil.Process()
 
-    def abandon():
+    def abandon() -> None:
         with VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS, frames=FRAMES) as encoder:
             encoder.write(pattern[:9])
             raise KeyboardInterrupt
@@ -264,22 +239,22 @@ def test_an_abandoned_file_frees_its_encoder(output, pattern):
 
 
 @every_format
-def test_nothing_is_printed(output, pattern, capfd):
+def test_nothing_is_printed(output: OutputFormat, pattern: Frames, capfd: pytest.CaptureFixture[str]) -> None:
     encode(output, pattern[:5])
 
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_installed_libav_has_every_encoder():
+def test_the_installed_libav_has_every_encoder() -> None:
     assert missing_codecs() == []
 
 
 @every_format
-def test_a_missing_encoder_is_named(output, monkeypatch):
+def test_a_missing_encoder_is_named(output: OutputFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = {OutputFormat.MP4: "libx264", OutputFormat.WEBM: "libvpx-vp9", OutputFormat.MKV: "ffv1"}
     codec = av.Codec
 
-    def lacking(name, mode):
+    def lacking(name: str, mode: Literal["r", "w"]) -> Any:
         return codec("not-there" if name == encoders[output] else name, mode)
 
     monkeypatch.setattr(av, "Codec", lacking)
@@ -289,7 +264,7 @@ def test_a_missing_encoder_is_named(output, monkeypatch):
         VideoEncoder(output, width=WIDTH, height=HEIGHT, fps=FPS)
 
 
-def test_two_files_can_be_written_in_turns(pattern):
+def test_two_files_can_be_written_in_turns(pattern: Frames) -> None:
     expected = encode(OutputFormat.MP4, pattern)
 
     written = [b"", b""]

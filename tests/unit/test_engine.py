@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_after_the_observer_has_left_the_engine_is_as_good_as_new(
 
 
 PLACES: dict[str, Callable[[Components], nn.Module]] = {
-    "text encoder": lambda modules: modules.text_encoder.model.layers[1],  # type: ignore[union-attr, index]
+    "text encoder": lambda modules: modules.text_encoder.get_submodule("model.layers.1"),
     "VAE's encoder": lambda modules: modules.vae.encoder.mid_block,
     "transformer": lambda modules: modules.transformer.proj_out,
     "VAE's decoder": lambda modules: modules.vae.decoder.up_blocks[1],
@@ -217,7 +218,12 @@ def test_on_the_cpu_no_device_memory_is_used(engine: Engine) -> None:
 
 
 def test_settings_choose_model_device_type_mode_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"model": "builtin:tiny", "device": "cpu", "dtype": "bfloat16", "attention_mode": "diffusers"}
+    given: dict[str, Any] = {
+        "model": "builtin:tiny",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "attention_mode": "diffusers",
+    }
     engine = Engine.from_settings(Settings(**given, noise_augmentation=0.0))
     noisy = Engine.from_settings(Settings(**given))
 

@@ -7,7 +7,7 @@ from types import ModuleType
 import easyanim_client
 
 
-def test_the_clients_public_names_are_listed_and_sorted():
+def test_the_clients_public_names_are_listed_and_sorted() -> None:
     public = [
         name
         for name, value in vars(easyanim_client).items()

@@ -17,14 +17,14 @@ from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.domain.job import Bucket
 from easyanim_server.engine.config import EngineConfig
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.base import LoadOptions
+from easyanim_server.engine.families.base import LoadOptions, ModelFamily
 from easyanim_server.engine.families.registry import FAMILIES, recognise
 from easyanim_server.engine.weights import checkpoint
 from easyanim_server.engine.weights.index import CheckpointIndex
 from tests.fakes import second_family as fakes
 
 CPU = torch.device("cpu")
-BOTH = (*FAMILIES, fakes.SecondFamily())
+BOTH: tuple[ModelFamily, ...] = (*FAMILIES, fakes.SecondFamily())
 
 
 @pytest.fixture

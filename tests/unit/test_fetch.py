@@ -16,6 +16,7 @@ from easyanim_server import __main__ as command
 from easyanim_server.cli import doctor, memory_plan
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket, Job
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.weights import checkpoint, modelscope
@@ -233,7 +234,7 @@ def test_plan_predicts_a_folder_in_its_authors_layout_as_the_converted_one(eithe
 
 
 def test_an_engine_starts_on_a_folder_in_its_authors_layout(either: Path) -> None:
-    engine = Engine.from_settings(Settings(model=str(either), device="cpu", backend="eager"))
+    engine = Engine.from_settings(Settings(model=str(either), device="cpu", backend=Backend.EAGER))
     sampling = engine.begin(Job("1", "a cat", "", Bucket.parse("32x64x5"), steps=1, guidance=1.0, seed=1))
     engine.step(sampling)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ READY = BucketStatus(JOB.bucket, "eager", "float32", "torch")
 
 
 def sampling(latents: torch.Tensor) -> Sampling:
-    nothing = torch.zeros(0)
-    return Sampling(latents, nothing, nothing, None, JOB.bucket, 1.0, nothing, nothing)
+    nothing: Any = torch.zeros(0)  # what is not looked at
+    return Sampling(latents, nothing, nothing, JOB.bucket, 1.0, 1, nothing, nothing)
 
 
 def test_the_hash_is_of_type_shape_and_bytes() -> None:

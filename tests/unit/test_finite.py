@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, NonFinite
 from easyanim_server.domain.events import Chunk, Completed
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket
 from easyanim_server.domain.profiles import Acceleration, Solver
 from easyanim_server.engine.compile.numeric_check import NumericCheck
@@ -86,7 +87,9 @@ def test_a_worker_never_says_that_it_is_ready_with_such_a_checkpoint(tmp_path: P
     weights = load_file(file)
     weights["transformer_blocks.2.ff.net.2.weight"][0, 0] = math.nan
     save_file(weights, file, metadata={"format": "pt"})
-    settings = Settings(model=str(tmp_path / "model"), device="cpu", buckets="32x48x5", backend="eager")
+    settings = Settings(
+        model=str(tmp_path / "model"), device="cpu", buckets=(Bucket.parse("32x48x5"),), backend=Backend.EAGER
+    )
     ours, theirs = multiprocessing.Pipe()
 
     with pytest.raises(ConfigurationError, match="bucket 32x48x5 cannot be served"):

@@ -89,7 +89,8 @@ def test_the_published_7b_model_takes_this_many_teraflops_a_guided_step(
 ) -> None:
     geometry = EASYANIMATE_V51.geometry
     assert geometry.video_tokens(Bucket.parse(bucket, geometry)) == tokens
-    for mode, expected in (("diffusers", stock), ("original", original)):
+    modes: tuple[tuple[AttentionMode, float], ...] = (("diffusers", stock), ("original", original))
+    for mode, expected in modes:
         flops = step_flops(PUBLISHED_TRANSFORMERS["7b"], tokens, 256, 2, mode, stock=True)
         assert step_flops(PUBLISHED_TRANSFORMERS["7b"], tokens, 256, 2, mode).total < flops.total
         assert flops.total / 1e12 == pytest.approx(expected, abs=0.05)

@@ -44,7 +44,7 @@ class AheadEngine(SimulatedEngine):
     def step(self, sampling: SimulatedSampling) -> None:
         sampling.step += 1
         if sampling.step != 2:
-            engines.time.sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
+            vars(engines)["time"].sleep(STEP_SECONDS * (2 if sampling.step == sampling.job.steps else 1))
 
     def work(self, sampling: SimulatedSampling) -> Work:
         return Work(running_steps=int(1 < sampling.step < sampling.job.steps))

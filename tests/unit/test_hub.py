@@ -1,9 +1,13 @@
 """Hugging Face ids, against a small hub of our own on this machine."""
 
+from __future__ import annotations
+
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from easyanim_server.cli import doctor
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.families.easyanimate_v51 import builtin
+from easyanim_server.engine.families.easyanimate_v51.components import Components
 from easyanim_server.engine.weights import checkpoint
 
 CPU = torch.device("cpu")
@@ -24,13 +29,15 @@ class Hub(BaseHTTPRequestHandler):
     """Serves one repository, someone/model, at one commit; `folder` and `fetched` are set by the fixture."""
 
     protocol_version = "HTTP/1.1"
+    folder: Path
+    fetched: list[str]
     portal = False
     """Whether a login page answers in the hub's place."""
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self.do_GET()
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if self.portal:
             self.answer(200, b"<!DOCTYPE html><html><title>Sign in</title></html>", **{"Content-Type": "text/html"})
@@ -50,11 +57,11 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
 
-    def entry(self, file):
+    def entry(self, file: Path) -> dict[str, object]:
         name = file.relative_to(self.folder).as_posix()
         return {"type": "file", "path": name, "size": file.stat().st_size, "oid": name.replace("/", "-")}
 
-    def answer(self, status, body, **headers):
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -62,12 +69,12 @@ class Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def log_message(self, format, *args):
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     """The hub, serving the sharded tiny model, and an empty cache."""
     folder = tmp_path / "served"
     builtin.tiny(device=CPU, dtype=torch.float32).save_pretrained(folder, max_shard_size="300KB")
@@ -88,11 +95,18 @@ def hub(tmp_path, monkeypatch):
     server.server_close()
 
 
-def load(model, revision=None):
-    return checkpoint.load(model, device=CPU, dtype=torch.float32, revision=revision)
+def cached(model: str) -> Path:
+    folder = checkpoint.cached_folder(model)
+    assert folder
+    return folder
 
 
-def test_a_model_is_downloaded_without_what_is_not_needed(hub):
+def load(model: str, revision: str | None = None) -> Components:
+    loaded: Components = checkpoint.load(model, device=CPU, dtype=torch.float32, revision=revision)
+    return loaded
+
+
+def test_a_model_is_downloaded_without_what_is_not_needed(hub: type[Hub]) -> None:
     modules = load("someone/model")
 
     everything = {file.relative_to(hub.folder).as_posix() for file in hub.folder.rglob("*.*")}
@@ -105,7 +119,7 @@ def test_a_model_is_downloaded_without_what_is_not_needed(hub):
         assert torch.equal(tensor, made[name])
 
 
-def test_a_downloaded_model_loads_offline_from_the_cache(hub, monkeypatch):
+def test_a_downloaded_model_loads_offline_from_the_cache(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     load("someone/model")
     hub.fetched.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -114,7 +128,7 @@ def test_a_downloaded_model_loads_offline_from_the_cache(hub, monkeypatch):
     assert hub.fetched == []
 
 
-def test_a_model_that_cannot_run_is_refused_before_its_weights_are_downloaded(hub):
+def test_a_model_that_cannot_run_is_refused_before_its_weights_are_downloaded(hub: type[Hub]) -> None:
     config = hub.folder / "transformer/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 48}))
 
@@ -125,26 +139,26 @@ def test_a_model_that_cannot_run_is_refused_before_its_weights_are_downloaded(hu
     assert not [name for name in hub.fetched if name.endswith(".safetensors")]
 
 
-def test_an_unknown_repository_and_an_unknown_revision_are_named(hub):
+def test_an_unknown_repository_and_an_unknown_revision_are_named(hub: type[Hub]) -> None:
     with pytest.raises(UnsupportedModel, match="Hugging Face has no model nobody/nothing"):
         load("nobody/nothing")
     with pytest.raises(UnsupportedModel, match="someone/model has no revision 'v9'"):
         load("someone/model", revision="v9")
 
 
-def test_a_gated_model_says_what_to_do(hub):
+def test_a_gated_model_says_what_to_do(hub: type[Hub]) -> None:
     with pytest.raises(ConfigurationError, match=r"someone/gated asks for consent: .* set HF_TOKEN"):
         load("someone/gated")
 
 
-def test_without_a_network_a_model_that_is_not_cached_is_named(hub, monkeypatch):
+def test_without_a_network_a_model_that_is_not_cached_is_named(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
     with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set, and someone/model is not complete"):
         load("someone/model")
 
 
-def test_a_login_page_does_not_hide_a_complete_cache(hub, caplog):
+def test_a_login_page_does_not_hide_a_complete_cache(hub: type[Hub], caplog: pytest.LogCaptureFixture) -> None:
     load("someone/model")
     hub.portal = True
 
@@ -152,7 +166,7 @@ def test_a_login_page_does_not_hide_a_complete_cache(hub, caplog):
     assert "someone/model is taken from the cache, since the Hub cannot be asked" in caplog.text
 
 
-def test_a_login_page_is_told_from_the_hub_and_its_address_is_named(hub):
+def test_a_login_page_is_told_from_the_hub_and_its_address_is_named(hub: type[Hub]) -> None:
     hub.portal = True
 
     with pytest.raises(ConfigurationError) as caught:
@@ -163,9 +177,11 @@ def test_a_login_page_is_told_from_the_hub_and_its_address_is_named(hub):
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(hub, monkeypatch, capsys, offline):
+def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(
+    hub: type[Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], offline: bool
+) -> None:
     load("someone/model")
-    (absent, *_) = checkpoint.cached_folder("someone/model").glob("transformer/*-00002-of-*.safetensors")
+    (absent, *_) = cached("someone/model").glob("transformer/*-00002-of-*.safetensors")
     absent.unlink()
     hub.portal = True
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
@@ -183,9 +199,9 @@ def test_what_the_cache_lacks_is_named_and_doctor_says_so_too(hub, monkeypatch, 
     assert (code, findings["model"]["status"]) == ((1, "missing") if offline else (0, "ok"))
 
 
-def test_doctor_reads_the_headers_of_a_model_in_the_cache(hub, capsys):
+def test_doctor_reads_the_headers_of_a_model_in_the_cache(hub: type[Hub], capsys: pytest.CaptureFixture[str]) -> None:
     load("someone/model")
-    (file, *_) = checkpoint.cached_folder("someone/model").glob("vae/*.safetensors")
+    (file, *_) = cached("someone/model").glob("vae/*.safetensors")
     file.resolve().write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 7\n")
 
     assert doctor.report(Settings.load({"model": "someone/model", "listen": "127.0.0.1:0"}), as_json=True) == 1
@@ -196,7 +212,7 @@ def test_doctor_reads_the_headers_of_a_model_in_the_cache(hub, capsys):
         load("someone/model")
 
 
-def test_a_hub_that_cannot_be_reached_is_named(hub, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_named(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -234,7 +250,9 @@ REFUSED_NAMES = {
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED_NAMES.items())
-def test_names_that_cannot_run_are_refused_without_a_request(monkeypatch, model, message):
+def test_names_that_cannot_run_are_refused_without_a_request(
+    monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
     with pytest.raises(UnsupportedModel) as caught:
@@ -243,7 +261,7 @@ def test_names_that_cannot_run_are_refused_without_a_request(monkeypatch, model,
     assert message in str(caught.value)
 
 
-def test_a_revision_applies_to_hugging_face_ids_alone(tmp_path):
+def test_a_revision_applies_to_hugging_face_ids_alone(tmp_path: Path) -> None:
     for model in ("builtin:tiny", str(tmp_path)):
         with pytest.raises(ConfigurationError, match="revision 'v1' applies to ids of Hugging Face"):
             load(model, revision="v1")

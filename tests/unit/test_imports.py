@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("heavy", ["easyanim_server", "numpy", "PIL", "pydantic", "rich", "torch", "typer"])
-def test_importing_the_client_does_not_bring(heavy, loaded_by_the_client):
+def test_importing_the_client_does_not_bring(heavy: str, loaded_by_the_client: set[str]) -> None:
     assert heavy not in loaded_by_the_client
 
 

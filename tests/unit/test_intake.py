@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
+import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -42,7 +44,7 @@ async def test_who_finds_no_place_in_time_is_told_when_to_come_back(monkeypatch:
     for _ in range(100):
         with pytest.raises(IntakeFull, match="may take 10 bytes") as refused:
             await places.place()
-        status = rpc_status.from_call(Ended(to_status(refused.value)))
+        status = rpc_status.from_call(cast(grpc.Call, Ended(to_status(refused.value))))
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(info)
         assert status.details[1].Unpack(retry)
@@ -56,7 +58,7 @@ async def test_who_finds_no_place_in_time_is_told_when_to_come_back(monkeypatch:
 class Ended:
     """A call that ended with a status, as `rpc_status` reads it."""
 
-    def __init__(self, status: object) -> None:
+    def __init__(self, status: Any) -> None:
         self.code = lambda: status.code
         self.details = lambda: status.details
         self.trailing_metadata = lambda: status.trailing_metadata

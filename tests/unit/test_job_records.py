@@ -17,7 +17,7 @@ from easyanim_server.jobs.eta import Estimator
 from easyanim_server.jobs.queue import BLOCK, IN_ORDER, JobQueue, QueuePolicy
 from easyanim_server.jobs.store.memory import MemoryStore
 from tests.fakes.clock import SteppedClock
-from tests.unit.test_spool import DONE
+from tests.fakes.worker import DONE
 
 BUCKET = Bucket(64, 64, 5)
 SECONDS = 2.0

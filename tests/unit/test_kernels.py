@@ -1,92 +1,31 @@
-"""Kernels against formulas in float64, the operators' contracts, and Triton against both."""
+"""Kernels against formulas in float64, and the contracts of their operators."""
 
 from __future__ import annotations
 
 import math
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from easyanim_server.engine.kernels import fused as kernels
 from easyanim_server.engine.kernels import fused_cpu as kernels_cpu
-from easyanim_server.engine.kernels.fused import E4M3, E4M3_MAX, Quantised
+from easyanim_server.engine.kernels.definitions import E4M3, E4M3_MAX
+from easyanim_server.engine.kernels.fused import Quantised
+from tests.kernel_inputs import (
+    CALLS,
+    CHANNELS,
+    EPS,
+    HEADS,
+    TEXTS,
+    TOKENS,
+    Inputs,
+    compare,
+    plain,
+)
 
-BATCH, TOKENS, TEXTS, HEADS, CHANNELS = 2, 11, 3, 3, 32
-DIM = HEADS * CHANNELS
-EPS = 1e-5
-
-has_triton = pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
-
-
-class Inputs:
-    """Random arguments, by default at a size that a CPU computes at once."""
-
-    def __init__(
-        self,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-        *,
-        batch: int = BATCH,
-        tokens: int = TOKENS,
-        texts: int = TEXTS,
-        heads: int = HEADS,
-        channels: int = CHANNELS,
-    ) -> None:
-        generator = torch.Generator(device).manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, device=device, dtype=dtype)
-
-        dim = heads * channels
-        self.texts, self.heads = texts, heads
-        self.x = draw(batch, tokens, dim) * 2 + 0.5
-        self.branch = [draw(batch, texts, dim), draw(batch, tokens - texts, dim)]
-        self.modulation, self.gates = draw(batch, 2, 3, dim), draw(batch, 2, 3, dim)
-        self.norm = nn.LayerNorm(dim, EPS, device=device, dtype=dtype).requires_grad_(False)
-        self.norm.weight.copy_(draw(dim))
-        self.norm.bias.copy_(draw(dim))
-        self.qkv = [draw(batch, texts, 3 * dim), draw(batch, tokens - texts, 3 * dim)]
-        self.qk_norms = [draw(2, 2, channels), draw(2, 2, channels)]
-        angles = torch.rand(tokens, channels // 2, generator=generator, device=device).repeat_interleave(2, -1) * 6
-        self.rope = (angles.cos(), angles.sin())
-
-    def calls(self) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-        """Every operator with its arguments, by name."""
-        weight, bias = self.norm.weight, self.norm.bias
-        calls: dict[str, tuple[Any, tuple[Any, ...]]] = {
-            "add_gate": (kernels._add_gate, (self.x, self.branch, self.gates, self.texts)),
-            "gelu_quantise": (kernels._gelu_quantise, (self.x,)),
-            "quantise_rows": (kernels._quantise_rows, (self.x[:, 1:],)),
-            "qk_norm_rotate of one product": (
-                kernels._qk_norm_rotate,
-                ([torch.cat(self.qkv, 1)], self.qk_norms[:1], 1e-6, *self.rope, self.heads, 1.0),
-            ),
-            "qk_norm_rotate of two": (
-                kernels._qk_norm_rotate,
-                (self.qkv, self.qk_norms, 1e-6, *self.rope, self.heads, 0.25),
-            ),
-        }
-        for suffix, quantise in (("", False), (" quantised", True)):
-            end = (weight, bias, EPS, self.modulation, self.texts, quantise)
-            calls["norm_modulate" + suffix] = (kernels._norm_modulate, (self.x, *end))
-            for joined, branch in (("", self.branch), (" joined", [torch.cat(self.branch, 1)])):
-                calls["add_gate_norm_modulate" + joined + suffix] = (
-                    kernels._add_gate_norm_modulate,
-                    (self.x, branch, self.gates, *end),
-                )
-        return calls
-
-
-CALLS = sorted(Inputs().calls())
 CPU_CALLS = [name for name in CALLS if "quantise" not in name]
 
 
@@ -108,11 +47,6 @@ def gated(given: Inputs) -> Tensor:
     gate = given.gates[:, :, 2].double()
     text, video = (part.double() for part in given.branch)
     return given.x.double() + torch.cat((gate[:, 1, None] * text, gate[:, 0, None] * video), dim=1)
-
-
-def plain(x: Tensor | Quantised) -> Tensor:
-    """What quantised rows stand for; others as they are. float64."""
-    return x.values.double() * x.scale.double() if isinstance(x, Quantised) else x.double()
 
 
 def assert_rows(got: Tensor | Quantised, expected: Tensor) -> None:
@@ -278,99 +212,3 @@ def test_functions_for_cpus_give_the_bits_of_the_definitions(
     function = getattr(kernels_cpu, name.split()[0])
 
     compare(name, function(*arguments), operator._init_fn(*arguments), tolerance=0)
-
-
-@has_triton
-def test_triton_equals_torch_in_the_interpreter() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.unit.test_kernels import interpret; interpret()"],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
-
-
-def interpret() -> None:
-    """Compare every Triton function with its definition; to be called where Triton interprets.
-
-    Quantised values stay unrounded float32 here: the interpreter loses carries when it rounds to e4m3.
-    """
-    from easyanim_server.engine.kernels import fused_triton as kernels_triton
-
-    kernels_triton.E4M3 = torch.float32
-    kernels.scaled = unscaled()
-    for tokens, texts in ((TOKENS, TEXTS), (5, 5), (5, 0), (2, 1)):
-        for name, (operator, arguments) in Inputs(tokens=tokens, texts=texts).calls().items():
-            if "qk_norm" in name and texts in (0, tokens):
-                continue  # no product is of no tokens
-            compare(name, triton(name)(*arguments), operator._init_fn(*arguments), tolerance=1e-4)
-
-
-def unscaled() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """`scaled` without the rounding."""
-    scaled = kernels.scaled
-
-    def run(x: Tensor) -> tuple[Tensor, Tensor]:
-        _, scale = scaled(x)
-        return x / scale, scale
-
-    return run
-
-
-def triton(name: str) -> Callable[..., Any]:
-    from easyanim_server.engine.kernels import fused_triton as kernels_triton
-
-    function: Callable[..., Any] = getattr(kernels_triton, name.split()[0])
-    return function
-
-
-def compare(name: str, got: Any, expected: Any, tolerance: float) -> None:
-    if isinstance(got, Tensor):
-        got, expected = [got], [expected]
-    assert len(got) == len(expected), name
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}")
-
-
-@pytest.mark.gpu
-@has_triton
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", CALLS)
-def test_triton_equals_torch_at_the_published_shape(name: str, batch: int) -> None:
-    given = Inputs(torch.bfloat16, "cuda", batch=batch, tokens=13360, texts=256, heads=48, channels=64)
-    operator, arguments = given.calls()[name]
-
-    got, expected = operator(*arguments), operator._init_fn(*arguments)
-
-    got, expected = ([x] if isinstance(x, Tensor) else list(x) for x in (got, expected))
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == other.dtype
-        error = (one.float() - other.float()).norm() / other.float().norm()
-        assert error < 2e-3  # here and there one rounds up where the other rounds down
-
-
-@pytest.mark.gpu
-@has_triton
-def test_gelu_quantise_equals_torch_at_the_published_width() -> None:
-    x = torch.randn(13360, 12288, device="cuda", dtype=torch.bfloat16) * 2
-
-    got, expected = kernels.gelu_quantise(x), Quantised(*kernels._gelu_quantise._init_fn(x))
-
-    torch.testing.assert_close(got.scale, expected.scale, rtol=1e-5, atol=0)
-    assert (plain(got) - plain(expected)).norm() / plain(expected).norm() < 2e-3
-
-
-@pytest.mark.gpu
-def test_linear_gelu_on_cuda_is_the_tanh_form() -> None:
-    x, weight, bias = (torch.randn(*shape, device="cuda").bfloat16() for shape in ((2, 300, 64), (128, 64), (128,)))
-
-    got = kernels.linear_gelu(x, weight, bias)
-
-    exact = nn.functional.gelu(nn.functional.linear(x.float(), weight.float(), bias.float()), approximate="tanh")
-    torch.testing.assert_close(got.float(), exact, rtol=1e-2, atol=1e-2)

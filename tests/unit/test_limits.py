@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -42,6 +43,9 @@ def made() -> Descriptor:
     return pool.FindMessageTypeByName("limits_test.Made")
 
 
+REQUEST: Any = pb.GenerateRequest.DESCRIPTOR
+
+
 def requests() -> Iterator[Descriptor]:
     for file, service in ((pb, "VideoService"), (health_pb2, "Health"), (reflection_pb2, "ServerReflection")):
         yield from (method.input_type for method in file.DESCRIPTOR.services_by_name[service].methods)
@@ -52,6 +56,7 @@ def texts(kind: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[
     """The way to every field that holds text."""
     for field in kind.fields:
         if field.type == field.TYPE_MESSAGE:
+            assert field.message_type
             yield from texts(field.message_type, (*path, field))
         elif field.type == field.TYPE_STRING:
             yield (*path, field)
@@ -112,7 +117,7 @@ def test_what_is_as_long_as_it_may_be_is_left_alone() -> None:
     )
     data = request.SerializeToString()
 
-    kept, wrong = measured(data, pb.GenerateRequest.DESCRIPTOR, MOST)
+    kept, wrong = measured(data, REQUEST, MOST)
 
     assert kept is data
     assert wrong == []
@@ -124,23 +129,23 @@ def test_files_are_views_of_the_message_and_never_parsed() -> None:
     data = earlier.SerializeToString() + request.SerializeToString()
     files: dict[str, memoryview] = {}
 
-    kept, wrong = measured(data, pb.GenerateRequest.DESCRIPTOR, MOST, files)
+    kept, wrong = measured(data, REQUEST, MOST, files)
 
     assert pb.GenerateRequest.FromString(kept) == pb.GenerateRequest(prompt="a cat", seed=7)
     assert wrong == []
     assert files == {"start_image": request.start_image, "end_image": b"last"}
     assert all(file.obj is data for file in files.values())
-    fastest = min(timeit.repeat(lambda: measured(data, pb.GenerateRequest.DESCRIPTOR, MOST, files), number=1, repeat=5))
+    fastest = min(timeit.repeat(lambda: measured(data, REQUEST, MOST, files), number=1, repeat=5))
     assert fastest < 0.001, "one copy of it takes several milliseconds"
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["of-the-request", "of-its-acceleration"])
 def test_long_fields_of_no_name_are_not_parsed(inside: bool) -> None:
     unknown = b"\xfa\x7f" + varint(HUGE) + bytes(HUGE)
-    outer = (pb.GenerateRequest.DESCRIPTOR.fields_by_name["acceleration"],)
+    outer = (REQUEST.fields_by_name["acceleration"],)
     data = pb.GenerateRequest(prompt="a cat").SerializeToString() + (wire(outer, unknown) if inside else unknown)
 
-    kept, wrong = measured(data, pb.GenerateRequest.DESCRIPTOR, MOST)
+    kept, wrong = measured(data, REQUEST, MOST)
 
     assert len(kept) < 100
     assert pb.GenerateRequest.FromString(kept).prompt == "a cat"
@@ -153,7 +158,7 @@ def test_what_is_too_long_is_cut_and_the_rest_of_the_message_stays() -> None:
     )
     request.acceleration.guidance_end = 0.5
 
-    kept, wrong = measured(request.SerializeToString(), pb.GenerateRequest.DESCRIPTOR, MOST)
+    kept, wrong = measured(request.SerializeToString(), REQUEST, MOST)
 
     assert {item.field for item in wrong} == {"bucket", "acceleration.solver"}
     request.bucket, request.acceleration.solver = "\N{CLAPPER BOARD}" * 64, "x" * NAME_BYTES
@@ -162,7 +167,8 @@ def test_what_is_too_long_is_cut_and_the_rest_of_the_message_stays() -> None:
 
 def test_fields_are_counted_also_inside_of_others_and_in_unknown_ones() -> None:
     kind = made()
-    entry = wire((kind.fields_by_name["labels"],), wire((kind.fields_by_name["labels"].message_type.fields[0],), b"k"))
+    labels: Any = kind.fields_by_name["labels"]
+    entry = wire((labels,), wire((labels.message_type.fields[0],), b"k"))
     for data in (b"\x12\x01a" * (MOST_FIELDS + 1), entry * (MOST_FIELDS // 2 + 1), b"\xa0\x7f\x00" * 10_000_000):
         with pytest.raises(InvalidArgument, match="more than 1000 fields"):
             measured(data, kind, {})
@@ -175,7 +181,7 @@ def test_fields_are_counted_also_inside_of_others_and_in_unknown_ones() -> None:
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_message_are_refused_or_left_to_the_parser(data: bytes) -> None:
     try:
-        kept, _ = measured(data, pb.GenerateRequest.DESCRIPTOR, MOST)
+        kept, _ = measured(data, REQUEST, MOST)
     except DecodeError:
         return
     assert kept is data

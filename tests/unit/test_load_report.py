@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dev.load import report
-from dev.load.run import SCENARIOS
+from dev.load.run import SCENARIOS, Scenario
 from dev.load.throughput import throughput_rows
 from easyanim.v1 import video_pb2 as pb
 
@@ -59,7 +59,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_every_scenario_calls_the_contract_as_it_is(scenario):
+def test_every_scenario_calls_the_contract_as_it_is(scenario: Scenario) -> None:
     config = tomllib.loads((ROOT / "dev" / "load" / f"{scenario.name}.toml").read_text())
 
     assert config["name"] == scenario.name
@@ -70,11 +70,11 @@ def test_every_scenario_calls_the_contract_as_it_is(scenario):
     pb.GenerateRequest(**config.get("data", {}))  # raises on fields that the contract does not have
 
 
-def test_no_configuration_is_without_a_scenario():
+def test_no_configuration_is_without_a_scenario() -> None:
     assert {file.stem for file in (ROOT / "dev" / "load").glob("*.toml")} == {scenario.name for scenario in SCENARIOS}
 
 
-def test_the_table_has_every_number():
+def test_the_table_has_every_number() -> None:
     text = report.table(DOCUMENT)
 
     assert (
@@ -86,7 +86,7 @@ def test_the_table_has_every_number():
     assert "| verified in memory | 400 | 600 | 2.90 |" in text
 
 
-def test_the_plot_is_a_picture(tmp_path):
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     report.plot(DOCUMENT, tmp_path / "folder" / "load.png")
 
     with Image.open(tmp_path / "folder" / "load.png") as picture:
@@ -94,7 +94,7 @@ def test_the_plot_is_a_picture(tmp_path):
         assert len(picture.convert("RGBA").getcolors(maxcolors=2**20) or []) > 50  # not an empty frame
 
 
-def test_targets_that_are_missed_are_named():
+def test_targets_that_are_missed_are_named() -> None:
     assert report.missed(DOCUMENT["rows"]) == []
 
     rows = copy.deepcopy(DOCUMENT["rows"])

@@ -67,7 +67,7 @@ async def test_a_cancel_does_not_wait_for_a_worker_that_hears_nothing() -> None:
     await worker.start(lambda detail: None)
     job, pid = large_job("1"), worker.pid
     stop_listening(pid)
-    running = asyncio.create_task(anext(worker.run(job)))
+    running = asyncio.ensure_future(anext(worker.run(job)))
     try:
         await asyncio.sleep(0.2)  # until the pipe is full
         await asyncio.wait_for(asyncio.to_thread(worker.cancel, job), 2)
@@ -84,7 +84,7 @@ async def test_a_worker_that_hears_nothing_is_killed(monkeypatch: pytest.MonkeyP
     await worker.start(lambda detail: None)
     process = psutil.Process(worker.pid)
     stop_listening(worker.pid)
-    running = asyncio.create_task(anext(worker.run(large_job("1"))))
+    running = asyncio.ensure_future(anext(worker.run(large_job("1"))))
     try:
         await asyncio.sleep(0.2)  # until the pipe is full
         await asyncio.wait_for(worker.stop(), 3)

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from easyanim_server.__main__ import app
 from easyanim_server.catalog import DEFAULT_MODEL
 from easyanim_server.cli import memory_plan as memoryplan
 from easyanim_server.cli.memory_plan import parse_size
@@ -26,28 +24,19 @@ from easyanim_server.engine.memory.choose import capacity
 from easyanim_server.engine.memory.estimate import CONTEXT_BYTES, GIB
 from easyanim_server.workers.runner import JobRunner
 from tests.models import engine_of, make_job, make_modules, make_pipeline
-
-
-def plan(*flags: str) -> str:
-    ran = CliRunner().invoke(app, ["plan", *flags])
-    assert ran.exception is None, ran.output
-    return ran.output
-
-
-def cells(output: str, bucket: str, placement: str) -> list[str]:
-    (line,) = [line for line in output.splitlines() if line.split()[:2] == [bucket, placement]]
-    return line.split()
+from tests.plan_command import cells, plan
 
 
 def test_plan_fits_a_narrow_terminal_and_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Console(width=80, file=io.StringIO())
+    file = io.StringIO()
+    drawn = Console(width=80, file=file)
     monkeypatch.setattr(memoryplan, "Console", lambda **options: drawn)
 
     plan("--vram", "24GB", "--model", "synthetic:7b", "--buckets", "768x1344")
 
-    lines = drawn.file.getvalue().splitlines()
+    lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert "…" not in drawn.file.getvalue()
+    assert "…" not in file.getvalue()
     (row,) = [line.split() for line in lines if line.split()[:2] == ["768x1344x49", "model_cpu_offload"]]
     assert row[2:4] == ["bf16", "yes"]
     assert [len(row), float(row[-2]) < float(row[-3]) < 24, int(row[-1]) > 0] == [7, True, True]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from easyanim_server.catalog import DEFAULT_MODEL, EASYANIMATE_V51
-from easyanim_server.config import checks as preflight
+from easyanim_server.config import model_checks
 from easyanim_server.config.model_defaults import FILE, read
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.defaults import ModelDefaults
@@ -74,7 +74,7 @@ def test_a_damaged_file_is_named_before_anything_is_loaded(tmp_path: Path, text:
     folder(tmp_path, text)
 
     with pytest.raises(ConfigurationError) as refused:
-        preflight.check_model(str(tmp_path))
+        model_checks.check_model(str(tmp_path))
 
     assert str(tmp_path / FILE) in str(refused.value)
     assert said in str(refused.value)
@@ -84,7 +84,7 @@ def test_a_file_of_another_encoding_is_named(tmp_path: Path) -> None:
     folder(tmp_path, '{"defaults": {"é": 1}}', "latin-1")
 
     with pytest.raises(ConfigurationError, match="cannot be read as JSON"):
-        preflight.check_model(str(tmp_path))
+        model_checks.check_model(str(tmp_path))
 
 
 def test_what_is_loaded_carries_them() -> None:

@@ -23,7 +23,7 @@ V51, V51_TEXT = FIXTURES / "v51-inp-i2v", FIXTURES / "upstream/models/v51-t2v"
 
 
 def shapes(folder: Path, component: str) -> dict[str, tuple[int, ...]]:
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for file in (folder / component).glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
             found |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118

@@ -1,5 +1,7 @@
 """How a picture becomes the bucket's size."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,30 +12,30 @@ from easyanim_server.media import picture
 from tests.pictures import grain
 
 
-def fitted(image, bucket, policy):
+def fitted(image: Image.Image, bucket: str, policy: FitPolicy) -> Image.Image:
     result = picture.fit(image, Bucket.parse(f"{bucket}x49"), policy)
     return Image.frombytes("RGB", (result.width, result.height), result.rgb)
 
 
 @pytest.mark.parametrize("bucket", ["96x160", "160x96", "384x672", "128x128"])
-def test_stretching_is_pillows_plain_resize(bucket):
-    image, bucket = grain(300, 200), Bucket.parse(f"{bucket}x49")
+def test_stretching_is_pillows_plain_resize(bucket: str) -> None:
+    image, shape = grain(300, 200), Bucket.parse(f"{bucket}x49")
 
-    fitted = picture.fit(image, bucket, FitPolicy.STRETCH)
+    fitted = picture.fit(image, shape, FitPolicy.STRETCH)
 
-    assert (fitted.width, fitted.height) == (bucket.width, bucket.height)
-    assert fitted.rgb == image.resize((bucket.width, bucket.height)).tobytes()
+    assert (fitted.width, fitted.height) == (shape.width, shape.height)
+    assert fitted.rgb == image.resize((shape.width, shape.height)).tobytes()
 
 
 @pytest.mark.parametrize("size", [(160, 96), (80, 48), (1600, 960)])
 @pytest.mark.parametrize("policy", FitPolicy)
-def test_every_policy_gives_the_same_where_the_aspect_fits(policy, size):
+def test_every_policy_gives_the_same_where_the_aspect_fits(policy: FitPolicy, size: tuple[int, int]) -> None:
     image, bucket = grain(*size), Bucket.parse("96x160x49")
 
     assert picture.fit(image, bucket, policy).rgb == image.resize((160, 96)).tobytes()
 
 
-def test_cropping_covers_the_frame_and_keeps_the_centre():
+def test_cropping_covers_the_frame_and_keeps_the_centre() -> None:
     wide = Image.new("RGB", (400, 100), "red")
     wide.paste("white", (150, 0, 250, 100))
 
@@ -41,23 +43,23 @@ def test_cropping_covers_the_frame_and_keeps_the_centre():
     assert fitted(wide.transpose(Image.Transpose.ROTATE_90), "128x128", FitPolicy.CROP).getpixel((64, 8)) == (255,) * 3
 
 
-def test_padding_shows_everything_on_black():
+def test_padding_shows_everything_on_black() -> None:
     wide = fitted(Image.new("RGB", (400, 100), "white"), "128x128", FitPolicy.PAD)
     tall = fitted(Image.new("RGB", (100, 400), "white"), "128x128", FitPolicy.PAD)
 
     assert wide.getbbox() == (0, 48, 128, 80)
     assert tall.getbbox() == (48, 0, 80, 128)
-    assert sorted(wide.getcolors()) == [(32 * 128, (255, 255, 255)), (96 * 128, (0, 0, 0))]
+    assert sorted(wide.getcolors() or []) == [(32 * 128, (255, 255, 255)), (96 * 128, (0, 0, 0))]
 
 
 @pytest.mark.parametrize("policy", FitPolicy)
-def test_shrinking_is_antialiased(policy):
+def test_shrinking_is_antialiased(policy: FitPolicy) -> None:
     board = Image.new("L", (1680, 960))
     board.putdata([255 * ((x + y) % 2) for y in range(960) for x in range(1680)])
 
-    levels = fitted(board.convert("RGB"), "96x160", policy).crop((20, 20, 140, 76)).getextrema()
+    levels = fitted(board.convert("RGB"), "96x160", policy).crop((20, 20, 140, 76)).tobytes()
 
-    assert all(120 <= low <= high <= 135 for low, high in levels)
+    assert 120 <= min(levels) <= max(levels) <= 135
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,7 +69,7 @@ def test_shrinking_is_antialiased(policy):
     bucket=st.sampled_from([Bucket(96, 160, 1), Bucket(160, 96, 1), Bucket(48, 336, 1), Bucket(16, 16, 1)]),
     policy=st.sampled_from(FitPolicy),
 )
-def test_every_size_fits_every_bucket(width, height, bucket, policy):
+def test_every_size_fits_every_bucket(width: int, height: int, bucket: Bucket, policy: FitPolicy) -> None:
     fitted = picture.fit(Image.new("RGB", (width, height), "white"), bucket, policy)
 
     assert len(fitted.rgb) == bucket.width * bucket.height * 3
@@ -76,7 +78,7 @@ def test_every_size_fits_every_bucket(width, height, bucket, policy):
     assert fitted.rgb.count(b"\xff") == (shown if policy is FitPolicy.PAD else len(fitted.rgb))
 
 
-def test_fitting_leaves_the_picture_as_it_is():
+def test_fitting_leaves_the_picture_as_it_is() -> None:
     image = grain()
     before = image.tobytes()
 

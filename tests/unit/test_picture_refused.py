@@ -1,5 +1,7 @@
 """Files that are no pictures, or too much of one, are refused by what is wrong with them."""
 
+from __future__ import annotations
+
 import re
 import struct
 
@@ -27,7 +29,7 @@ from tests.pictures import (
 )
 
 
-def test_no_bytes_are_refused():
+def test_no_bytes_are_refused() -> None:
     assert refusal(b"") == "is empty; must be a PNG, JPEG, WebP, AVIF or HEIC file"
 
 
@@ -48,11 +50,11 @@ def test_no_bytes_are_refused():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_kind_of_file_is_named(data, name):
+def test_another_kind_of_file_is_named(data: bytes, name: str) -> None:
     assert refusal(data) == f"is {name}; {picture_kinds.allowed()}"
 
 
-def test_unknown_bytes_are_shown():
+def test_unknown_bytes_are_shown() -> None:
     assert refusal(b"hello world") == (
         f"starts with the bytes 68 65 6c 6c 6f 20 77 6f, 11 in all; {picture_kinds.allowed()}"
     )
@@ -67,7 +69,9 @@ def test_unknown_bytes_are_shown():
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "AVIF", "an AVIF, which this server reads only with a Pillow"),
     ],
 )
-def test_a_kind_that_is_not_installed_is_refused_with_what_it_needs(data, name, what, monkeypatch):
+def test_a_kind_that_is_not_installed_is_refused_with_what_it_needs(
+    data: bytes, name: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds = tuple(kind for kind in picture_kinds.MEDIA_TYPES if kind != name)
     monkeypatch.setattr(picture_kinds, "readable", lambda: kinds)
 
@@ -87,7 +91,7 @@ def test_a_kind_that_is_not_installed_is_refused_with_what_it_needs(data, name, 
     ],
     ids=["scans", "segments", "png", "webp"],
 )
-def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data, what):
+def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data: bytes, what: str) -> None:
     assert refusal(data) == what
 
 
@@ -96,13 +100,13 @@ def test_a_file_of_more_parts_than_a_picture_needs_is_refused_undecoded(data, wh
     [scans(picture_scan.MAX_SCANS), segments(5_000), png_chunks(5_000), webp_chunks(5_000)],
     ids=["scans", "segments", "png", "webp"],
 )
-def test_a_file_of_many_parts_is_read(data):
+def test_a_file_of_many_parts_is_read(data: bytes) -> None:
     assert load(data).size == (64, 48)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 @every_form
-def test_a_truncated_picture_is_refused_when_it_is_loaded(form, part):
+def test_a_truncated_picture_is_refused_when_it_is_loaded(form: str, part: float) -> None:
     data = encode(grain(), form)
 
     name = {"WEBP": "WebP", "HEIF": "HEIC"}.get(form, form)
@@ -112,12 +116,12 @@ def test_a_truncated_picture_is_refused_when_it_is_loaded(form, part):
 
 
 @pytest.mark.parametrize("side", [12_000, 30_000], ids=["where-pillow-warns", "where-pillow-raises"])
-def test_too_many_pixels_are_refused_before_decoding(side):
+def test_too_many_pixels_are_refused_before_decoding(side: int) -> None:
     assert refusal(png(side, side)) == f"is {side}x{side}, {side**2} pixels; must have at most 10000000"
 
 
 @pytest.mark.parametrize("compressed", [b"VP8X", b"VP8L", b"VP8 "])
-def test_too_many_pixels_of_a_webp_are_refused_before_its_canvas_exists(compressed):
+def test_too_many_pixels_of_a_webp_are_refused_before_its_canvas_exists(compressed: bytes) -> None:
     width, height = 16_000, 12_000
     content = {
         b"VP8X": bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
@@ -132,7 +136,7 @@ def test_too_many_pixels_of_a_webp_are_refused_before_its_canvas_exists(compress
 
 
 @every_form
-def test_the_limit_of_pixels_is_inclusive(form):
+def test_the_limit_of_pixels_is_inclusive(form: str) -> None:
     data = encode(quarters(64, 48), form)
 
     assert load(data, max_pixels=64 * 48).size == (64, 48)
@@ -140,14 +144,14 @@ def test_the_limit_of_pixels_is_inclusive(form):
 
 
 @every_form
-def test_a_tiny_picture_is_refused(form):
+def test_a_tiny_picture_is_refused(form: str) -> None:
     assert load(encode(Image.new("RGB", (16, 16)), form)).size == (16, 16)
     assert refusal(encode(Image.new("RGB", (64, 15)), form)) == "is 64x15; must have at least 16 pixels on each side"
 
 
 @pytest.mark.parametrize("size", [(201, 20), (20, 201)])
 @every_form
-def test_an_extreme_aspect_is_refused(form, size):
+def test_an_extreme_aspect_is_refused(form: str, size: tuple[int, int]) -> None:
     longest = (size[0] // 201 * 180 + 20, size[1] // 201 * 180 + 20)
     assert load(encode(Image.new("RGB", longest), form)).size == longest
     assert refusal(encode(Image.new("RGB", size), form)) == (
@@ -155,7 +159,7 @@ def test_an_extreme_aspect_is_refused(form, size):
     )
 
 
-def refused_or_read(data):
+def refused_or_read(data: bytes) -> None:
     try:
         mode = load(data).mode
     except InvalidArgument:
@@ -181,7 +185,7 @@ SEEDS = [
     start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"RIFF\0\0\0\0WEBP"]),
     rest=st.binary(max_size=400),
 )
-def test_arbitrary_bytes_raise_nothing_else(start, rest):
+def test_arbitrary_bytes_raise_nothing_else(start: bytes, rest: bytes) -> None:
     refused_or_read(start + rest)
 
 
@@ -191,7 +195,7 @@ def test_arbitrary_bytes_raise_nothing_else(start, rest):
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     keep=st.floats(0.1, 1),
 )
-def test_damaged_files_raise_nothing_else(seed, changes, keep):
+def test_damaged_files_raise_nothing_else(seed: bytes, changes: list[tuple[float, int]], keep: float) -> None:
     data = bytearray(seed)
     for place, value in changes:
         # Squared: most of what can go wrong stands at the front.

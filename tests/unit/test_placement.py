@@ -120,7 +120,7 @@ def test_modulation_embeddings_and_head_stay_as_they_are_in_8_bits() -> None:
 
 
 PLACES: dict[Phase, Callable[[Components], nn.Module]] = {
-    Phase.TEXT_ENCODE: lambda modules: modules.text_encoder.model.layers[1],  # type: ignore[union-attr, index]
+    Phase.TEXT_ENCODE: lambda modules: modules.text_encoder.get_submodule("model.layers.1"),
     Phase.IMAGE_ENCODE: lambda modules: modules.vae.encoder.mid_block,
     Phase.DENOISE: lambda modules: modules.transformer.proj_out,
     Phase.DECODE: lambda modules: modules.vae.decoder.up_blocks[1],

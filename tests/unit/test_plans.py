@@ -19,7 +19,7 @@ from easyanim_server.engine.compile import planner as plans
 from easyanim_server.engine.compile.backends import Backends
 from easyanim_server.engine.compile.numeric_check import relative_l2
 from easyanim_server.engine.engine import Engine
-from easyanim_server.engine.families.easyanimate_v51.transformer import ExecutionPath
+from easyanim_server.engine.families.runtime import ExecutionPath
 from tests.models import engine_of, make_job, make_modules, make_pipeline, run
 
 SMALL, LARGE = Bucket.parse("32x48x5"), Bucket.parse("48x32x9")

@@ -19,8 +19,7 @@ from easyanim_server.domain.state import ServerState
 from easyanim_server.jobs.manager import JobManager
 from easyanim_server.workers.pool import WorkerPool
 from tests.fakes.clock import SteppedClock
-from tests.unit.test_queue_news import SimulatedWorker, pool_of, submit
-from tests.unit.test_scheduler import MortalWorker, until
+from tests.fakes.worker import MortalWorker, SimulatedWorker, pool_of, submit, until
 
 
 @pytest.fixture

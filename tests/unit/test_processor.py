@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from easyanim_server.config.environment import _set_threads
+from easyanim_server.config.environment import set_threads
 from easyanim_server.config.processor import processor_quota
 
 
@@ -74,10 +74,10 @@ def test_threads_sleep_while_they_wait_unless_the_operator_chose() -> None:
 @pytest.mark.parametrize(("quota", "threads"), [(0.4, "1"), (1.0, "1"), (100_000.0, None), (None, None)])
 def test_there_are_no_more_threads_than_the_quota_has_processors(quota: float | None, threads: str | None) -> None:
     environment: dict[str, str] = {}
-    _set_threads(environment, quota)
+    set_threads(environment, quota)
 
     one = len(os.sched_getaffinity(0)) == 1  # nothing to set
     assert environment.get("OMP_NUM_THREADS") == (None if one else threads)
     chosen = {"OMP_NUM_THREADS": "3"}
-    _set_threads(chosen, quota)
+    set_threads(chosen, quota)
     assert chosen["OMP_NUM_THREADS"] == "3"

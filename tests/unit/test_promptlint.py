@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyanim_server.domain.model import PromptTokenizer
-from easyanim_server.prompts.lint import EXCERPT_CHARS, MOST_OF_A_RULE, RULES, lint
+from easyanim_server.prompts.lint import EXCERPT_CHARS, MOST_OF_A_RULE, lint
 from easyanim_server.prompts.negative import recommended_negative
+from easyanim_server.prompts.rules import RULES
 from easyanim_server.prompts.terms import found_in
 from easyanim_server.prompts.tokens import TokenCounter
 from tests.e2e.processes import ROOT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from typer.testing import CliRunner
@@ -45,9 +47,10 @@ def test_a_proxy_is_named_where_grpc_goes_through_it(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as failed:
-        channel.unary_unary("/a/b")(b"", timeout=5)
+        call: Any = channel.unary_unary("/a/b")  # bytes, not a message
+        call(b"", timeout=5)
 
-    assert (proxy_of(address) is not None) is (":9:" in failed.value.details())
+    assert (proxy_of(address) is not None) is (":9:" in str(failed.value.details()))
 
 
 def test_the_command_names_the_proxy_and_not_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

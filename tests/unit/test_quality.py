@@ -1,9 +1,12 @@
 """Judging videos: the judge of motion on clips whose motion is known, distances, cases, the front and the targets."""
 
+from __future__ import annotations
+
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from PIL import Image
 from dev.quality import fidelity, trust
 from dev.quality.agreement import judge, judge_all
 from dev.quality.camera import estimate, vector
-from dev.quality.cases import GROUPS, KINDS, LANGUAGES, Photographs, make_case
+from dev.quality.cases import GROUPS, KINDS, LANGUAGES, Case, Photographs, make_case
 from dev.quality.pareto import Point, choose, front
 from dev.quality.results import Results
 from dev.quality.settings import ARTICLE, DEFAULT, PROFILE_SETTINGS, REFERENCE, Setting, grid
@@ -29,7 +32,7 @@ SQUARE, WIDE = Bucket.parse("128x128x13"), Bucket.parse("128x224x13")
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
     """Stand-ins for photographs."""
     folder = tmp_path_factory.mktemp("pictures")
     textures = draw_textures(3, 360, torch.Generator().manual_seed(1))
@@ -38,13 +41,15 @@ def photographs(tmp_path_factory):
     return Photographs(folder)
 
 
-def case_of(what, photographs, bucket=SQUARE, language="en"):
+def case_of(what: str, photographs: Photographs, bucket: Bucket = SQUARE, language: str = "en") -> Case:
     """The first case that asks for a motion, such as ``pan_left`` or ``object left``."""
     indices = range(LANGUAGES.index(language), 200, 2)
     return next(case for case in (make_case(n, (bucket,), len(photographs)) for n in indices) if case.motion == what)
 
 
-def test_the_judge_finds_clips_of_every_kind_in_agreement_though_they_are_blurred_and_have_noise(photographs):
+def test_the_judge_finds_clips_of_every_kind_in_agreement_though_they_are_blurred_and_have_noise(
+    photographs: Photographs,
+) -> None:
     cases = [make_case(2 * pair + pair % 2, (SQUARE, WIDE), len(photographs)) for pair in range(len(KINDS))]
     found = trust.check(cases, photographs)
 
@@ -55,7 +60,7 @@ def test_the_judge_finds_clips_of_every_kind_in_agreement_though_they_are_blurre
 
 
 @pytest.mark.parametrize("what", CAMERA)
-def test_motion_of_the_camera_is_found_to_a_tenth_of_a_pixel(photographs, what):
+def test_motion_of_the_camera_is_found_to_a_tenth_of_a_pixel(photographs: Photographs, what: str) -> None:
     case = case_of(what, photographs)
     clip = trust.worsened(photographs.truth(case), seed=0)
     (found,) = estimate(torch.from_numpy(clip).permute(0, 3, 1, 2)[None] / 255)
@@ -64,7 +69,7 @@ def test_motion_of_the_camera_is_found_to_a_tenth_of_a_pixel(photographs, what):
 
 
 @pytest.mark.parametrize("what", ["pan_left", "tilt_down", "zoom_in", "zoom_out", "turn_clockwise"])
-def test_a_video_that_goes_another_way_or_nowhere_does_not_agree(photographs, what):
+def test_a_video_that_goes_another_way_or_nowhere_does_not_agree(photographs: Photographs, what: str) -> None:
     case = case_of(what, photographs)
     clip = trust.worsened(photographs.truth(case), seed=0)
     wrong = [clip[::-1].copy(), np.repeat(clip[:1], len(clip), axis=0), clip.swapaxes(1, 2).copy()]
@@ -76,7 +81,9 @@ def test_a_video_that_goes_another_way_or_nowhere_does_not_agree(photographs, wh
 
 
 @pytest.mark.parametrize("what", ["pan_right", "zoom_in", "turn_counterclockwise"])
-def test_a_video_that_goes_the_right_way_at_half_or_twice_the_speed_does_not_agree(photographs, what):
+def test_a_video_that_goes_the_right_way_at_half_or_twice_the_speed_does_not_agree(
+    photographs: Photographs, what: str
+) -> None:
     case = case_of(what, photographs, Bucket.parse("128x128x25"))
     clip = photographs.truth(case)
     slow, quick = np.repeat(clip, 2, axis=0)[: len(clip)], clip[::2]
@@ -90,7 +97,7 @@ def test_a_video_that_goes_the_right_way_at_half_or_twice_the_speed_does_not_agr
     assert not quickly.agrees
 
 
-def test_a_video_that_moves_where_it_should_hold_still_does_not_agree(photographs):
+def test_a_video_that_moves_where_it_should_hold_still_does_not_agree(photographs: Photographs) -> None:
     case = case_of("hold", photographs)
     moving = photographs.truth(case_of("pan_left slow", photographs))
 
@@ -99,7 +106,9 @@ def test_a_video_that_moves_where_it_should_hold_still_does_not_agree(photograph
 
 
 @pytest.mark.parametrize("what", ["object left", "object up", "object fall"])
-def test_an_object_that_stays_or_that_the_whole_scene_moves_with_does_not_agree(photographs, what):
+def test_an_object_that_stays_or_that_the_whole_scene_moves_with_does_not_agree(
+    photographs: Photographs, what: str
+) -> None:
     case = case_of(what, photographs)
     clip = photographs.truth(case)
     away = {"object left": (0, -1), "object up": (-1, 0), "object fall": (1, 0)}[what]
@@ -111,7 +120,7 @@ def test_an_object_that_stays_or_that_the_whole_scene_moves_with_does_not_agree(
 
 
 @pytest.mark.parametrize("size", ["32x48x9", "256x448x9"])
-def test_motion_is_stated_in_the_same_pixels_at_every_size(photographs, size):
+def test_motion_is_stated_in_the_same_pixels_at_every_size(photographs: Photographs, size: str) -> None:
     case = case_of("pan_left", photographs, Bucket.parse(size))
     motion = judge(case, photographs.truth(case))
 
@@ -119,7 +128,7 @@ def test_motion_is_stated_in_the_same_pixels_at_every_size(photographs, size):
     assert motion.agrees
 
 
-def test_a_case_follows_from_its_number(photographs):
+def test_a_case_follows_from_its_number(photographs: Photographs) -> None:
     cases = [make_case(index, (SQUARE, WIDE), len(photographs)) for index in range(2 * len(KINDS))]
 
     assert cases == [make_case(index, (SQUARE, WIDE), len(photographs)) for index in range(2 * len(KINDS))]
@@ -131,7 +140,7 @@ def test_a_case_follows_from_its_number(photographs):
     assert (photographs.truth(cases[0]) == photographs.truth(cases[0])).all()
 
 
-def test_pictures_without_contrast_are_not_used_for_motion(tmp_path):
+def test_pictures_without_contrast_are_not_used_for_motion(tmp_path: Path) -> None:
     plain = np.tile(np.linspace(90, 110, 300).astype(np.uint8)[:, None, None], (1, 300, 3))
     Image.fromarray(plain).save(tmp_path / "plain.png")
     with pytest.raises(ConfigurationError, match="too plain for motion to be seen"):
@@ -144,14 +153,14 @@ def test_pictures_without_contrast_are_not_used_for_motion(tmp_path):
         Photographs(tmp_path / "absent")
 
 
-def test_psnr_is_that_of_the_error_that_was_put_in():
+def test_psnr_is_that_of_the_error_that_was_put_in() -> None:
     frames = np.full((2, 16, 16, 3), 100, np.uint8)
 
     assert fidelity.psnr(frames, frames) == fidelity.MOST_DB
     assert fidelity.psnr(frames + 5, frames) == pytest.approx(20 * math.log10(255 / 5))
 
 
-def test_ssim_is_that_of_its_definition():
+def test_ssim_is_that_of_its_definition() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (1, 13, 12, 1), np.uint8).repeat(3, axis=-1) for _ in range(2))
     line = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
@@ -170,7 +179,7 @@ def test_ssim_is_that_of_its_definition():
     assert fidelity.ssim(a, a) == pytest.approx(1.0)
 
 
-def test_flicker_and_jumps_make_a_video_less_smooth(photographs):
+def test_flicker_and_jumps_make_a_video_less_smooth(photographs: Photographs) -> None:
     case = case_of("pan_left", photographs)
     clip, moves = photographs.truth(case), vector(case.scene.camera)
     flicker = clip.copy()
@@ -182,7 +191,7 @@ def test_flicker_and_jumps_make_a_video_less_smooth(photographs):
     assert smooth > fidelity.smoothness(jumps, moves) + 5
 
 
-def test_the_grid_has_every_profile_and_each_setting_a_name_of_its_own():
+def test_the_grid_has_every_profile_and_each_setting_a_name_of_its_own() -> None:
     settings = {*grid(), *ARTICLE, REFERENCE}
 
     assert len({setting.name for setting in settings}) == len(settings)
@@ -191,13 +200,15 @@ def test_the_grid_has_every_profile_and_each_setting_a_name_of_its_own():
     assert Setting(20, Acceleration(Solver.UNIPC, 0.08, 0.0, 0.75)).name == "unipc 20, cache 0.08, guidance to 75 %"
 
 
-def point(setting, predictions, psnr, agrees=1.0, seconds=None):
+def point(
+    setting: Setting, predictions: float, psnr: float, agrees: float = 1.0, seconds: float | None = None
+) -> Point:
     """What a setting is worth beside a default of 39 dB and 90 % agreement."""
     seconds = predictions / 100 if seconds is None else seconds
     return Point(setting, predictions, seconds, psnr, agrees, lost=100 * (0.9 - agrees), behind=39.0 - psnr)
 
 
-def test_the_front_has_what_nothing_is_better_than_at_no_more_cost():
+def test_the_front_has_what_nothing_is_better_than_at_no_more_cost() -> None:
     cheap, better, worse, best = (
         point(Setting(8), 16, 25.0), point(Setting(12), 24, 30.0, seconds=0.1), point(Setting(13), 26, 29.0),
         point(Setting(35), 70, 40.0),
@@ -207,7 +218,7 @@ def test_the_front_has_what_nothing_is_better_than_at_no_more_cost():
     assert front([best, worse, better, cheap], "seconds") == [better, best]
 
 
-def test_profiles_are_chosen_by_the_rules():
+def test_profiles_are_chosen_by_the_rules() -> None:
     exact = point(DEFAULT, 70, 39.0, 0.9)
     second = {steps: Setting(steps, Acceleration(Solver.UNIPC)) for steps in (10, 16, 18, 20, 25)}
     found = [
@@ -228,12 +239,12 @@ def test_profiles_are_chosen_by_the_rules():
     assert choose(found[:2], guidance=6.0) == {}
 
 
-def video(setting, index, **values):
+def video(setting: Setting, index: int, **values: object) -> dict[str, Any]:
     row = {"predictions": 70, "seconds": 1.0, "agrees": True, "speed": 0.1, "first_psnr": 24.5, "ref_psnr": 40.0}
     return {"what": "video", "setting": setting.name, "index": index, **row, **values}
 
 
-def test_targets_are_met_missed_or_not_measured():
+def test_targets_are_met_missed_or_not_measured() -> None:
     cases = [
         {"what": "case", "index": n, "language": LANGUAGES[n % 2], "group": "hold" if n < 4 else "camera"}
         for n in range(20)
@@ -244,7 +255,7 @@ def test_targets_are_met_missed_or_not_measured():
     found = {t.sentence: t for t in judge_targets(Summary([*cases, *default, *fast, vae]), guidance=6.0)}
     verdicts = {sentence: target.met for sentence, target in found.items()}
 
-    def of(part):
+    def of(part: str) -> bool | None:
         return next(met for sentence, met in verdicts.items() if part in sentence)
 
     assert of("English") is True

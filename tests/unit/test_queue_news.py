@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
 
 import psutil
 import pytest
 
-from easyanim_server.catalog import EASYANIMATE_V51
 from easyanim_server.domain.call import NO_CALL, CallContext
 from easyanim_server.domain.errors import ShuttingDown, WorkerLost
 from easyanim_server.domain.events import Chunk, Completed, Progress, Queued
-from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import ModelInfo, PromptTokenizer, WorkerInfo
+from easyanim_server.domain.job import Job
+from easyanim_server.domain.model import WorkerInfo
 from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs import manager as managing
 from easyanim_server.jobs import positions as announcer
@@ -23,50 +21,8 @@ from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.spool import Spool
 from easyanim_server.rpc.to_proto import activity_of
 from easyanim_server.rpc.video_service import SLICE, in_slices
-from easyanim_server.workers.pool import WorkerPool
-from easyanim_server.workers.supervisor import Supervisor
-from tests.engines import word_tokenizer
 from tests.fakes.clock import SteppedClock
-
-BUCKET = Bucket(64, 64, 5)
-
-
-class SimulatedWorker:
-    """Does no work: a job lasts until `finish` is called for it."""
-
-    def __init__(self) -> None:
-        self._jobs: asyncio.Queue[None] = asyncio.Queue()
-
-    up = True
-    beats = 0
-
-    async def lost(self) -> WorkerLost:
-        return await asyncio.Future()
-
-    async def start(self, report: Callable[[str], None]) -> WorkerInfo:
-        model = ModelInfo("simulated", "0" * 64, 0, "original", "float32", "simulated")
-        return WorkerInfo(model, PromptTokenizer(word_tokenizer(), "", "", 256), capabilities=EASYANIMATE_V51)
-
-    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
-        await self._jobs.get()
-        return
-        yield
-
-    def finish(self) -> None:
-        self._jobs.put_nowait(None)
-
-    def cancel(self, job: Job) -> None:
-        self.finish()
-
-    def kill(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-
-def pool_of(*workers: SimulatedWorker, **options: Any) -> WorkerPool:
-    return WorkerPool([Supervisor(worker, **options) for worker in workers])
+from tests.fakes.worker import BUCKET, SimulatedWorker, pool_of, submit
 
 
 @pytest.fixture
@@ -84,10 +40,6 @@ async def manager(worker: SimulatedWorker) -> AsyncIterator[JobManager]:
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
-
-
-async def submit(manager: JobManager, number: int) -> JobRecord:
-    return await manager.create(Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0))
 
 
 async def place(manager: JobManager, record: JobRecord) -> int:

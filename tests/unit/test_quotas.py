@@ -21,9 +21,7 @@ from easyanim_server.jobs import quotas
 from easyanim_server.jobs.manager import JobManager
 from easyanim_server.jobs.quotas import Limits, caller_of
 from easyanim_server.jobs.resultfile import on_disk_thread
-from tests.unit.test_queue_news import SimulatedWorker, pool_of
-from tests.unit.test_scheduler import BUCKET, until
-from tests.unit.test_spool import DONE
+from tests.fakes.worker import BUCKET, DONE, SimulatedWorker, pool_of, until
 
 DISK = 4 * 2**20
 

@@ -61,12 +61,12 @@ def test_what_was_computed_is_found_by_the_next_start(tmp_path: Path, network: n
 
 
 @pytest.mark.parametrize("change", ["last bit of a weight", "attention mode", "name", "type"])
-def test_other_weights_have_references_of_their_own(tmp_path: Path, network: nn.Module, change: str) -> None:
+def test_other_weights_have_references_of_their_own(tmp_path: Path, network: nn.Sequential, change: str) -> None:
     made(tmp_path, network)
     other, mode = copy.deepcopy(network), "original"
     match change:
         case "last bit of a weight":
-            other[0].weight.data.view(torch.int16)[3, 4] ^= 1
+            other[0].get_parameter("weight").data.view(torch.int16)[3, 4] ^= 1
         case "attention mode":
             mode = "diffusers"
         case "name":

@@ -12,7 +12,7 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import LogCapture
 
-from easyanim_server.domain.call import NO_CALL, CallContext
+from easyanim_server.domain.call import CallContext
 from easyanim_server.domain.errors import (
     EasyAnimError,
     NotReady,
@@ -21,65 +21,21 @@ from easyanim_server.domain.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from easyanim_server.domain.events import Chunk, Completed, Progress
 from easyanim_server.domain.job import Job
 from easyanim_server.domain.model import BucketStatus, WorkerInfo
 from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs.manager import JobManager
 from easyanim_server.rpc.status import to_status
 from easyanim_server.workers.supervisor import ENDLESS, Patience
-from tests.unit.test_queue_news import BUCKET, SimulatedWorker, pool_of
+from tests.fakes.worker import BUCKET, MortalWorker, SimulatedWorker, pool_of, until
 
 CANCEL_SECONDS = 0.05
-
-
-class MortalWorker(SimulatedWorker):
-    """A simulated worker that can die; killed in a job, it still says that it has left it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._gone = asyncio.Event()
-        self.starts = 0
-
-    async def start(self, report: Callable[[str], None]) -> WorkerInfo:
-        self._gone.clear()
-        self.starts += 1
-        return await super().start(report)
-
-    @property
-    def up(self) -> bool:  # type: ignore[override]
-        return not self._gone.is_set()
-
-    async def lost(self) -> WorkerLost:
-        await self._gone.wait()
-        return WorkerLost("the worker process ended")
-
-    async def run(self, job: Job, context: CallContext = NO_CALL) -> AsyncIterator[Progress | Chunk | Completed]:
-        if self._gone.is_set():
-            raise WorkerLost("the worker process ended")
-        async for event in super().run(job, context):
-            yield event
-
-    def cancel(self, job: Job) -> None:
-        """Is not heard."""
-
-    def kill(self) -> None:
-        self.finish()
-        self._gone.set()
 
 
 async def submit(manager: JobManager, number: int, **log_context: str) -> JobRecord:
     return await manager.create(
         Job(str(number), "a cat", "", BUCKET, steps=1, guidance=1.0, seed=0), context=CallContext(log_context)
     )
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async def wait() -> None:
-        while not condition():
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(wait(), 10)
 
 
 @pytest.fixture
@@ -198,4 +154,4 @@ def retry_seconds(error: EasyAnimError) -> float:
     status = status_pb2.Status.FromString(to_status(error).trailing_metadata[0][1])
     info = error_details_pb2.RetryInfo()
     assert any(detail.Unpack(info) for detail in status.details)
-    return info.retry_delay.ToMilliseconds() / 1000
+    return float(info.retry_delay.ToMilliseconds() / 1000)

@@ -29,7 +29,7 @@ def port() -> Iterator[int]:
 
 def scraped(port: int, path: str = "/metrics") -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        return answer.read().decode()
+        return str(answer.read(), "utf-8")
 
 
 def test_metrics_are_on_their_path(port: int) -> None:

@@ -24,7 +24,7 @@ Ended = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
     """Runs the command; its exit code, stdout and stderr."""
 
     def run(*words: object) -> tuple[object, str, str]:
@@ -36,7 +36,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def test_a_file_that_cannot_be_written_is_named_in_one_sentence(ended, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_in_one_sentence(ended: Ended, tmp_path: Path) -> None:
     place = cache.version_folder(tmp_path, torch.device("cpu"))
     place.mkdir(parents=True)
     (place / "graph").write_text("compiled")
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_written_is_named_in_one_sentence(ended, tmp_path:
     ],
     ids=["cache export", "fit-cache", "bench"],
 )
-def test_a_file_that_is_there_is_replaced_by_force_alone(ended, tmp_path: Path, words: str) -> None:
+def test_a_file_that_is_there_is_replaced_by_force_alone(ended: Ended, tmp_path: Path, words: str) -> None:
     file = tmp_path / "cpu-taken.json"
     file.write_text("older")
 
@@ -68,7 +68,7 @@ def test_a_file_that_is_there_is_replaced_by_force_alone(ended, tmp_path: Path, 
     assert said == f"easyanim-server: '{file}' exists already; --force replaces it\n"
 
 
-def test_with_force_an_export_replaces_the_older_one(ended, tmp_path: Path) -> None:
+def test_with_force_an_export_replaces_the_older_one(ended: Ended, tmp_path: Path) -> None:
     place = cache.version_folder(tmp_path, torch.device("cpu"))
     place.mkdir(parents=True)
     (place / "graph").write_text("compiled")
@@ -80,7 +80,7 @@ def test_with_force_an_export_replaces_the_older_one(ended, tmp_path: Path) -> N
     assert file.read_bytes().startswith(b"\x1f\x8b")
 
 
-def test_a_packed_cache_that_is_not_there_is_told_from_one_that_is_none(ended, tmp_path: Path) -> None:
+def test_a_packed_cache_that_is_not_there_is_told_from_one_that_is_none(ended: Ended, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no cache")
 
     code, _, said = ended("cache", "import", tmp_path / "missing", "--device", "cpu")
@@ -93,7 +93,7 @@ def test_a_packed_cache_that_is_not_there_is_told_from_one_that_is_none(ended, t
     assert said.startswith(f"easyanim-server: {tmp_path}/text is not a packed cache: ")
 
 
-def test_the_version_is_an_option_and_a_command(ended) -> None:
+def test_the_version_is_an_option_and_a_command(ended: Ended) -> None:
     assert ended("--version") == ended("version") == (0, f"{__version__}\n", "")
 
 
@@ -193,7 +193,7 @@ def test_the_examples_of_the_help_can_be_copied() -> None:
 def test_the_help_lists_the_values_of_a_setting_that_has_few(flag: str) -> None:
     (option,) = [option for option in _commands()["serve"].params if option.name == flag]
 
-    annotation = Settings.model_fields[flag].annotation
+    annotation: Any = Settings.model_fields[flag].annotation
     values = get_args(annotation) or tuple(map(str, annotation))  # a literal type, or an enum
     assert len(values) > 1
     assert f"One of {', '.join(values)}." in option.help

@@ -129,7 +129,9 @@ def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
      ("port", "tcp://10.96.0.12:50051"), ("QEUE_SIZE", "")],
 )  # fmt: skip
 def test_what_only_looks_like_it_is_refused_as_before(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    assert f"unknown environment variable EASYANIM_{name}" in refused(monkeypatch, {}, **{f"EASYANIM_{name}": value})
+    assert f"unknown environment variable EASYANIM_{name}" in refused(
+        monkeypatch, {}, None, **{f"EASYANIM_{name}": value}
+    )
 
 
 def test_a_word_that_other_programs_use_is_told_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:

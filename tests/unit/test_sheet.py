@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from rich.console import Console
 
 from easyanim_client.sheet import FRAMES, OTHER_LINES, layout, print_sheet
 from easyanim_server.domain.job import OutputFormat
-from tests.unit.test_encoder import encode
+from tests.clips import encode
 
 
 def screen(width: int = 83, height: int = 12) -> Console:
     return Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width, height=height)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def test_four_frames_stand_side_by_side_from_the_first_to_the_last(fading: Path)
 
     assert print_sheet(fading, console)
 
-    drawn = console.file.getvalue().splitlines()
+    drawn = written(console).splitlines()
     assert len(drawn) == 6, "20 characters wide, half as high in pixels of two a character"
     assert drawn[0].count("▀") == 80
     first, *_, last = [part for part in drawn[0].split("▀") if "38;2" in part]
@@ -46,7 +52,7 @@ def test_where_two_rows_make_them_larger_there_are_two(fading: Path) -> None:
 
     assert print_sheet(fading, console)
 
-    drawn = console.file.getvalue().splitlines()
+    drawn = written(console).splitlines()
     assert [line.count("▀") for line in drawn] == [60] * 9 + [0] + [60] * 9
     assert len(drawn) + OTHER_LINES <= 24
     assert "38;2;0;0;0" in drawn[0]
@@ -71,7 +77,7 @@ def test_without_colours_nothing_is_drawn(fading: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
 
     assert not print_sheet(fading, console)
-    assert console.file.getvalue() == ""
+    assert written(console) == ""
 
 
 def riff(name: bytes, data: bytes) -> bytes:
@@ -97,13 +103,13 @@ def test_a_file_that_is_no_video_draws_nothing(tmp_path: Path, data: bytes) -> N
     strange.write_bytes(data)
 
     assert not print_sheet(strange, console)
-    assert console.file.getvalue() == ""
+    assert written(console) == ""
 
 
 def test_without_pyav_nothing_is_drawn(fading: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def without_av(name: str, *args: object, **options: object) -> object:
+    def without_av(name: str, *args: Any, **options: Any) -> object:
         if name == "av":
             raise ImportError(name)
         return real(name, *args, **options)

@@ -81,7 +81,8 @@ def bent(stock: SchedulerMixin, steps: int, shift: float) -> Tensor:
     stock.set_timesteps(steps)
     even = stock.sigmas.double() / (shift - (shift - 1) * stock.sigmas.double())
     times = even**BEND
-    return (shift * times / (1 + (shift - 1) * times)).float()
+    shifted: Tensor = (shift * times / (1 + (shift - 1) * times)).float()
+    return shifted
 
 
 def test_a_schedule_with_a_fixed_shift_is_shifted_by_it() -> None:

@@ -17,13 +17,11 @@ import pytest
 from easyanim_server.domain.errors import EasyAnimError, JobCancelled, ResultExpired
 from easyanim_server.domain.events import Accepted, Chunk, Completed, Event, Phase, Progress, Queued, Restarted
 from easyanim_server.domain.job import Bucket, Job
-from easyanim_server.domain.model import BucketStatus, ModelInfo
 from easyanim_server.domain.record import JobRecord
 from easyanim_server.jobs.spool import Spool
+from tests.fakes.worker import DONE
 
 JOB = Job("1", "a cat", "", Bucket(64, 64, 5), steps=3, guidance=1.0, seed=0)
-READY = BucketStatus(JOB.bucket, "eager", "float32", "torch")
-DONE = Completed(10, b"", {}, 1.0, 0, ModelInfo("m", "", 0, "original", "float32", "cpu"), READY)
 
 
 def progress(phase: Phase, completed: int, **fields: Any) -> Progress:
@@ -222,7 +220,7 @@ async def test_unread_bytes_have_the_age_of_the_last_read(spool: Spool) -> None:
     spool.put(DONE)
     await anext(reader)
     assert spool.unread_since is None
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
 
 
 async def test_a_file_that_was_dropped_ends_in_the_error_and_frees_its_space(spool: Spool) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,10 @@ def test_the_prompt_that_was_used_longest_ago_is_forgotten_first(
 
 def test_a_failed_encoding_is_not_remembered(modules: Components) -> None:
     encode = remembering(modules)
-    with breaking(modules.text_encoder.model.layers[1], error=RuntimeError("broken")), pytest.raises(RuntimeError):
+    with (
+        breaking(modules.text_encoder.get_submodule("model.layers.1"), error=RuntimeError("broken")),
+        pytest.raises(RuntimeError),
+    ):
         encode("a cat")
 
     assert torch.equal(encode("a cat")["text"], PromptEncoder(modules)("a cat"))
@@ -99,9 +103,8 @@ def test_embeddings_take_the_transformers_dtype() -> None:
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 def test_the_front_counts_the_models_tokens(modules: Components, front: PromptTokenizer, prompt: str) -> None:
-    whole = modules.tokenizer.apply_chat_template(
-        [{"role": "user", "content": [{"type": "text", "text": prompt}]}], add_generation_prompt=True
-    )
+    conversation: Any = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+    whole: Any = modules.tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
 
     counted = Tokenizer.from_str(front.tokenizer_json).encode(front.prefix + prompt + front.suffix)
 

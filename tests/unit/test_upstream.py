@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from easyanim_server.config.settings import Settings
+from easyanim_server.domain.execution import Backend
 from easyanim_server.domain.job import Bucket, Job, Picture
 from easyanim_server.engine import loop
 from easyanim_server.engine.engine import Engine, unobserved
@@ -38,7 +39,7 @@ class Case:
     """One request, and the engine with its checkpoint."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.engine = Engine.from_settings(Settings(model=str(folder), device="cpu", backend="eager", **settings))
+        self.engine = Engine.from_settings(Settings(model=str(folder), device="cpu", backend=Backend.EAGER, **settings))
         request = json.loads((CASE / "request.json").read_text())
         bucket = Bucket(request["height"], request["width"], request["frames"])
         self.job = Job(

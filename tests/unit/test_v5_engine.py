@@ -19,6 +19,7 @@ from easyanim_server.engine.compile.numeric_check import FACTORS
 from easyanim_server.engine.engine import Engine
 from easyanim_server.engine.families.easyanimate_v5 import builtin, export, folder
 from easyanim_server.engine.families.easyanimate_v5.components import ComponentsV5
+from easyanim_server.engine.families.easyanimate_v5.text import PromptIds
 from easyanim_server.engine.families.easyanimate_v51.pipeline import EasyAnimatePipeline
 from easyanim_server.engine.families.easyanimate_v51.vae import VideoAutoencoder
 from easyanim_server.engine.families.registry import FAMILIES, recognise
@@ -186,10 +187,7 @@ def test_its_outline_counts_both_encoders_and_the_tokens_of_both() -> None:
 
 @pytest.mark.parametrize("way", ["eager", "exact"])
 def test_the_fast_vae_gives_the_stock_networks_numbers_with_attention_in_the_middle(way: str) -> None:
-    stock, fast = (
-        VideoAutoencoder(modules().vae, path=path, exact=way == "exact")
-        for path in ("stock", "fast")  # type: ignore[arg-type]
-    )
+    stock, fast = (VideoAutoencoder(modules().vae, path=path, exact=way == "exact") for path in ("stock", "fast"))
     video = torch.rand(1, 3, 9, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     encoded = [vae.encode(video, lambda done, total: None) for vae in (stock, fast)]
     decoded = [torch.cat(list(vae.decode(encoded[0])), dim=2) for vae in (stock, fast)]
@@ -209,12 +207,12 @@ def test_prompts_beyond_either_limit_keep_their_last_token(tmp_path: Path) -> No
 
 def test_a_fast_tokenizer_takes_the_place_of_the_pieces(tmp_path: Path) -> None:
     place = Path(shutil.copytree(FIXTURES / "models" / "v5-t2v" / "tokenizer_2", tmp_path / "tokenizer_2"))
-    pieces = folder.PromptIds.t5(place)
+    pieces = PromptIds.t5(place)
     pieces.tokenizer.save(str(place / "tokenizer.json"))
     (place / "spiece.model").unlink()
 
     for prompt in ("a cat", "", "猫 sits</s> here"):
-        assert torch.equal(folder.PromptIds.t5(place).read(prompt), pieces.read(prompt))
+        assert torch.equal(PromptIds.t5(place).read(prompt), pieces.read(prompt))
 
 
 def test_nothing_given_is_a_mask_and_latents_of_zeros_for_an_image_to_video_model() -> None:

@@ -108,7 +108,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "driver": _driver() if cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
     }
 
 

@@ -1,1 +1,1 @@
-"""The command `easyanim-server`."""
+"""Commands of easyanim-server, one file each."""

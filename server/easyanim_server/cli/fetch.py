@@ -13,8 +13,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from easyanim_server.config import checks as preflight
-from easyanim_server.config import environment
+from easyanim_server.config import environment, model_checks
 from easyanim_server.domain.errors import ConfigurationError
 from easyanim_server.engine.weights import checkpoint
 
@@ -47,8 +46,8 @@ def fetch(model: str, revision: str | None) -> str:
         UnsupportedModel: there is no such model, or this server cannot run it.
         ConfigurationError: it is none that is downloaded, or cannot be had.
     """
-    preflight.check_model(model, revision)
-    if not preflight.is_hosted(model):
+    model_checks.check_model(model, revision)
+    if not model_checks.is_hosted(model):
         raise ConfigurationError(f"{model} needs no download; fetch takes ids of Hugging Face or ModelScope")
     environment.temporary_folder()
     columns = (

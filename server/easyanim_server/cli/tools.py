@@ -17,7 +17,7 @@ import psutil
 from easyanim_server import catalog
 from easyanim_server.cli.findings import Finding
 from easyanim_server.config import checks as preflight
-from easyanim_server.config import environment
+from easyanim_server.config import environment, model_checks
 from easyanim_server.config import tuned as tuning
 from easyanim_server.config.settings import Settings
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
@@ -154,10 +154,10 @@ def _model(settings: Settings) -> list[Finding]:
         device, unknown_device = resolve_device("cpu"), True
     dtype = resolve_dtype(settings.dtype, device)
     try:
-        preflight.check_model(name, settings.revision)
+        model_checks.check_model(name, settings.revision)
         source = _source(settings, checkpoint.inspect(name, settings.revision))
-        outlined = checkpoint.like_published(name) if preflight.is_hosted(name) else name
-        if preflight.is_hosted(outlined):
+        outlined = checkpoint.like_published(name) if model_checks.is_hosted(name) else name
+        if model_checks.is_hosted(outlined):
             unknown = f"known once the configuration of {name} is downloaded"
             return [memory, source, Finding("placement", unknown)]
         outline = checkpoint.outline(outlined, dtype)
@@ -191,9 +191,9 @@ def _source(settings: Settings, absent: Sequence[str]) -> Finding:
     name = settings.model
     if name == catalog.DEMO:
         return Finding("model", f"{name} comes with this package")
-    if preflight.is_made_here(name):
+    if model_checks.is_made_here(name):
         return Finding("model", f"{name} is made at start, nothing to download")
-    if not preflight.is_hosted(name):
+    if not model_checks.is_hosted(name):
         return Finding("model", f"{name} is a folder here")
     if not absent:
         return Finding("model", f"{name} is in {checkpoint.host_of(name)}'s cache")

@@ -1,1 +1,1 @@
-"""Settings, where they come from, and checks before anything is loaded."""
+"""Settings, their sources, and checks before anything is loaded."""

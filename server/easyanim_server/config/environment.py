@@ -36,7 +36,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
 
     Sets what is missing and changes nothing that can be used: ``USER`` without an entry in the password database,
     ``HOME`` where there is neither the variable nor an entry, compilers' folders where theirs cannot be written, and
-    how OpenMP's threads wait and how many there are (`_set_threads`).
+    how OpenMP's threads wait and how many there are (`set_threads`).
     Without a writable temporary folder there is nothing to set them to; `temporary_folder` refuses that.
 
     Args:
@@ -45,7 +45,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     for name in EMPTY_MEANS_UNSET:
         if environment.get(name) == "":
             del environment[name]
-    _set_threads(environment, processor_quota())
+    set_threads(environment, processor_quota())
     if _entry() is None and not environment.get("USER") and not environment.get("LOGNAME"):
         environment["USER"] = f"uid-{os.getuid()}"
     try:
@@ -113,7 +113,7 @@ def not_writable(folder: Path) -> str | None:
     return None
 
 
-def _set_threads(environment: MutableMapping[str, str], quota: float | None) -> None:
+def set_threads(environment: MutableMapping[str, str], quota: float | None) -> None:
     """Make OpenMP's threads sleep while they wait, and no more of them than the container's quota has processors.
 
     A thread that spins while it waits takes the processor from the thread that it waits for, wherever other programs

@@ -1,1 +1,1 @@
-"""Facts about jobs, models and videos in pure Python."""
+"""Jobs, shapes, events and errors in plain Python."""

@@ -267,7 +267,7 @@ class Engine:
         self._second_try(lambda: loop.step(self.predictor, sampling, execution))
         with shortage_named(self._device):
             if self._device.type == "cuda":
-                told, self._told = self._told, torch.cuda.Event()  # type: ignore[no-untyped-call]
+                told, self._told = self._told, torch.cuda.Event()
                 self._told.record()
                 (self._told if sampling.done else told or self._told).synchronize()
 

@@ -1,1 +1,1 @@
-"""Admission, the queue, and what each job has said so far."""
+"""Records of jobs, their queue, the dispatcher, results."""

@@ -1,1 +1,1 @@
-"""Frames in, file bytes out while they arrive."""
+"""Pictures into frames, frames into video files."""

@@ -1,1 +1,1 @@
-"""The gRPC face: request conversion, statuses, the server. The only importer of grpc on this side."""
+"""The gRPC server: conversion of messages, limits, statuses. The only importer of grpc on this side."""

@@ -94,52 +94,62 @@ class Metrics(JobObserver):
 
         self._server = Info("easyanim_server", "What is served.", registry=registry)
         self._server.info({"version": __version__})
+        self._register_calls_and_jobs()
+        self._register_workers()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=bounds, registry=registry)
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=bounds, registry=self.registry)
 
-        self._calls = counter("easyanim_calls", "Calls that ended, by gRPC code.", "method", "code")
-        self._call_seconds = histogram("easyanim_call_seconds", "Whole calls, streams included.", LONG, "method")
-        self._refusals = counter(
+    def _register_calls_and_jobs(self) -> None:
+        self._calls = self._counter("easyanim_calls", "Calls that ended, by gRPC code.", "method", "code")
+        self._call_seconds = self._histogram("easyanim_call_seconds", "Whole calls, streams included.", LONG, "method")
+        self._refusals = self._counter(
             "easyanim_refusals", "Requests that got no place in the queue, by ErrorInfo reason.", "reason"
         )
-        self._jobs = counter(
+        self._jobs = self._counter(
             "easyanim_jobs", "Jobs that ended: COMPLETED, or the ErrorInfo reason.", "bucket", "outcome"
         )
-        self._restarts = counter(
+        self._restarts = self._counter(
             "easyanim_job_restarts", "Jobs that were begun anew since their worker was lost.", "bucket"
         )
-        self._queue_seconds = histogram(
+        self._queue_seconds = self._histogram(
             "easyanim_queue_seconds", "From acceptance, or from the worker's loss, to the start of work.", LONG
         )
-        self._job_seconds = histogram("easyanim_job_seconds", "Work on a completed job.", LONG, *PLAN)
-        self._phase_seconds = histogram("easyanim_phase_seconds", "A phase of a completed job.", LONG, "phase", *PLAN)
-        self._encode_seconds = histogram(
+        self._job_seconds = self._histogram("easyanim_job_seconds", "Work on a completed job.", LONG, *PLAN)
+        self._phase_seconds = self._histogram(
+            "easyanim_phase_seconds", "A phase of a completed job.", LONG, "phase", *PLAN
+        )
+        self._encode_seconds = self._histogram(
             "easyanim_video_encode_seconds", "The video encoder's share of DECODE.", SHORT, "bucket", "format"
         )
-        self._step_seconds = histogram("easyanim_step_seconds", "One denoising step.", STEP, *PLAN)
-        self._cancel_seconds = histogram(
+        self._step_seconds = self._histogram("easyanim_step_seconds", "One denoising step.", STEP, *PLAN)
+        self._cancel_seconds = self._histogram(
             "easyanim_cancel_to_free_seconds", "From the caller's leaving until the worker was free.", SHORT, "bucket"
         )
-        self._sent = counter("easyanim_sent_bytes", "Bytes of videos that went to callers.")
-        self._drops = counter(
+        self._sent = self._counter("easyanim_sent_bytes", "Bytes of videos that went to callers.")
+        self._drops = self._counter(
             "easyanim_results_dropped", "Files that were given up since their callers did not read them.", "reason"
         )
         for drop in DROPS:
             self._drops.labels(drop.reason)
-        self._cache_lookups = counter(
+        self._cache_lookups = self._counter(
             "easyanim_cache_lookups", "Lookups of prompt embeddings and compiled graphs.", "cache", "result"
         )
         self._peak_bytes = Gauge(
-            "easyanim_job_peak_device_bytes", "The allocator's peak in the last job.", ["bucket"], registry=registry
+            "easyanim_job_peak_device_bytes",
+            "The allocator's peak in the last job.",
+            ["bucket"],
+            registry=self.registry,
         )
         for kind in REFUSALS:
             self._refusals.labels(kind.reason)
-        self._worker_starts = counter("easyanim_worker_starts", "Worker processes that became ready.")
-        self._worker_losses = counter(
+
+    def _register_workers(self) -> None:
+        self._worker_starts = self._counter("easyanim_worker_starts", "Worker processes that became ready.")
+        self._worker_losses = self._counter(
             "easyanim_worker_losses", "Worker processes that died, or that were stuck and killed.", "reason"
         )
         for reason in LOSSES:
@@ -148,10 +158,12 @@ class Metrics(JobObserver):
             "easyanim_plan_build_seconds",
             "How a shape is served, and how long it took to make that ready.",
             ["bucket", "backend", "precision", "attention"],
-            registry=registry,
+            registry=self.registry,
         )
         self._fallbacks = Gauge(
-            "easyanim_plan_fallbacks", "Shapes served by another backend than the configured one.", registry=registry
+            "easyanim_plan_fallbacks",
+            "Shapes served by another backend than the configured one.",
+            registry=self.registry,
         )
 
     def answered(self, method: str, code: str, seconds: float) -> None:

@@ -18,7 +18,8 @@ from easyanim_server.media.decoder import read_frames
 from easyanim_server.tune.journal import Row
 from easyanim_server.tune.measure import GIB, projected
 from easyanim_server.tune.plan import BEFORE, BEFORE_STEPS, Candidate, Machine, TunePlan
-from easyanim_server.tune.tuner import GENERATION, PROBE, Tuned
+from easyanim_server.tune.task import GENERATION, PROBE
+from easyanim_server.tune.tuner import Tuned
 
 NOTHING = "–"
 

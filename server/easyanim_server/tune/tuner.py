@@ -18,10 +18,9 @@ from pathlib import Path
 from easyanim_server.benchmark import record
 from easyanim_server.config import tuned as tuning
 from easyanim_server.domain.errors import ConfigurationError, EasyAnimError
-from easyanim_server.domain.job import DEFAULT_STEPS, Bucket
-from easyanim_server.domain.wording import counted
+from easyanim_server.domain.job import DEFAULT_STEPS
 from easyanim_server.tune.journal import Journal, Row
-from easyanim_server.tune.measure import GIB, Measure, projected
+from easyanim_server.tune.measure import GIB, Measure
 from easyanim_server.tune.plan import (
     BEFORE,
     BEFORE_STEPS,
@@ -32,27 +31,12 @@ from easyanim_server.tune.plan import (
     decide,
     for_candidates,
 )
+from easyanim_server.tune.standings import Standings
+from easyanim_server.tune.task import AGAIN, GENERATION, PROBE, Task, named, sentence
 from easyanim_server.workers.process import DEFAULT_ENGINE, LocalWorker
 
 FOR_BEFORE = 0.1
 """Of the budget, for a whole generation as it was before; one that takes longer waits until all else is measured."""
-
-PROBE, GENERATION = "probe", "generation"
-"""Kinds of rows: what `Measure.probe` and `Measure.whole` return."""
-
-AGAIN = "again"
-"""A probe whose row exists: of both the faster one stays."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One measurement of a candidate."""
-
-    what: str
-    bucket: Bucket
-    steps: int
-    within: float = math.inf
-    """Left for later where it is expected to take more seconds."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +87,7 @@ class Tuner:
             "image": hashlib.sha256(plan.image.read_bytes()).hexdigest()[:12] if plan.image else None,
         }
         self.journal = Journal(out / "results.jsonl", self._header, retry)
+        self._standings = Standings(plan, machine.kind, self.journal)
         self._unfit: list[str] = []
         self._left_out: dict[tuple[Candidate, Task], str] = {}
         """Why a task was left out when it was last its turn; it may have been done since."""
@@ -117,15 +102,15 @@ class Tuner:
         plan, defaults, compared = self._plan, self._plan.defaults, self._plan.compared
         probes = [Task(PROBE, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
         await self._measure(defaults, probes, until=math.inf)
-        candidates_end = self._began + for_candidates(plan.budget, self._check_seconds())
+        candidates_end = self._began + for_candidates(plan.budget, self._standings.check_seconds())
         before = Task(GENERATION, compared, BEFORE_STEPS, within=FOR_BEFORE * plan.budget)
         await self._measure(BEFORE, [Task(PROBE, compared, DEFAULT_STEPS), before], candidates_end)
         for candidate in plan.candidates(self._machine.kind):
-            if not self._is_defaults(candidate) and self._fits(candidate):
+            if not self._standings.is_defaults(candidate) and self._fits(candidate):
                 await self._measure(candidate, probes, candidates_end)
-        decision = decide(defaults, self._totals())
-        if not self._totals():
-            raise ConfigurationError(f"nothing could be measured in every bucket: {self._first_error()}")
+        decision = decide(defaults, self._standings.totals())
+        if not self._standings.totals():
+            raise ConfigurationError(f"nothing could be measured in every bucket: {self._standings.first_error()}")
         end = self._began + plan.budget
         counts = sorted({*plan.steps, DEFAULT_STEPS})
         # The most steps are what others are compared with; the usual ones may refute the decision.
@@ -135,9 +120,9 @@ class Tuner:
             # Side by side with what is to replace them: the machine may have been slower when it began.
             again = [Task(AGAIN, bucket, DEFAULT_STEPS) for bucket in plan.buckets]
             await self._measure(defaults, [*again, generations[0]], end)
-            decision = decide(defaults, self._totals())
+            decision = decide(defaults, self._standings.totals())
         await self._measure(decision.candidate, generations, end)
-        doubt = self._doubt(decision)
+        doubt = self._standings.doubt(decision)
         if doubt:
             decision = Decision(defaults, doubt)
             await self._measure(defaults, generations, end)
@@ -146,10 +131,10 @@ class Tuner:
 
     async def _measure(self, candidate: Candidate, tasks: Sequence[Task], until: float) -> None:
         """Do those tasks that were not done before, in one worker process."""
-        missing = [task for task in tasks if not self._done(candidate, task)]
-        if not missing or self._hopeless(candidate, missing[0]):
+        missing = [task for task in tasks if not self._standings.done(candidate, task)]
+        if not missing or self._standings.hopeless(candidate, missing[0]):
             return
-        if time.monotonic() + self._start_seconds() >= until:
+        if time.monotonic() + self._standings.start_seconds() >= until:
             self._leave_out(candidate, missing, "the budget is spent")
             return
         self._say(f"{self._clock()} {candidate.label}: starting")
@@ -159,7 +144,7 @@ class Tuner:
         try:
             await asyncio.wait_for(self._in_worker(worker, candidate, missing, until), left)
         except asyncio.TimeoutError:
-            rest = [task for task in missing if not self._done(candidate, task)]
+            rest = [task for task in missing if not self._standings.done(candidate, task)]
             self._leave_out(candidate, rest, "cut off when the budget was spent")
         finally:
             await worker.stop()
@@ -174,10 +159,10 @@ class Tuner:
             return
         start_seconds = time.monotonic() - began
         for task in tasks:
-            if self._hopeless(candidate, task):
+            if self._standings.hopeless(candidate, task):
                 self._say(f"{self._clock()}   slower than another already: the rest is left out")
                 return
-            expected = self._expected(candidate, task) if task.what == GENERATION else 0.0
+            expected = self._standings.expected(candidate, task) if task.what == GENERATION else 0.0
             if expected > task.within:
                 continue
             if time.monotonic() + expected > until:
@@ -202,47 +187,12 @@ class Tuner:
         what = GENERATION if task.what == GENERATION else PROBE
         where = {"what": what, "candidate": candidate.label, "bucket": str(task.bucket), "steps": task.steps}
         if task.what == AGAIN:
-            earlier = self._row(candidate, task)
+            earlier = self._standings.row(candidate, task)
             if earlier and ("error" in found or earlier.get("seconds", math.inf) <= found["seconds"]):
                 found = earlier
             found = {**found, "again": True}
         self.journal.add({**where, **named, **found})
         self._say(f"{self._clock()}   {sentence(self.journal.rows[-1])}")
-
-    def _row(self, candidate: Candidate, task: Task) -> Row | None:
-        what = GENERATION if task.what == GENERATION else PROBE
-        return self.journal.find(what, candidate.label, str(task.bucket), task.steps)
-
-    def _done(self, candidate: Candidate, task: Task) -> bool:
-        row = self._row(candidate, task)
-        return row is not None and (task.what != AGAIN or "again" in row)
-
-    def _seconds(self, candidate: Candidate) -> list[float]:
-        """Of the buckets that were probed, projected to the usual steps."""
-        rows = [self._row(candidate, Task(PROBE, bucket, DEFAULT_STEPS)) for bucket in self._plan.buckets]
-        return [row["seconds"] for row in rows if row and "error" not in row]
-
-    def _totals(self) -> dict[Candidate, float]:
-        """Of the candidates in which every bucket was measured."""
-        known = [self._plan.defaults, *self._plan.candidates(self._machine.kind)]
-        found = {one: self._seconds(one) for one in known}
-        return {one: sum(times) for one, times in found.items() if len(times) == len(self._plan.buckets)}
-
-    def _hopeless(self, candidate: Candidate, task: Task) -> bool:
-        """Whether it was refuted, or takes longer already than the best takes for all buckets."""
-        if self._refuted(candidate):
-            return True
-        totals = self._totals()
-        if task.what == GENERATION or candidate == self._plan.defaults or candidate in totals:
-            return False
-        return sum(self._seconds(candidate)) > min(totals.values(), default=math.inf)
-
-    def _is_defaults(self, candidate: Candidate) -> bool:
-        """Whether it is what the defaults come to here."""
-        row = self._row(self._plan.defaults, Task(PROBE, self._plan.compared, DEFAULT_STEPS))
-        served = (row or {}).get("served")
-        same = served and (served["placement"], served["backend"]) == (candidate.placement, candidate.backend)
-        return bool(same) and candidate.precision == self._plan.base.precision
 
     def _fits(self, candidate: Candidate) -> bool:
         asked = (candidate.placement, candidate.backend, candidate.precision)
@@ -253,66 +203,18 @@ class Tuner:
             self._unfit.append(f"{candidate.label}: {need}")
         return not wrong
 
-    def _start_seconds(self) -> float:
-        """What it takes at least to start a worker, as far as it was seen."""
-        return min((row["start_seconds"] for row in self.journal.rows if "start_seconds" in row), default=0.0)
-
-    def _expected(self, candidate: Candidate, task: Task) -> float:
-        """Seconds of a whole generation; 0 where nothing is known of them."""
-        row = self._row(candidate, Task(PROBE, task.bucket, DEFAULT_STEPS))
-        return 0.0 if row is None or "error" in row else projected(row, task.steps)
-
-    def _refuted(self, candidate: Candidate) -> bool:
-        """Whether a whole generation failed, or took longer than with the defaults."""
-        usual = Task(GENERATION, self._plan.compared, DEFAULT_STEPS)
-        mine, theirs = (self._row(one, usual) for one in (candidate, self._plan.defaults))
-        if candidate == self._plan.defaults or mine is None or theirs is None or "error" in theirs:
-            return False
-        return "error" in mine or mine["seconds"] > theirs["seconds"]
-
-    def _doubt(self, decision: Decision) -> str:
-        """Why the defaults stay after all, in one sentence; empty where they do not, or were the best anyway."""
-        chosen = decision.candidate
-        if self._refuted(chosen):
-            return f"in a whole generation {chosen.label} was not faster"
-        if not self._checked(chosen):
-            promise = f"{chosen.label} promised {decision.reason}"
-            return f"{promise}; no time was left to check that: run the same command again"
-        return ""
-
-    def _checked(self, candidate: Candidate) -> bool:
-        """Whether it stood beside the defaults in all that a choice must win, or the defaults cannot serve."""
-        defaults = self._plan.defaults
-        if candidate == defaults or defaults not in self._totals():
-            return True
-        usual = Task(GENERATION, self._plan.compared, DEFAULT_STEPS)
-        again = [Task(AGAIN, bucket, DEFAULT_STEPS) for bucket in self._plan.buckets]
-        return self._done(candidate, usual) and all(self._done(defaults, task) for task in (*again, usual))
-
-    def _check_seconds(self) -> float:
-        """What the check takes of a candidate as fast as the defaults: two starts, two videos, second probes."""
-        rows = [self._row(self._plan.defaults, Task(PROBE, bucket, DEFAULT_STEPS)) for bucket in self._plan.buckets]
-        if any(row is None or "error" in row for row in rows):
-            return 0.0
-        probed = [row for row in rows if row]
-        videos = 2 * (probed[0]["start_seconds"] + projected(probed[0], DEFAULT_STEPS) + projected(probed[0], 1))
-        return float(videos + sum(projected(row, 1) + projected(row, row["steps_measured"]) for row in probed))
-
-    def _first_error(self) -> str:
-        return next((row["error"] for row in self.journal.rows if "error" in row), "the budget was too short")
-
     def _leave_out(self, candidate: Candidate, tasks: Sequence[Task], why: str) -> None:
         for task in tasks:
             self._left_out[candidate, replace(task, within=math.inf)] = why
-        self._say(f"{self._clock()} not measured: {candidate.label}: {_named(tasks)}: {why}")
+        self._say(f"{self._clock()} not measured: {candidate.label}: {named(tasks)}: {why}")
 
     def _not_measured(self) -> list[str]:
         """A sentence for each candidate and reason."""
         found: dict[tuple[Candidate, str], list[Task]] = {}
         for (candidate, task), why in self._left_out.items():
-            if not self._done(candidate, task):
+            if not self._standings.done(candidate, task):
                 found.setdefault((candidate, why), []).append(task)
-        return self._unfit + [f"{one.label}: {_named(tasks)}: {why}" for (one, why), tasks in found.items()]
+        return self._unfit + [f"{one.label}: {named(tasks)}: {why}" for (one, why), tasks in found.items()]
 
     def _written(self, decision: Decision) -> Tuned:
         chosen = decision.candidate
@@ -324,7 +226,7 @@ class Tuner:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "chosen": chosen.label,
             "reason": decision.reason,
-            "seconds": {one.label: seconds for one, seconds in self._totals().items()},
+            "seconds": {one.label: seconds for one, seconds in self._standings.totals().items()},
         }
         made = tuning.Tuning(header, settings, self.journal.rows)
         tuning.write(self._out / "tuned.json", made)
@@ -332,20 +234,6 @@ class Tuner:
 
     def _clock(self) -> str:
         return f"[{time.monotonic() - self._began:4.0f} s of {self._plan.budget:.0f}]"
-
-
-def sentence(row: Row) -> str:
-    """A row for people."""
-    if "error" in row:
-        return f"{row['bucket']}: {row['error']}"
-    sign = "≈ " if row["what"] == PROBE else ""
-    peak = f", peak {row['peak_gib']:.1f} GiB" if row["peak_gib"] else ""
-    return f"{row['bucket']}: {sign}{row['seconds']:.3g} s for {counted(row['steps'], 'step')}{peak}"
-
-
-def _named(tasks: Sequence[Task]) -> str:
-    kinds = {PROBE: "{bucket}", AGAIN: "{bucket} a second time", GENERATION: "{steps} of {bucket} as a whole"}
-    return ", ".join(kinds[task.what].format(bucket=task.bucket, steps=counted(task.steps, "step")) for task in tasks)
 
 
 def _line(error: EasyAnimError) -> str:

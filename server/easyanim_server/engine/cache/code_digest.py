@@ -21,9 +21,13 @@ FAMILIES = f"{ENGINE}.families"
 ROOTS = (
     f"{ENGINE}.loop",
     f"{ENGINE}.compile.planner",
-    *(f"{FAMILIES}.{file.parent.name}.{file.stem}" for file in sorted(PACKAGE.glob("engine/families/*/pipeline.py"))),
+    *(
+        f"{FAMILIES}.{file.parent.name}.{file.stem}"
+        for name in ("pipeline", "components")
+        for file in sorted(PACKAGE.glob(f"engine/families/*/{name}.py"))
+    ),
 )
-"""What a prediction enters the engine through: the loop, the compiled paths, and each family's pipeline."""
+"""What a prediction enters the engine through: the loop, the compiled paths, each family's pipeline and components."""
 
 
 @cache

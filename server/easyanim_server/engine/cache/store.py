@@ -84,7 +84,7 @@ def version_folder(folder: Path, device: torch.device) -> Path:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     facts = [name, torch.__version__, str(torch.version.cuda), platform.python_version(), *map(_version, LIBRARIES)]
     if device.type == "cuda":
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version()
         facts += [str(torch.cuda.get_device_capability(device)), str(cudnn)]
     else:
         facts.append(processor())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyanim_server.engine.kernels.fused import GATE, SCALE, SHIFT, TEXT, VIDEO, by_heads, scaled
+from easyanim_server.engine.kernels.definitions import GATE, SCALE, SHIFT, TEXT, VIDEO, by_heads, scaled
 
 
 def norm_modulate(

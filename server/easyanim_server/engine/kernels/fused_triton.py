@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from easyanim_server.engine.kernels.fused import E4M3, E4M3_MAX, GATE, LEAST_MAGNITUDE, SCALE, SHIFT, TEXT, VIDEO
+from easyanim_server.engine.kernels.definitions import E4M3, E4M3_MAX, GATE, LEAST_MAGNITUDE, SCALE, SHIFT, TEXT, VIDEO
 
 _SHIFT, _SCALE, _GATE = tl.constexpr(SHIFT), tl.constexpr(SCALE), tl.constexpr(GATE)
 _E4M3_MAX, _LEAST_MAGNITUDE = tl.constexpr(E4M3_MAX), tl.constexpr(LEAST_MAGNITUDE)

@@ -165,4 +165,4 @@ def _bytes(tensor: Tensor, length: int) -> Tensor:
 
 
 def _cudart() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    return torch.cuda.cudart()

@@ -58,9 +58,9 @@ class Prefetch:
         largest = max(parcel.nbytes for parcel in self._parcels)
         self._ring = [torch.empty(largest, dtype=torch.uint8, device=self._device) for _ in range(self._places)]
         if self._device.type == "cuda":
-            self._copies = self._copies or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            self._arrived = [torch.cuda.Event() for _ in self._ring]  # type: ignore[no-untyped-call]
-            self._free = [torch.cuda.Event() for _ in self._ring]  # type: ignore[no-untyped-call]
+            self._copies = self._copies or torch.cuda.Stream(self._device)
+            self._arrived = [torch.cuda.Event() for _ in self._ring]
+            self._free = [torch.cuda.Event() for _ in self._ring]
         self._restart(0)
 
     def close(self) -> None:

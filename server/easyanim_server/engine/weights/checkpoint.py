@@ -15,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from easyanim_server import catalog
 from easyanim_server.catalog import DEMO
-from easyanim_server.config import checks as preflight
-from easyanim_server.config.checks import is_hosted
+from easyanim_server.config import model_checks
+from easyanim_server.config.model_checks import is_hosted
 from easyanim_server.config.model_defaults import DEMO_FOLDER
 from easyanim_server.domain.errors import ConfigurationError, UnsupportedModel
 from easyanim_server.engine.devices import resolve_device
@@ -49,7 +49,7 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
         UnsupportedModel: there is no such model; says what to use instead.
         ConfigurationError: a revision of something that has none, or the model cannot be downloaded.
     """
-    preflight.check_model(model, revision)
+    model_checks.check_model(model, revision)
     known = catalog.find(model)
     if known is not None and known.origin == "made":
         return CheckpointIndex(model, None)
@@ -57,7 +57,7 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
         return CheckpointIndex(model, _demo())
     hosted = is_hosted(model)
     index = CheckpointIndex(
-        model, _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if hosted else preflight.local_folder(model)
+        model, _fetch(model, revision, CONFIG_PATTERNS, CONFIG_NAMES) if hosted else model_checks.local_folder(model)
     )
     identity.check(index)
     return index
@@ -161,7 +161,7 @@ def convert(model: str, target: Path, revision: str | None = None) -> None:
         ConfigurationError: there is something at `target`, or the model cannot be had.
         OSError: it cannot be written.
     """
-    if preflight.is_made_here(model):
+    if model_checks.is_made_here(model):
         raise UnsupportedModel(f"{model} is no model in EasyAnimate's own layout; `export` writes it")
     index = find(model, revision)
     index = complete(index, recognise(index).files(index), revision)
@@ -199,7 +199,7 @@ def inspect(model: str, revision: str | None = None) -> list[str]:
         if absent := CONFIG_NAMES if folder is None else hub.absent_of(folder, CONFIG_NAMES):
             return absent
     else:
-        folder = _demo() if model == DEMO else preflight.local_folder(model)
+        folder = _demo() if model == DEMO else model_checks.local_folder(model)
     index = CheckpointIndex(model, folder)
     identity.check(index)
     family = recognise(index)

@@ -1,0 +1,1 @@
+"""The commands of `easyanim-server`, one a file; each imports torch only when it runs."""
