@@ -34,9 +34,21 @@ from easyanim_client.results import (
     Receipt,
     Restarted,
     Timings,
+    TokenCount,
     Video,
 )
-from easyanim_client.served import Activity, Bucket, Defaults, DeviceStatus, Limits, Model, Profile, ServerInfo, State
+from easyanim_client.served import (
+    Activity,
+    Bucket,
+    Defaults,
+    DeviceStatus,
+    Limits,
+    Model,
+    Profile,
+    ServerInfo,
+    State,
+    Tokenizer,
+)
 
 __all__ = [
     "Accepted",
@@ -81,6 +93,8 @@ __all__ = [
     "ServerInfo",
     "State",
     "Timings",
+    "TokenCount",
+    "Tokenizer",
     "Unavailable",
     "UnusableClient",
     "Video",

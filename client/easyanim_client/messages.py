@@ -19,8 +19,20 @@ from easyanim_client.results import (
     Queued,
     Receipt,
     Timings,
+    TokenCount,
 )
-from easyanim_client.served import Activity, Bucket, Defaults, DeviceStatus, Limits, Model, Profile, ServerInfo, State
+from easyanim_client.served import (
+    Activity,
+    Bucket,
+    Defaults,
+    DeviceStatus,
+    Limits,
+    Model,
+    Profile,
+    ServerInfo,
+    State,
+    Tokenizer,
+)
 
 _FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 
@@ -40,6 +52,7 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
             attention_mode=model.attention_mode,
             dtype=model.dtype,
             device=model.device,
+            family=model.family,
         ),
         buckets=tuple(
             Bucket(item.name, item.width_px, item.height_px, tuple(item.frame_counts)) for item in message.buckets
@@ -56,6 +69,8 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         profiles=tuple(map(_profile, message.profiles)),
         picture_mime_types=tuple(message.picture_mime_types),
         tasks=tuple(message.tasks),
+        tokenizers=tuple(Tokenizer(item.name, item.max_token_count) for item in message.tokenizers),
+        solvers=tuple(message.solvers),
         defaults=_defaults(message.defaults) if message.HasField("defaults") else None,
     )
 
@@ -122,6 +137,7 @@ def prompt_reading(message: pb.LintPromptResponse) -> PromptReading:
         truncated=message.prompt_truncated,
         warnings=_warnings(message.prompt_warnings),
         negative_prompt=message.negative_prompt,
+        tokenizers=tuple(TokenCount(item.name, item.token_count, item.max_token_count) for item in message.tokenizers),
     )
 
 

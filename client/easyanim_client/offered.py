@@ -10,7 +10,7 @@ from easyanim_client.served import ServerInfo
 
 
 def refused(arguments: Mapping[str, Any], served: ServerInfo) -> list[Violation]:
-    """Every argument of `Client.generate` that this server does not offer: bucket, frames, steps, profile and pictures.
+    """Every argument of `Client.generate` that this server does not offer: size, steps, profile, solver and pictures.
 
     Args:
         arguments: Of the generation; those that are left out are the server's to choose.
@@ -33,6 +33,10 @@ def refused(arguments: Mapping[str, Any], served: ServerInfo) -> list[Violation]
     profiles = [item.name for item in served.profiles]
     if profile is not None and profiles and profile not in profiles:
         wrong.append(Violation("profile", f"is {profile!r}; must be one of {', '.join(profiles)}"))
+    solver = arguments.get("solver")
+    if solver is not None and served.solvers and solver not in served.solvers:
+        allowed = ", ".join(served.solvers)
+        wrong.append(Violation("acceleration.solver", f"is {solver!r}; must be one of {allowed}"))
     return wrong + _wrong_pictures(arguments, served.tasks)
 
 

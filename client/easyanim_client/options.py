@@ -199,11 +199,11 @@ class GenerateOptions(TypedDict, total=False):
             "step_count",
             INTEGER,
             "--steps",
-            help="Denoising steps. Default: the profile's; exact has 35.",
+            help="Denoising steps. Default: the profile's; exact has the model's own.",
             batch=True,
         ),
     ]
-    """Denoising steps. Default: the profile's, 35 of ``"exact"``."""
+    """Denoising steps. Default: the profile's, of ``"exact"`` the model's own."""
     guidance: Annotated[
         float | None,
         Option("guidance_scale", NUMBER, "--guidance", help="1 (off) to 20. Default: the model's.", batch=True),
@@ -266,11 +266,12 @@ class GenerateOptions(TypedDict, total=False):
             "acceleration.solver",
             TEXT,
             "--solver",
-            help="euler, unipc or dpmpp_2m. Default: the profile's.",
-            words="euler, unipc or dpmpp_2m",
+            help="euler, ddim (of V5), unipc or dpmpp_2m, as far as the model has it. Default: the profile's.",
+            words="euler, ddim, unipc or dpmpp_2m",
         ),
     ]
-    """``"euler"``, ``"unipc"`` or ``"dpmpp_2m"``. Default: the profile's."""
+    """``"euler"``, ``"ddim"``, ``"unipc"`` or ``"dpmpp_2m"``; `ServerInfo.solvers` has the loaded model's. Default: the
+    profile's."""
     cache_threshold: Annotated[
         float | None,
         Option(

@@ -167,7 +167,10 @@ def _loaded(model: Model) -> str:
         return "not loaded yet"
     count = model.transformer_parameters
     size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
-    return f"transformer of {size} parameters, {model.dtype}, {model.attention_mode} attention, on {model.device}"
+    family = f"{model.family}, " if model.family else ""
+    return (
+        f"{family}transformer of {size} parameters, {model.dtype}, {model.attention_mode} attention, on {model.device}"
+    )
 
 
 def info_summary(info: ServerInfo) -> str:
@@ -192,6 +195,11 @@ def info_summary(info: ServerInfo) -> str:
         )
     if info.tasks:
         lines.append(f"tasks     {', '.join(info.tasks)}")
+    if info.tokenizers:
+        read = ", ".join(f"{counted(item.max_tokens, 'token')} by {item.name}" for item in info.tokenizers)
+        lines.append(f"prompts   {read}")
+    if info.solvers:
+        lines.append(f"solvers   {', '.join(info.solvers)}")
     for profile in info.profiles:
         lines.append(f"profile   {profile_line(profile)}")
     return "\n".join(lines)

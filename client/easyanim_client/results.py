@@ -79,6 +79,18 @@ class PromptWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How one of the model's tokenizers counts a prompt."""
+
+    name: str
+    """As in `ServerInfo.tokenizers`, such as ``t5``."""
+    tokens: int
+    """Of the prompt with any template, before any cut."""
+    max_tokens: int
+    """What is read of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptReading:
     """How a server's model would read a prompt."""
 
@@ -91,6 +103,9 @@ class PromptReading:
     warnings: tuple[PromptWarning, ...]
     negative_prompt: str
     """What a generation would take as the negative prompt."""
+    tokenizers: tuple[TokenCount, ...] = ()
+    """How each of the model's tokenizers counts the prompt; the numbers above are those of the one that reads most.
+    Empty from an older server."""
 
 
 @dataclass(frozen=True, slots=True)

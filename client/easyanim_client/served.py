@@ -34,6 +34,18 @@ class Model:
     attention_mode: str
     dtype: str
     device: str
+    family: str = ""
+    """What it has in common with others that run alike, such as ``easyanimate-v5``; empty from an older server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """One of the tokenizers that a model reads prompts with."""
+
+    name: str
+    """Such as ``qwen2-vl``, ``bert`` or ``t5``."""
+    max_tokens: int
+    """Tokens that are read of a prompt, its template included; the rest is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +167,8 @@ class ServerInfo:
     tasks: tuple[str, ...] = ()
     """What the model makes videos from: ``text``, ``start``, ``start_end`` and what newer servers add; empty from an
     older server, and until the model is loaded."""
+    tokenizers: tuple[Tokenizer, ...] = ()
+    """What the model reads prompts with; empty from an older server, and until the model is loaded."""
+    solvers: tuple[str, ...] = ()
+    """What `solver` of a generation may be, the published one first; empty from an older server, and until the model
+    is loaded."""

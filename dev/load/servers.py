@@ -49,8 +49,8 @@ class LoadedServer:
     Its log goes to a file: a pipe that nobody reads would stop the server once it is full.
     """
 
-    def __init__(self, *flags: str) -> None:
-        serve = [SERVER, "serve", "--model", "builtin:tiny", "--listen", "127.0.0.1:0", "--log-level", "warning"]
+    def __init__(self, *flags: str, model: str = "builtin:tiny") -> None:
+        serve = [SERVER, "serve", "--model", model, "--listen", "127.0.0.1:0", "--log-level", "warning"]
         self._start([*map(str, serve), *flags])
 
     def _start(self, command: list[str]) -> None:

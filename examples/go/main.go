@@ -32,6 +32,8 @@ func main() {
 	out := flag.String("out", "out.mp4", "file to write")
 	bucket := flag.String("bucket", "", "height by width, such as 384x672 (default: by the image's aspect)")
 	steps := flag.Int("steps", 0, "denoising steps (default: the server's)")
+	solver := flag.String("solver", "", "one of the solvers that the model is said to have (default: the published one)")
+	rescale := flag.Float64("guidance-rescale", 0, "how far guidance's glare is taken off, 0 to 1")
 	timeout := flag.Duration("timeout", time.Hour, "how long the video may take")
 	flag.Parse()
 
@@ -48,6 +50,12 @@ func main() {
 	if *steps != 0 {
 		count := int32(*steps)
 		request.StepCount = &count
+	}
+	if *solver != "" {
+		request.Acceleration = &pb.Acceleration{Solver: solver}
+	}
+	if *rescale != 0 {
+		request.GuidanceRescale = rescale
 	}
 	if err := generate(ctx, *address, request, *image, *out); err != nil {
 		fmt.Fprintln(os.Stderr, explain(err))
@@ -69,7 +77,13 @@ func generate(ctx context.Context, address string, request *pb.GenerateRequest, 
 		return err
 	}
 	defer connection.Close()
-	stream, err := pb.NewVideoServiceClient(connection).Generate(ctx, request)
+	service := pb.NewVideoServiceClient(connection)
+	info, err := service.GetServerInfo(ctx, &pb.GetServerInfoRequest{})
+	if err != nil {
+		return err
+	}
+	fmt.Println(introduce(info))
+	stream, err := service.Generate(ctx, request)
 	if err != nil {
 		return err
 	}
@@ -91,9 +105,21 @@ func generate(ctx context.Context, address string, request *pb.GenerateRequest, 
 	if err := os.Rename(file.Name(), out); err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d bytes, SHA-256 %x, seed %d, %.1f s\n", out, completed.SizeBytes, completed.Sha256,
-		completed.Receipt.Parameters.Seed, completed.Timings.TotalDuration.AsDuration().Seconds())
+	made := completed.Receipt.Parameters
+	fmt.Printf("%s: %d bytes, SHA-256 %x, %s, seed %d, %.1f s\n", out, completed.SizeBytes, completed.Sha256,
+		made.Solver, made.Seed, completed.Timings.TotalDuration.AsDuration().Seconds())
 	return nil
+}
+
+// introduce says what the server's model is: V5 and V5.1 read prompts with other tokenizers and have other solvers.
+// All but the name is empty until the model is loaded.
+func introduce(info *pb.GetServerInfoResponse) string {
+	line := fmt.Sprintf("%s, %s: makes videos from %s; solvers %s", info.Model.GetName(), info.Model.GetFamily(),
+		strings.Join(info.Tasks, ", "), strings.Join(info.Solvers, ", "))
+	for _, tokenizer := range info.Tokenizers {
+		line += fmt.Sprintf("; %s reads %d tokens", tokenizer.Name, tokenizer.MaxTokenCount)
+	}
+	return line
 }
 
 // receive shows every event and writes the video's bytes to file, whose size and SHA-256 it checks.

@@ -1,4 +1,4 @@
-"""The easyanim server: EasyAnimate V5.1 behind a streaming gRPC call."""
+"""The easyanim server: EasyAnimate V5 and V5.1 behind a streaming gRPC call."""
 
 from importlib.metadata import version
 

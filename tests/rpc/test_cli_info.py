@@ -62,3 +62,28 @@ def test_tasks_of_the_model_are_shown_whatever_they_are_called(scripted: Scripte
 
     assert "tasks     camera, text" in told(scripted).splitlines()
     assert json.loads(told(scripted, "info", "--json"))["tasks"] == ["camera", "text"]
+
+
+def test_the_model_is_shown_with_family_tokenizers_and_solvers(scripted: ScriptedVideoService) -> None:
+    scripted.info = pb.GetServerInfoResponse(
+        model=pb.Model(family="easyanimate-v5", transformer_parameter_count=7_100_000_000, device="cpu"),
+        tokenizers=[pb.Tokenizer(name="bert", max_token_count=77), pb.Tokenizer(name="t5", max_token_count=256)],
+        solvers=["ddim", "unipc"],
+    )
+
+    lines = told(scripted).splitlines()
+    assert any(line.startswith("          easyanimate-v5, transformer of 7.10 B parameters") for line in lines)
+    assert "prompts   77 tokens by bert, 256 tokens by t5" in lines
+    assert "solvers   ddim, unipc" in lines
+    info = json.loads(told(scripted, "info", "--json"))
+    assert info["model"]["family"] == "easyanimate-v5"
+    assert info["tokenizers"] == [{"name": "bert", "max_tokens": 77}, {"name": "t5", "max_tokens": 256}]
+    assert info["solvers"] == ["ddim", "unipc"]
+
+
+def test_an_older_server_says_nothing_of_its_model_and_nothing_is_shown(scripted: ScriptedVideoService) -> None:
+    scripted.info = pb.GetServerInfoResponse(model=pb.Model(name="m", device="cpu"))
+
+    lines = told(scripted).splitlines()
+    assert lines[2].startswith("          transformer of")
+    assert not [line for line in lines if line.startswith(("tasks", "prompts", "solvers"))]

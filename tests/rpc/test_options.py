@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +18,7 @@ from easyanim_client.commands.shared import FLAGS
 from easyanim_client.messages import receipt
 from easyanim_client.options import OPTIONS, GenerateOptions
 from easyanim_client.request import build_request
+from easyanim_server.catalog import FAMILIES
 from tests.rpc.scripted import ScriptedVideoService, success
 
 Run = Callable[..., Result]
@@ -73,6 +75,14 @@ def test_the_table_has_every_field_of_the_contract_once() -> None:
     assert sorted(fields) == sorted(leaves(pb.GenerateRequest.DESCRIPTOR))
     assert given(REQUEST) == {*fields} - {"aspect_ratio"}, "this file tries every field"
     assert [option.name for option in OPTIONS] == ["prompt", *GenerateOptions.__annotations__]
+
+
+def test_help_and_refusals_name_every_solver_that_a_published_model_has() -> None:
+    (option,) = (item for item in OPTIONS if item.flag == "--solver")
+    known = {solver for family in FAMILIES for solver in family.solvers}
+
+    assert set(re.findall(r"\w+", option.words)) - {"or"} == known
+    assert known <= set(re.findall(r"\w+", option.help))
 
 
 def test_every_field_can_be_said_from_a_program() -> None:

@@ -13,8 +13,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from easyanim.v1 import video_pb2 as pb
+from easyanim_client import Client, Tokenizer
+from easyanim_client.commands import app
 from tests.conftest import Stub
 from tests.engines import GivenNoiseEngine
 from tests.servers import RunningServer, settings
@@ -39,8 +42,14 @@ def inp() -> Iterator[Stub]:
 
 
 @pytest.fixture(scope="module")
-def t2v() -> Iterator[Stub]:
-    with serve("v5-t2v") as server, grpc.insecure_channel(server.address) as channel:
+def t2v_server() -> Iterator[RunningServer]:
+    with serve("v5-t2v") as server:
+        yield server
+
+
+@pytest.fixture
+def t2v(t2v_server: RunningServer) -> Iterator[Stub]:
+    with grpc.insecure_channel(t2v_server.address) as channel:
         yield Stub(channel)
 
 
@@ -87,6 +96,19 @@ def test_the_file_has_the_authors_frames(request: pytest.FixtureRequest, name: s
     assert done.guidance_rescale == pytest.approx(0.3 if name == "v5-inp-i2v-end" else 0.0)
 
 
+def test_an_image_to_video_model_makes_videos_from_text_alone(inp: Stub) -> None:
+    request = request_of("v5-inp-i2v")
+    request.ClearField("start_image")
+    answers = list(inp.Generate(request))
+
+    frames = read(b"".join(answer.chunk.data for answer in answers)).frames
+    (accepted,) = (answer.accepted for answer in answers if answer.HasField("accepted"))
+    assert accepted.parameters.task == "text"
+    assert frames.shape == (9, 32, 64, 3)
+    stored = load_file(FIXTURES / "v5-inp-i2v" / "expected.safetensors")["video_u16"][0].permute(1, 2, 3, 0).numpy()
+    assert np.abs(frames - stored / 257).max() > 2, "the same video as with the picture"
+
+
 def test_the_server_says_what_the_loaded_model_is(inp: Stub, t2v: Stub) -> None:
     given, text = (stub.GetServerInfo(pb.GetServerInfoRequest()) for stub in (inp, t2v))
 
@@ -97,6 +119,30 @@ def test_the_server_says_what_the_loaded_model_is(inp: Stub, t2v: Stub) -> None:
     assert (given.defaults.step_count, given.defaults.guidance_scale) == (50, 6.0)
     exact = given.profiles[0]
     assert (exact.name, exact.step_count, exact.acceleration.solver) == ("exact", 50, "ddim")
+
+
+def test_client_and_command_say_what_the_loaded_model_is(t2v_server: RunningServer) -> None:
+    with Client(t2v_server.address) as client:
+        info, reading = client.info(), client.lint_prompt("x y " * 60 + "the end")
+
+    assert (info.model.family, info.tasks) == ("easyanimate-v5", ("text",))
+    assert info.tokenizers == (Tokenizer("bert", 77), Tokenizer("t5", 256))
+    assert info.solvers == ("ddim", "unipc", "dpmpp_2m")
+    assert info.defaults is not None
+    assert info.defaults.steps == 50
+    counts = {item.name: item for item in reading.tokenizers}
+    assert counts["bert"].tokens > counts["bert"].max_tokens == 77
+    assert (counts["t5"].tokens, counts["t5"].max_tokens) == (reading.tokens, reading.max_tokens)
+
+    shown = CliRunner().invoke(app, ["info", "--address", t2v_server.address]).stdout.splitlines()
+    assert any(line.strip().startswith("easyanimate-v5, transformer of") for line in shown)
+    assert {"tasks     text", "prompts   77 tokens by bert, 256 tokens by t5", "solvers   ddim, unipc, dpmpp_2m"} <= {
+        *shown
+    }
+    read = CliRunner().invoke(app, ["lint-prompt", "a dog", "--address", t2v_server.address]).stdout.splitlines()
+    assert read[0].endswith("of 256 tokens")
+    assert [line.split(":")[0].strip() for line in read[1:3]] == ["t5", "bert"]
+    assert read[2].endswith("of 77")
 
 
 def test_a_prompt_is_counted_by_both_tokenizers(t2v: Stub) -> None:

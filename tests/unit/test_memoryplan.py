@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,21 @@ def test_plan_prints_every_bucket_in_every_placement_without_a_gpu() -> None:
     assert cells(output, "768x1344x49", "model_cpu_offload")[3] == "yes"
     assert cells(output, "768x1344x49", "model_cpu_offload_and_qfloat8")[2] == "fp8-weights"
     assert "auto means model_cpu_offload" in output
+
+
+def test_readme_has_what_is_predicted_for_v5() -> None:
+    asked = "--vram", "24GiB", "--model", "EasyAnimateV5-7b-zh-InP", "--buckets", "384x672", "--json"
+    rows = {row["placement"]: row for row in json.loads(plan(*asked))["rows"]}
+    full, whole, groups = (
+        rows[name]["least_card_bytes"] / GIB for name in ("full", "model_cpu_offload", "group_offload")
+    )
+    host = {round(rows[name]["host_bytes"] / GIB, 1) for name in ("model_cpu_offload", "group_offload")}
+
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    assert f"384x672x49 `plan` predicts {full:.1f} GiB of card memory with all weights on the card" in readme
+    assert f"{whole:.1f} GiB with `model_cpu_offload` and {groups:.1f} GiB with `group_offload`" in readme
+    assert f"the latter two with {host.pop()} GiB of host memory" in readme
+    assert not host
 
 
 def test_plan_says_once_which_placement_was_asked_for() -> None:

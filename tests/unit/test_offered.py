@@ -30,3 +30,20 @@ def test_pictures_that_the_model_makes_nothing_of_are_named(
 
     assert [item.field for item in wrong] == fields
     assert all(", ".join(tasks) in item.description for item in wrong)
+
+
+@pytest.mark.parametrize(
+    ("offered", "solver", "refusals"),
+    [
+        (["ddim", "unipc"], "euler", ["is 'euler'; must be one of ddim, unipc"]),
+        (["ddim", "unipc"], "unipc", []),
+        (["ddim"], None, []),
+        ([], "euler", []),
+    ],
+)
+def test_a_solver_that_the_model_has_none_of_is_refused(
+    offered: list[str], solver: str | None, refusals: list[str]
+) -> None:
+    wrong = refused({"solver": solver}, server_info(pb.GetServerInfoResponse(solvers=offered)))
+
+    assert [(item.field, item.description) for item in wrong] == [("acceleration.solver", text) for text in refusals]

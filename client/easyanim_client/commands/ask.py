@@ -43,6 +43,9 @@ def lint_prompt(
         typer.echo(json_module.dumps(dataclasses.asdict(reading), ensure_ascii=False))
         return
     typer.echo(f"{reading.tokens} of {reading.max_tokens} tokens" + (", too long" if reading.truncated else ""))
+    if len(reading.tokenizers) > 1:
+        for item in reading.tokenizers:
+            typer.echo(f"  {item.name}: {item.tokens} of {item.max_tokens}")
     for line in warning_lines(reading.warnings):
         typer.echo(line)
     if not reading.warnings:

@@ -12,7 +12,9 @@ import protobuf from "protobufjs";
 import type { Completed__Output as Completed } from "./generated/easyanim/v1/Completed.js";
 import type { GenerateRequest } from "./generated/easyanim/v1/GenerateRequest.js";
 import type { GenerateResponse__Output as GenerateResponse } from "./generated/easyanim/v1/GenerateResponse.js";
+import type { GetServerInfoResponse__Output as ServerInfo } from "./generated/easyanim/v1/GetServerInfoResponse.js";
 import type { Progress__Output as Progress } from "./generated/easyanim/v1/Progress.js";
+import type { VideoServiceClient } from "./generated/easyanim/v1/VideoService.js";
 import type { ProtoGrpcType } from "./generated/video.js";
 
 // The contract imports only google.protobuf: in a project of your own, copy this one folder.
@@ -42,6 +44,8 @@ const { values: options } = parseArgs({
     out: { type: "string", default: "out.mp4" },
     bucket: { type: "string" }, // height by width, such as 384x672
     steps: { type: "string" },
+    solver: { type: "string" }, // one of those that the model is said to have
+    "guidance-rescale": { type: "string" }, // 0 to 1
     timeout: { type: "string", default: "3600" }, // seconds
   },
 });
@@ -53,17 +57,36 @@ try {
   process.exitCode = 1;
 }
 
-/** Makes the call and saves the video. */
+/** Says what the server's model is and makes the video. */
 async function generate(): Promise<void> {
   const request: GenerateRequest = { prompt: options.prompt };
   if (options.image !== undefined) request.startImage = await readFile(options.image);
   if (options.bucket !== undefined) request.bucket = options.bucket;
   if (options.steps !== undefined) request.stepCount = Number(options.steps);
+  if (options.solver !== undefined) request.acceleration = { solver: options.solver };
+  if (options["guidance-rescale"] !== undefined) request.guidanceRescale = Number(options["guidance-rescale"]);
 
+  const client = new easyanim.v1.VideoService(options.address, grpc.credentials.createInsecure());
+  try {
+    console.log(introduce(await ask(client)));
+    await make(client, request);
+  } finally {
+    client.close();
+  }
+}
+
+/** What the server says of itself. */
+function ask(client: VideoServiceClient): Promise<ServerInfo> {
+  return new Promise((resolve, reject) => {
+    client.GetServerInfo({}, (error, info) => (error ? reject(error) : resolve(info!)));
+  });
+}
+
+/** Saves the video that answers the request. */
+async function make(client: VideoServiceClient, request: GenerateRequest): Promise<void> {
   // Beside its place, so that the finished file is moved there in one step or not at all.
   const partial = `${options.out}.part`;
   let file = await open(partial, "w");
-  const client = new easyanim.v1.VideoService(options.address, grpc.credentials.createInsecure());
   const call = client.Generate(request, { deadline: Date.now() + Number(options.timeout) * 1000 });
   const cancel = () => call.cancel(); // which stops the work on the GPU
   process.once("SIGINT", cancel).once("SIGTERM", cancel);
@@ -106,15 +129,24 @@ async function generate(): Promise<void> {
     }
     await file.close();
     await rename(partial, options.out);
-    const seed = completed.receipt?.parameters?.seed;
-    console.log(`${options.out}: ${size} bytes, SHA-256 ${sha256.toString("hex")}, seed ${seed}`);
+    const made = completed.receipt!.parameters!;
+    console.log(`${options.out}: ${size} bytes, SHA-256 ${sha256.toString("hex")}, ${made.solver}, seed ${made.seed}`);
   } finally {
     call.cancel(); // of no effect on a call that has ended
-    client.close();
     await file.close();
     await rm(partial, { force: true });
     process.off("SIGINT", cancel).off("SIGTERM", cancel);
   }
+}
+
+/**
+ * What the server's model is: V5 and V5.1 read prompts with other tokenizers and have other solvers. All but the name
+ * is empty until the model is loaded.
+ */
+function introduce({ model, tasks, solvers, tokenizers }: ServerInfo): string {
+  const read = tokenizers.map(({ name, maxTokenCount }) => `; ${name} reads ${maxTokenCount} tokens`).join("");
+  const can = `makes videos from ${tasks.join(", ")}; solvers ${solvers.join(", ")}`;
+  return `${model?.name}, ${model?.family}: ${can}${read}`;
 }
 
 /** Where a generation stands, in one line. */

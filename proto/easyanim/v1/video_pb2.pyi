@@ -460,20 +460,22 @@ class DeviceStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., utilization_ratio: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "fingerprint", "transformer_parameter_count", "attention_mode", "dtype", "device")
+    __slots__ = ("name", "fingerprint", "transformer_parameter_count", "attention_mode", "dtype", "device", "family")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMER_PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_MODE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     transformer_parameter_count: int
     attention_mode: str
     dtype: str
     device: str
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., transformer_parameter_count: _Optional[int] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+    family: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., transformer_parameter_count: _Optional[int] = ..., attention_mode: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., family: _Optional[str] = ...) -> None: ...
 
 class Bucket(_message.Message):
     __slots__ = ("name", "width_px", "height_px", "frame_counts", "plans")

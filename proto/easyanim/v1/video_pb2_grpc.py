@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VideoServiceStub(object):
-    """Generates video from pictures and text with EasyAnimate V5.1.
+    """Generates video from pictures and text with EasyAnimate V5 and V5.1.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class VideoServiceStub(object):
 
 
 class VideoServiceServicer(object):
-    """Generates video from pictures and text with EasyAnimate V5.1.
+    """Generates video from pictures and text with EasyAnimate V5 and V5.1.
     """
 
     def Generate(self, request, context):
@@ -135,7 +135,7 @@ def add_VideoServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VideoService(object):
-    """Generates video from pictures and text with EasyAnimate V5.1.
+    """Generates video from pictures and text with EasyAnimate V5 and V5.1.
     """
 
     @staticmethod

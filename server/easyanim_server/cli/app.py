@@ -31,7 +31,7 @@ EXIT_FAILED = 1
 
 app = typer.Typer(
     cls=Commands,
-    help="EasyAnimate V5.1 behind a streaming gRPC call.",
+    help="EasyAnimate V5 and V5.1 behind a streaming gRPC call.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

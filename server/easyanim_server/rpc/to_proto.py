@@ -89,6 +89,7 @@ def to_server_info(
         model.dtype = info.model.dtype
         model.device = info.model.device
         capabilities = info.capabilities
+        model.family = capabilities.family
         readiness = {item.bucket: item for item in info.buckets}
     return pb.GetServerInfoResponse(
         version=__version__,

@@ -273,7 +273,8 @@ type GenerateRequest struct {
 	// Optional. The last frame, in the same formats; needs `start_image`.
 	EndImage []byte `protobuf:"bytes,2,opt,name=end_image,json=endImage,proto3" json:"end_image,omitempty"`
 	// Required. What happens in the video, 1 to `Limits.max_prompt_chars`
-	// characters, not only white space. The model reads 256 tokens including its
+	// characters, not only white space. How many tokens a model reads is in
+	// `GetServerInfoResponse.tokenizers`, for published ones 256, of V5.1 with the
 	// chat template; `Accepted.prompt_truncated` says whether that cut the text.
 	// A byte-order mark at its beginning is not part of it. Control characters other
 	// than white space are refused.
@@ -761,7 +762,8 @@ type Accepted struct {
 	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// What will be generated.
 	Parameters *Parameters `protobuf:"bytes,2,opt,name=parameters,proto3" json:"parameters,omitempty"`
-	// Tokens of the prompt with the chat template, before any cut.
+	// Tokens of the prompt with the chat template where the model has one, before
+	// any cut.
 	PromptTokenCount int32 `protobuf:"varint,3,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
 	// True where the text was longer than the model reads; its end is ignored.
 	PromptTruncated bool `protobuf:"varint,4,opt,name=prompt_truncated,json=promptTruncated,proto3" json:"prompt_truncated,omitempty"`
@@ -2636,7 +2638,11 @@ type Model struct {
 	// See `Receipt.dtype`.
 	Dtype string `protobuf:"bytes,5,opt,name=dtype,proto3" json:"dtype,omitempty"`
 	// See `Receipt.device`.
-	Device        string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	Device string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	// What it has in common with others that run alike, such as
+	// "easyanimate-v5"; empty until it is loaded, and from servers that do not
+	// say.
+	Family        string `protobuf:"bytes,7,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2709,6 +2715,13 @@ func (x *Model) GetDtype() string {
 func (x *Model) GetDevice() string {
 	if x != nil {
 		return x.Device
+	}
+	return ""
+}
+
+func (x *Model) GetFamily() string {
+	if x != nil {
+		return x.Family
 	}
 	return ""
 }
@@ -3283,14 +3296,15 @@ const file_easyanim_v1_video_proto_rawDesc = "" +
 	"\vpower_watts\x18\x06 \x01(\x01H\x01R\n" +
 	"powerWatts\x88\x01\x01B\x16\n" +
 	"\x14_temperature_celsiusB\x0e\n" +
-	"\f_power_watts\"\xd2\x01\n" +
+	"\f_power_watts\"\xea\x01\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12>\n" +
 	"\x1btransformer_parameter_count\x18\x03 \x01(\x03R\x19transformerParameterCount\x12%\n" +
 	"\x0eattention_mode\x18\x04 \x01(\tR\rattentionMode\x12\x14\n" +
 	"\x05dtype\x18\x05 \x01(\tR\x05dtype\x12\x16\n" +
-	"\x06device\x18\x06 \x01(\tR\x06device\"\xa0\x01\n" +
+	"\x06device\x18\x06 \x01(\tR\x06device\x12\x16\n" +
+	"\x06family\x18\a \x01(\tR\x06family\"\xa0\x01\n" +
 	"\x06Bucket\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bwidth_px\x18\x02 \x01(\x05R\awidthPx\x12\x1b\n" +

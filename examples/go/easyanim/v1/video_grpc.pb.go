@@ -34,7 +34,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Generates video from pictures and text with EasyAnimate V5.1.
+// Generates video from pictures and text with EasyAnimate V5 and V5.1.
 type VideoServiceClient interface {
 	// Generates one video and streams progress and the file on the same call.
 	//
@@ -126,7 +126,7 @@ func (c *videoServiceClient) GetServerInfo(ctx context.Context, in *GetServerInf
 // All implementations must embed UnimplementedVideoServiceServer
 // for forward compatibility.
 //
-// Generates video from pictures and text with EasyAnimate V5.1.
+// Generates video from pictures and text with EasyAnimate V5 and V5.1.
 type VideoServiceServer interface {
 	// Generates one video and streams progress and the file on the same call.
 	//

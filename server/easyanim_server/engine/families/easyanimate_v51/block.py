@@ -29,6 +29,9 @@ from easyanim_server.engine.kernels.fused import (
 AttentionMode = Literal["original", "diffusers"]
 """`original` is the network as it was trained; `diffusers` repeats its port, which differs, for comparison."""
 
+SCALE_ALIGNMENT = 16
+"""Bytes; where cuBLAS wants the scales of rows to begin."""
+
 Layer = nn.Linear | Fp8Linear | CastLinear | ConvolvedLinear
 """One of a block's large products."""
 
@@ -201,8 +204,20 @@ class Block(nn.Module):
 def _split(x: Tensor | Quantised, texts: int) -> tuple[Tensor | Quantised, Tensor | Quantised]:
     """Text tokens and video tokens."""
     if isinstance(x, Quantised):
-        return Quantised(*(part[:, :texts] for part in x)), Quantised(*(part[:, texts:] for part in x))
+        values, scale = x
+        return Quantised(values[:, :texts], scale[:, :texts]), Quantised(values[:, texts:], scales_from(scale, texts))
     return x[:, :texts], x[:, texts:]
+
+
+def scales_from(scale: Tensor, first: int) -> Tensor:
+    """Scales of the rows from `first` on, (batch, rows, 1), at an address that cuBLAS takes.
+
+    All rows are shifted where they have to be: a mere copy of the others is what the compiler leaves out as no work.
+    """
+    missing = -first % (SCALE_ALIGNMENT // scale.element_size())
+    if missing:
+        scale = F.pad(scale, (0, 0, missing, 0))
+    return scale[:, first + missing :]
 
 
 def _joined(layers: list[nn.Linear]) -> nn.Linear:
