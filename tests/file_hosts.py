@@ -22,6 +22,8 @@ class FileHost(BaseHTTPRequestHandler):
     folder: Path
     cuts: dict[str, int]
     """Bytes after which the connection is closed, by path; each once."""
+    busy: list[int]
+    """HTTP statuses that the next files are answered with, each once."""
     always_cut: set[str]
     """Paths whose bytes after the first `CUT` never come."""
     knows_ranges = True
@@ -81,6 +83,9 @@ class FileHost(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if self.command == "GET":
             self.asked.append((name, asked))
+        if self.busy:
+            self.answer(self.busy.pop(0), {"Message": "come back"})
+            return
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.knows_ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
@@ -110,7 +115,7 @@ class FileHost(BaseHTTPRequestHandler):
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[type[FileHost], str]]:
     """A host of a folder, and its address."""
-    host = type("ThisHost", (FileHost,), {"folder": folder, "cuts": {}, "always_cut": set(), "asked": []})
+    host = type("ThisHost", (FileHost,), {"folder": folder, "cuts": {}, "busy": [], "always_cut": set(), "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -61,6 +61,12 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, spoil: Callable[[Path
         load(folder)
 
 
+def test_a_second_text_encoder_that_is_named_and_left_empty_is_none(folder: Path) -> None:
+    edit(folder / "model_index.json", text_encoder_2=[None, None], tokenizer_2=[None, None])
+
+    load(folder)
+
+
 REFUSED_FOLDERS = {
     "no model_index.json": (lambda f: (f / "model_index.json").unlink(), "has no model_index.json"),
     "missing component": (lambda f: shutil.rmtree(f / "vae"), "has no vae/config.json"),

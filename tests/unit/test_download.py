@@ -53,6 +53,29 @@ def ranges(host: type[FileHost]) -> list[str | None]:
     return [asked for name, asked in host.asked if name == NAME]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_host_is_asked_again(host: type[FileHost], tmp_path: Path, status: int) -> None:
+    host.busy.append(status)
+
+    assert bring(remote(), tmp_path / "x/y") == len(DATA)
+    assert (tmp_path / "x/y").read_bytes() == DATA
+
+
+def test_a_host_that_refuses_is_not_asked_again(host: type[FileHost], tmp_path: Path) -> None:
+    host.busy.append(403)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        bring(remote(), tmp_path / "x/y")
+    assert len(ranges(host)) == 1
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_anew(host: type[FileHost], tmp_path: Path) -> None:
+    (tmp_path / f"y{PART}").write_bytes(DATA + b"more")
+
+    assert bring(remote(), tmp_path / "y") == len(DATA)
+    assert (tmp_path / "y").read_bytes() == DATA
+
+
 def test_a_cut_connection_is_made_again_from_where_it_was(host: type[FileHost], tmp_path: Path) -> None:
     host.cuts[NAME] = 300_000
 
@@ -113,9 +136,9 @@ def test_other_bytes_than_were_promised_are_not_kept(
 def test_files_of_modelscope_lie_where_its_own_package_looks_for_them(host: type[FileHost], tmp_path: Path) -> None:
     folder = modelscope.bring(MODEL, None, ["model_index.json", "transformer/*"], [])
 
-    assert folder == tmp_path / "cache/hub/models/someone/model"
+    assert folder == tmp_path / "cache/models/someone/model"
     assert modelscope.folder_of("modelscope:PAI/EasyAnimateV5.1-7b-zh") == (
-        tmp_path / "cache/hub/models/PAI/EasyAnimateV5___1-7b-zh"
+        tmp_path / "cache/models/PAI/EasyAnimateV5___1-7b-zh"
     )
     assert (folder / NAME).read_bytes() == DATA
     assert not (folder / "README.md").exists()

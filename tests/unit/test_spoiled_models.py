@@ -107,6 +107,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         write(f"transformer/{WEIGHTS}.index.json", "{}"),
         f"{WEIGHTS}.index.json is damaged: it has no weight_map",
     ),
+    "an index of nothing": (
+        write(f"transformer/{WEIGHTS}.index.json", '{"weight_map": null}'),
+        f"{WEIGHTS}.index.json is damaged: it has no weight_map",
+    ),
     "an index of another shape": (
         sharded("transformer", weight_map={"a": 1}),
         f"transformer/{WEIGHTS}.index.json is damaged: weight_map has no file name for a",

@@ -109,7 +109,8 @@ def _networks(folder: Path, made: Path) -> None:
 def _index(folder: Path) -> dict[str, Any]:
     """The parts of the pipeline that diffusers has for the model, or of the authors' own, for V5."""
     config = read_object(folder / "transformer/config.json")
-    index = {key: value for key, value in read_object(folder / "model_index.json").items() if isinstance(value, list)}
+    parts = read_object(folder / "model_index.json").items()
+    index = {key: value for key, value in parts if isinstance(value, list) and any(value)}
     kind: Kind = "text-to-video" if config.get("in_channels") == config.get("out_channels") else "image-to-video"
     pipeline = "EasyAnimatePipeline_Multi_Text_Encoder" if config.get("text_embed_dim_t5") else PIPELINES[kind]
     return {"_class_name": pipeline, "_diffusers_version": diffusers_version, **index}

@@ -125,6 +125,7 @@ def download(
         opened.seek(0, os.SEEK_END)
         if opened.tell() > file.size:
             opened.truncate(0)
+            opened.seek(0)
         observe(opened.tell())
         _complete(client, file, opened, observe, headers or {})
         opened.flush()
@@ -143,12 +144,19 @@ def _complete(
             _append(client, file, opened, observe, headers)
             if opened.tell() == before:
                 raise httpx.RemoteProtocolError(f"{file.url} ended at byte {before} of {file.size}")
-        except httpx.TransportError:
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and not is_passing(error.response.status_code):
+                raise
             fruitless = fruitless + 1 if opened.tell() <= before else 0
             if fruitless >= ATTEMPTS:
                 raise
             if fruitless:
                 time.sleep(PAUSE_S * 2 ** (fruitless - 1))
+
+
+def is_passing(status: int) -> bool:
+    """Whether a host that answers with that HTTP status may answer otherwise soon."""
+    return status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
 def _append(

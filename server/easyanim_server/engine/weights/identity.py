@@ -117,7 +117,8 @@ def identity_of(index: CheckpointIndex) -> Identity | None:
         return None
     if not all((transformer, vae, text)) or None in (*transformer.values(), *vae.values()):
         return None
-    if not any(name.startswith("text_proj") for name in transformer):  # another family's, which is asked for itself
+    if not any(name.startswith(("text_proj.", "text_proj_t5.")) for name in transformer):
+        # another family's, which is asked for itself
         return None
     try:
         return identify(transformer, vae, text, second)

@@ -58,7 +58,9 @@ class CheckpointIndex:
         place = self.folder / component
         found: dict[str, Shape | None] = {}
         for index in sorted(place.glob("*.safetensors.index.json")):
-            named = self.config(index.relative_to(self.folder).as_posix()).get("weight_map", {})
+            named = self.config(index.relative_to(self.folder).as_posix()).get("weight_map")
+            if not isinstance(named, dict):
+                raise UnsupportedModel(f"{index} is damaged: it has no weight_map from tensors to files")
             found |= dict.fromkeys(named)
         for file in sorted(place.glob("*.safetensors")):
             found |= _header(file)

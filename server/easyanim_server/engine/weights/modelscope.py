@@ -37,9 +37,9 @@ def endpoint() -> str:
 def folder_of(model: str, revision: str | None = None) -> Path:
     """Where a model's files are kept, whether it is there or not."""
     owner, name = model.removeprefix(PREFIX).split("/")
-    cache = Path(os.path.expanduser(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"))
+    cache = Path(os.path.expanduser(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope/hub"))
     kept = name.replace(".", "___") + (f"@{quote(revision, safe='')}" if revision not in (None, REVISION) else "")
-    return cache / "hub" / "models" / owner / kept
+    return cache / "models" / owner / kept
 
 
 def files(model: str, revision: str | None, patterns: Sequence[str]) -> list[RemoteFile]:

@@ -137,7 +137,7 @@ def _problem(folder: Path) -> str | None:
     if not (folder / "model_index.json").is_file():
         return "has no model_index.json, so it is no model's folder"
     index = read_object(folder / "model_index.json")  # whose _class_name is wrong in published models
-    if "text_encoder_2" in index:
+    if any(index.get("text_encoder_2") or ()):  # its authors name both parts, and leave them empty
         return "is half of EasyAnimate V5: it has text_encoder_2, and transformer/config.json has no text_embed_dim_t5"
     for component, file in CONFIG_FILES.items():
         if not (folder / component / file).is_file():
