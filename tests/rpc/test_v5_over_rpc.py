@@ -168,6 +168,7 @@ def test_a_prompt_is_counted_by_both_tokenizers(t2v: Stub) -> None:
             "start_image",
             "the model's tasks are text",
         ),
+        ({"end_image": START_PICTURE}, "end_image", "the model's tasks are text"),
         ({"acceleration": pb.Acceleration(solver="euler")}, "acceleration.solver", "ddim, unipc, dpmpp_2m"),
         ({"guidance_rescale": 1.5}, "guidance_rescale", "must be from 0 to 1"),
     ],

@@ -192,7 +192,8 @@ def _check_task(pictures: Mapping[str, bytes | memoryview], capabilities: Capabi
     """Whether the model makes videos from the pictures that a request has, or from none."""
     task = jobs.START_END if "end_image" in pictures else jobs.START if "start_image" in pictures else jobs.TEXT
     if task in capabilities.tasks:
-        return []
+        first = "is set without start_image; the model needs a first frame to end in one"
+        return [Violation("end_image", first)] if task == jobs.START_END and "start_image" not in pictures else []
     known = f"the model's tasks are {', '.join(sorted(capabilities.tasks))}, and this would be {task}"
     if task == jobs.TEXT:
         return [Violation("start_image", f"is missing; {known}")]
@@ -238,8 +239,6 @@ async def _load_pictures(
             loaded[field] = await decoder.load(field, data, background)
         except InvalidArgument as error:
             wrong += [*error.violations]
-    if "end_image" in pictures and "start_image" not in pictures:
-        wrong.append(Violation("end_image", "is set without start_image; the model needs a first frame to end in one"))
     return loaded, wrong
 
 
