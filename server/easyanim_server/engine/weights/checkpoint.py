@@ -1,4 +1,4 @@
-"""From a model's name to its modules: Hugging Face id, local folder, builtin:demo or tiny, synthetic:7b or 12b."""
+"""From a model's name to its modules: an id of Hugging Face or ModelScope, a local folder, builtin:* or synthetic:*."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find(model: str, revision: str | None = None) -> CheckpointIndex:
     """Find a model by its name. Of a Hugging Face id configurations are downloaded, and nothing else.
 
     Args:
-        model: A local folder in diffusers layout, a Hugging Face id, ``builtin:demo``, ``builtin:tiny``,
+        model: A local folder in either layout, an id of Hugging Face or ModelScope, ``builtin:demo``, ``builtin:tiny``,
             ``synthetic:7b`` or ``synthetic:12b``. A folder of that name goes before an id.
         revision: Branch, tag or commit of a Hugging Face id.
 

@@ -1,4 +1,4 @@
-"""Files of a model's folder in diffusers layout that describe it without weights."""
+"""Files of a model's folder in either layout that describe it without weights."""
 
 from __future__ import annotations
 
