@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,22 +21,12 @@ from tests.kernel_inputs import (
     has_triton,
     plain,
 )
+from tests.triton_interpreter import call_interpreted
 
 
 @has_triton
 def test_triton_equals_torch_in_the_interpreter() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.unit.test_kernels_triton import interpret; interpret()"],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
+    call_interpreted("tests.unit.test_kernels_triton")
 
 
 def interpret() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from torch import Tensor
 from easyanim_server.engine.families.easyanimate_v51.vae_fast import StreamingVAE
 from easyanim_server.engine.kernels import vae_ops as pointwise
 from tests.models import make_pipeline
+from tests.triton_interpreter import call_interpreted
 from tests.vae_chunks import BY_CHANNEL, assert_close, decoded, expected, has_triton, random
 
 Arguments = tuple[object, ...]
@@ -59,18 +57,7 @@ def test_compiled_functions_equal_eager_ones() -> None:
 
 @has_triton
 def test_triton_equals_torch_in_the_interpreter() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.unit.test_vae_ops import interpret; interpret()"],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
+    call_interpreted("tests.unit.test_vae_ops")
 
 
 def interpret() -> None:

@@ -11,13 +11,12 @@ from easyanim_server import catalog
 from easyanim_server.domain.defaults import ModelDefaults
 from easyanim_server.domain.model import Capabilities, TokenizerSpec
 from easyanim_server.domain.profiles import Solver
-from easyanim_server.domain.shape import Geometry
 from easyanim_server.engine.families.easyanimate_v5.encoders import BertEncoder, T5Encoder
 from easyanim_server.engine.families.easyanimate_v5.schedule import schedule_for
 from easyanim_server.engine.families.easyanimate_v5.text import BertT5Text, PromptIds
 from easyanim_server.engine.families.easyanimate_v51.components import (
+    Networks,
     fingerprint_of,
-    geometry_of,
     published_coefficients,
     tasks_of,
 )
@@ -31,7 +30,7 @@ CACHE_COEFFICIENTS: dict[tuple[int, int], tuple[float, ...]] = {
 
 
 @dataclass
-class ComponentsV5:
+class ComponentsV5(Networks):
     """Implements `easyanimate_v51.components.Modules`. All networks are in eval mode, without gradients, in one dtype.
 
     They are on one device, which is the host where a `Placement` is to bring them to another.
@@ -52,23 +51,6 @@ class ComponentsV5:
     """Where to compute; None stands for where the transformer is."""
     defaults: ModelDefaults = catalog.EASYANIMATE_V5.defaults
     """What requests get that leave it out."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        device: torch.device = self.compute or next(self.transformer.parameters()).device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Compute type of the transformer."""
-        dtype: torch.dtype = next(self.transformer.parameters()).dtype
-        return dtype
-
-    @property
-    def geometry(self) -> Geometry:
-        """What shapes the networks make, by their configurations."""
-        return geometry_of(self.transformer, self.vae)
 
     @property
     def capabilities(self) -> Capabilities:

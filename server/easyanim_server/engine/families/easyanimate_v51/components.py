@@ -85,8 +85,33 @@ class Modules(Protocol):
         """See `Pipeline.fingerprint`."""
 
 
+class Networks:
+    """Facts of a model's transformer and VAE, which are the same for all its text encoders."""
+
+    transformer: EasyAnimateTransformer3DModel
+    vae: AutoencoderKLMagvit
+    compute: torch.device | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        device: torch.device = self.compute or next(self.transformer.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute type of the transformer."""
+        dtype: torch.dtype = next(self.transformer.parameters()).dtype
+        return dtype
+
+    @property
+    def geometry(self) -> Geometry:
+        """What shapes the networks make, by their configurations."""
+        return geometry_of(self.transformer, self.vae)
+
+
 @dataclass
-class Components:
+class Components(Networks):
     """What the engine works with. All networks are in eval mode, without gradients, in one dtype, on one device.
 
     That device is the host where a `Placement` is to bring them to another.
@@ -123,23 +148,6 @@ class Components:
             tokenizer=pipeline.tokenizer,
             scheduler=pipeline.scheduler,
         )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        device: torch.device = self.compute or next(self.transformer.parameters()).device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Compute type of the transformer."""
-        dtype: torch.dtype = next(self.transformer.parameters()).dtype
-        return dtype
-
-    @property
-    def geometry(self) -> Geometry:
-        """What shapes the networks make, by their configurations."""
-        return geometry_of(self.transformer, self.vae)
 
     @property
     def capabilities(self) -> Capabilities:
