@@ -107,8 +107,8 @@ class Settings(BaseSettings):
     """How long nothing may be heard of a worker in a job, or ten of the job's steps where that is longer; then it
     counts as stuck as well. The job is begun anew, see `job_attempts`; inf waits for ever."""
     max_request_bytes: int = Field(default=32 * 2**20, ge=64 * 2**10, le=2**31 - 1)
-    """Largest request message; gRPC itself refuses a larger one, and takes 0.9 ms of the event loop for each MiB. By
-    default it fits two 4K pictures as PNG."""
+    """Largest request message; gRPC itself refuses a larger one. Each is copied on the event loop, so that large ones
+    hold up other callers; the default is meant for two 4K pictures as PNG."""
     max_pending_bytes: int | None = Field(default=None, ge=64 * 2**10)
     """Memory for requests that are no jobs yet; more are refused with RESOURCE_EXHAUSTED. A message counts as
     max_request_bytes until it has arrived. Unset means twice max_request_bytes."""
